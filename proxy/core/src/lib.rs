@@ -1,4 +1,13 @@
 //! Outrigger's meaning and decisions: what configuration means, and what to do with a request. Pure: no clock, no
 //! socket, no spawn, no global randomness; `now` and random numbers are arguments.
 
+pub mod balance;
+pub mod delta;
+pub mod join_token;
 pub mod model;
+pub mod names;
+pub mod policy;
+pub mod reason;
+pub mod route;
+pub mod telemetry;
+pub mod wire;

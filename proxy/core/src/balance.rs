@@ -1,0 +1,1 @@
+//! Which endpoint of a backend takes a request.

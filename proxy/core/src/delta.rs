@@ -1,0 +1,1 @@
+//! The delta discovery protocol as two state machines: messages in, messages out.

@@ -1,0 +1,1 @@
+//! The token with which a workload joins the mesh.

@@ -1,0 +1,1 @@
+//! Policy documents: YAML and JSON as people write them, to and from the model.

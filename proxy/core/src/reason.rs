@@ -1,0 +1,1 @@
+//! Every answer that the proxy makes by itself: one closed list.
