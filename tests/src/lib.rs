@@ -1,1 +1,1 @@
-//! Placeholder.
+//! Whole-mesh tests live in `tests/it`; this crate has no code of its own.

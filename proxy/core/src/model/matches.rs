@@ -19,16 +19,10 @@ impl Pattern {
     /// The expression's own error when it is malformed or compiles to more than [`Self::MAX_COMPILED`].
     pub fn new(source: &str) -> Result<Self, regex::Error> {
         // On its own first: "a)(b" must not become well-formed by the anchors around it.
-        regex::RegexBuilder::new(source)
-            .size_limit(Self::MAX_COMPILED)
-            .build()?;
-        let regex = regex::RegexBuilder::new(&format!("^(?:{source})$"))
-            .size_limit(Self::MAX_COMPILED)
-            .build()?;
-        Ok(Self {
-            source: source.to_owned(),
-            regex,
-        })
+        regex::RegexBuilder::new(source).size_limit(Self::MAX_COMPILED).build()?;
+        let regex =
+            regex::RegexBuilder::new(&format!("^(?:{source})$")).size_limit(Self::MAX_COMPILED).build()?;
+        Ok(Self { source: source.to_owned(), regex })
     }
 
     /// As it was written.

@@ -14,10 +14,7 @@ pub struct InvalidName {
 
 impl InvalidName {
     fn new(value: &str, expected: &'static str) -> Self {
-        Self {
-            value: value.chars().take(80).collect(),
-            expected,
-        }
+        Self { value: value.chars().take(80).collect(), expected }
     }
 }
 
@@ -89,10 +86,7 @@ impl FromStr for ServiceName {
         let (namespace, name) = value
             .split_once('/')
             .ok_or_else(|| InvalidName::new(value, "a service name: <namespace>/<name>"))?;
-        Ok(Self {
-            namespace: namespace.parse()?,
-            name: name.parse()?,
-        })
+        Ok(Self { namespace: namespace.parse()?, name: name.parse()? })
     }
 }
 
@@ -117,10 +111,7 @@ impl FromStr for TrustDomain {
         if (1..=255).contains(&value.len()) && value.bytes().all(legal) {
             Ok(Self(Arc::from(value)))
         } else {
-            Err(InvalidName::new(
-                value,
-                "a trust domain: 1 to 255 of a-z, 0-9, '.', '-' and '_'",
-            ))
+            Err(InvalidName::new(value, "a trust domain: 1 to 255 of a-z, 0-9, '.', '-' and '_'"))
         }
     }
 }
@@ -168,30 +159,19 @@ impl SpiffeId {
     /// Builds the ID of `kind` in `trust_domain`.
     pub fn new(trust_domain: TrustDomain, kind: IdentityKind) -> Self {
         let path = match &kind {
-            IdentityKind::Workload {
-                namespace,
-                service_account,
-            } => format!("ns/{namespace}/sa/{service_account}"),
+            IdentityKind::Workload { namespace, service_account } => {
+                format!("ns/{namespace}/sa/{service_account}")
+            }
             IdentityKind::ControlPlane => "outrigger/control-plane".to_owned(),
             IdentityKind::Operator { name } => format!("outrigger/operator/{name}"),
         };
         let uri = Arc::from(format!("spiffe://{trust_domain}/{path}"));
-        Self {
-            trust_domain,
-            kind,
-            uri,
-        }
+        Self { trust_domain, kind, uri }
     }
 
     /// The ID of a workload.
     pub fn workload(trust_domain: TrustDomain, namespace: Name, service_account: Name) -> Self {
-        Self::new(
-            trust_domain,
-            IdentityKind::Workload {
-                namespace,
-                service_account,
-            },
-        )
+        Self::new(trust_domain, IdentityKind::Workload { namespace, service_account })
     }
 
     /// The ID of the control plane.
@@ -222,10 +202,7 @@ impl SpiffeId {
     /// Namespace and service account of a workload; `None` for the reserved kinds.
     pub fn as_workload(&self) -> Option<(&Name, &Name)> {
         match &self.kind {
-            IdentityKind::Workload {
-                namespace,
-                service_account,
-            } => Some((namespace, service_account)),
+            IdentityKind::Workload { namespace, service_account } => Some((namespace, service_account)),
             IdentityKind::ControlPlane | IdentityKind::Operator { .. } => None,
         }
     }
@@ -241,23 +218,15 @@ impl FromStr for SpiffeId {
                 "a SPIFFE ID of the mesh: spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>",
             )
         };
-        let (trust_domain, path) = value
-            .strip_prefix("spiffe://")
-            .and_then(|rest| rest.split_once('/'))
-            .ok_or_else(invalid)?;
+        let (trust_domain, path) =
+            value.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')).ok_or_else(invalid)?;
         let trust_domain: TrustDomain = trust_domain.parse()?;
         let mut segments = path.split('/');
-        let kind = match (
-            segments.next(),
-            segments.next(),
-            segments.next(),
-            segments.next(),
-            segments.next(),
-        ) {
-            (Some("ns"), Some(namespace), Some("sa"), Some(account), None) => IdentityKind::Workload {
-                namespace: namespace.parse()?,
-                service_account: account.parse()?,
-            },
+        let kind = match (segments.next(), segments.next(), segments.next(), segments.next(), segments.next())
+        {
+            (Some("ns"), Some(namespace), Some("sa"), Some(account), None) => {
+                IdentityKind::Workload { namespace: namespace.parse()?, service_account: account.parse()? }
+            }
             (Some("outrigger"), Some("control-plane"), None, None, None) => IdentityKind::ControlPlane,
             (Some("outrigger"), Some("operator"), Some(name), None, None) => {
                 IdentityKind::Operator { name: name.parse()? }

@@ -39,10 +39,7 @@ impl Violation {
 
     /// A warning at `field`.
     pub fn warning(field: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Warning,
-            ..Self::error(field, code, message)
-        }
+        Self { severity: Severity::Warning, ..Self::error(field, code, message) }
     }
 
     /// The same with what to do about it.

@@ -1,0 +1,48 @@
+# All that a newcomer needs. Prerequisites: a Rust toolchain (1.95 or newer) and a C compiler.
+#
+#   make demo     a mesh on this machine: two sidecars, mutual TLS, a canary, the hop table (Ctrl-C ends it)
+#   make test     every test; installs first what the tests need and the system lacks (as root)
+#   make check    format, lints, documentation, the workspace's own rules
+#   make bench    micro benchmarks of the decisions on a request's path
+#   make soak     the long versions of the property tests and of the demo
+
+SHELL     := /bin/bash
+CARGO     ?= cargo
+DEMO_ARGS ?=
+BINARIES  := --workspace --bins
+
+.PHONY: all setup demo test check bench soak build clean
+.DEFAULT_GOAL := build
+
+build:
+	$(CARGO) build --locked $(BINARIES)
+
+setup:
+	@./tests/setup.sh
+
+demo:
+	$(CARGO) build --locked --release $(BINARIES)
+	./target/release/outrigger demo $(DEMO_ARGS)
+
+# The whole-mesh tests run the built binaries.
+test: setup
+	$(CARGO) build --locked $(BINARIES)
+	$(CARGO) test --locked --workspace
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	$(CARGO) test --locked -p outrigger-tests --test it -- workspace::
+
+bench:
+	$(CARGO) bench --locked -p outrigger-bench
+
+# PROPTEST_CASES multiplies the random cases of every property and model test.
+soak:
+	$(CARGO) build --locked --release $(BINARIES)
+	PROPTEST_CASES=$${PROPTEST_CASES:-20000} $(CARGO) test --locked --release -p outrigger-core -p outrigger-control-plane
+	./target/release/outrigger demo --exit
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,5 @@
+//! Whole-mesh tests: the built binaries over real sockets, and the workspace's own rules.
+
+#![cfg(test)]
+
+mod workspace;
