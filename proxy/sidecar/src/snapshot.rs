@@ -1,0 +1,161 @@
+//! The snapshot: the immutable compiled configuration that a request reads once. Built from validated resources by
+//! whoever holds them; published as a whole.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use outrigger_core::model::{EndpointSet, ProxyConfig, Service, ServiceName, ServicePort};
+
+use crate::endpoint::{EndpointState, States};
+
+/// What is in force at one instant.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Grows with each snapshot of this process; in every access log line.
+    pub generation: u64,
+    /// `None`: nothing was received yet, and nothing is routed.
+    pub config: Option<Arc<ProxyConfig>>,
+    /// The destinations that are known, by name.
+    pub services: HashMap<ServiceName, Arc<ServiceEntry>>,
+}
+
+/// One destination with everything that its routes refer to.
+#[derive(Debug)]
+pub struct ServiceEntry {
+    /// What it is.
+    pub service: Arc<Service>,
+    /// The endpoint sets that its ports and rules name, as far as they are known.
+    pub endpoint_sets: HashMap<Arc<str>, Arc<EndpointSetEntry>>,
+}
+
+impl ServiceEntry {
+    /// The port `number`; without a number, the only port or port 80.
+    pub fn port(&self, number: Option<u16>) -> Option<&ServicePort> {
+        let ports = &self.service.ports;
+        match (number, ports.as_slice()) {
+            (Some(number), _) => ports.iter().find(|port| port.port == number),
+            (None, [only]) => Some(only),
+            (None, _) => ports.iter().find(|port| port.port == 80),
+        }
+    }
+
+    /// Whether every endpoint set that the service names is known.
+    pub fn is_complete(&self) -> bool {
+        endpoint_set_names(&self.service).all(|name| self.endpoint_sets.contains_key(name))
+    }
+}
+
+/// The endpoint sets that `service` names, possibly some of them twice.
+pub fn endpoint_set_names(service: &Service) -> impl Iterator<Item = &Arc<str>> {
+    service.ports.iter().flat_map(|port| {
+        let backends = port.rules.iter().flat_map(|rule| rule.backends.iter());
+        std::iter::once(&port.endpoint_set).chain(backends.map(|backend| &backend.endpoint_set))
+    })
+}
+
+/// An endpoint set with the states of its endpoints.
+#[derive(Debug)]
+pub struct EndpointSetEntry {
+    /// Name of the resource.
+    pub name: Arc<str>,
+    /// What it is.
+    pub set: Arc<EndpointSet>,
+    /// In the order of `set.endpoints`.
+    pub states: Vec<Arc<EndpointState>>,
+}
+
+/// Where requests find the snapshot in force. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Handle(Arc<ArcSwap<Snapshot>>);
+
+impl Handle {
+    /// The snapshot in force. A request does this once and uses that one to its end.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Puts `snapshot` in force for every request that begins from now on.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.0.store(Arc::new(snapshot));
+    }
+}
+
+/// Collects resources and makes a snapshot of them.
+#[derive(Debug)]
+pub struct Builder<'a> {
+    states: &'a States,
+    config: Option<Arc<ProxyConfig>>,
+    services: Vec<Arc<Service>>,
+    endpoint_sets: HashMap<Arc<str>, Arc<EndpointSetEntry>>,
+}
+
+impl<'a> Builder<'a> {
+    /// Starts empty; endpoints are looked up in `states`.
+    pub fn new(states: &'a States) -> Self {
+        Self {
+            states,
+            config: None,
+            services: Vec::new(),
+            endpoint_sets: HashMap::new(),
+        }
+    }
+
+    /// The proxy's own side.
+    #[must_use]
+    pub fn config(mut self, config: Arc<ProxyConfig>) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// One endpoint set, by the name of its resource; the last of a name counts.
+    #[must_use]
+    pub fn endpoint_set(mut self, name: Arc<str>, set: Arc<EndpointSet>) -> Self {
+        let states = set
+            .endpoints
+            .iter()
+            .map(|endpoint| self.states.of(endpoint))
+            .collect();
+        let entry = EndpointSetEntry {
+            name: Arc::clone(&name),
+            set,
+            states,
+        };
+        self.endpoint_sets.insert(name, Arc::new(entry));
+        self
+    }
+
+    /// One destination. The endpoint sets it names may be added before or after, or be missing.
+    #[must_use]
+    pub fn service(mut self, service: Arc<Service>) -> Self {
+        self.services.push(service);
+        self
+    }
+
+    /// The snapshot of what was collected.
+    pub fn build(self, generation: u64) -> Snapshot {
+        let sets = self.endpoint_sets;
+        let services = self
+            .services
+            .into_iter()
+            .map(|service| {
+                let endpoint_sets = endpoint_set_names(&service)
+                    .filter_map(|name| Some((Arc::clone(name), Arc::clone(sets.get(name)?))))
+                    .collect();
+                let name = service.name.clone();
+                (
+                    name,
+                    Arc::new(ServiceEntry {
+                        service,
+                        endpoint_sets,
+                    }),
+                )
+            })
+            .collect();
+        self.states.prune();
+        Snapshot {
+            generation,
+            config: self.config,
+            services,
+        }
+    }
+}
