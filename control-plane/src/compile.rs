@@ -1,0 +1,1 @@
+//! Policies and registry in, resources out: a pure, deterministic function.

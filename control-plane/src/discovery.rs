@@ -1,0 +1,1 @@
+//! The proxies' configuration streams.

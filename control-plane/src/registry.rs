@@ -1,0 +1,1 @@
+//! What runs where: registered by sidecars over a leased stream.

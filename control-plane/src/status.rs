@@ -1,0 +1,1 @@
+//! Which proxy applied which revision, and why not.

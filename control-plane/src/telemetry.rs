@@ -1,0 +1,1 @@
+//! Per-hop latency, merged over the proxies that report it.
