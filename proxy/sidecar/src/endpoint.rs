@@ -24,10 +24,7 @@ pub struct EndpointKey {
 
 impl From<&Endpoint> for EndpointKey {
     fn from(endpoint: &Endpoint) -> Self {
-        Self {
-            address: endpoint.address,
-            identity: endpoint.identity.clone(),
-        }
+        Self { address: endpoint.address, identity: endpoint.identity.clone() }
     }
 }
 
@@ -86,10 +83,7 @@ impl States {
         if let Some(state) = states.get(&key).and_then(Weak::upgrade) {
             return state;
         }
-        let state = Arc::new(EndpointState {
-            key: key.clone(),
-            in_flight: AtomicU64::new(0),
-        });
+        let state = Arc::new(EndpointState { key: key.clone(), in_flight: AtomicU64::new(0) });
         states.insert(key, Arc::downgrade(&state));
         state
     }

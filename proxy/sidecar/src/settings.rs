@@ -1,1 +1,239 @@
-//! Placeholder.
+//! The proxy's settings: what its operator decides before it starts. Read once, from defaults, a TOML file, the
+//! environment and flags, in this order; everything else comes from the control plane.
+
+mod duration;
+mod inbound;
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU16,
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use inbound::{Inbound, InboundProtocol, InvalidInbound};
+
+/// Port of the control plane that serves workloads.
+const CONTROL_PLANE_PORT: u16 = 17110;
+const OUTBOUND_PORT: u16 = 17001;
+const HEALTH_PORT: u16 = 17020;
+
+/// All settings. Each field is also `OUTRIGGER_<FIELD>` in the environment, `__` between the levels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where the control plane is.
+    pub control_plane: ControlPlane,
+    /// A join token, for the environment (`OUTRIGGER_JOIN_TOKEN`); there is no flag, since every user of the machine
+    /// can read a process's arguments.
+    pub join_token: Option<Secret>,
+    /// How to join when there is no kept credential.
+    pub join: Join,
+    /// Where the credential lives between two starts.
+    pub credential: CredentialStore,
+    /// The proxy's own directory, 0700. Default: `/var/lib/outrigger/proxy` for root, else
+    /// `$XDG_STATE_HOME/outrigger/proxy`, else `~/.local/state/outrigger/proxy`.
+    pub state_dir: Option<PathBuf>,
+    /// From the own workload into the mesh.
+    pub outbound: Outbound,
+    /// From the mesh to the own workload: `listen = application` pairs.
+    pub inbound: Vec<Inbound>,
+    /// `GET /live`, `/ready`, `/metrics`.
+    pub health: Health,
+    /// Threads that carry traffic, each a runtime of its own. Default 1: a sidecar seldom has more to do.
+    pub workers: NonZeroU16,
+    /// Name of this instance, unique in its namespace: a DNS label. Default: made from the host's name.
+    pub instance: Option<String>,
+    /// What a client may ask of the proxy.
+    pub limits: Limits,
+    /// How the proxy stops.
+    pub drain: Drain,
+    /// What is written to standard error.
+    pub log: Log,
+}
+
+/// Where the control plane is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ControlPlane {
+    /// `host:port` of its discovery port. Whoever answers there must prove to be the mesh's control plane.
+    pub address: String,
+}
+
+/// How to join.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Join {
+    /// File that holds a join token; `-`: standard input.
+    pub token_file: Option<PathBuf>,
+}
+
+/// Where the credential lives between two starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CredentialStore {
+    /// In the state directory, 0600: a restarted proxy comes back without a token.
+    #[default]
+    Disk,
+    /// Nowhere: every start needs a join token of its own.
+    Memory,
+}
+
+/// From the own workload into the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outbound {
+    /// Where the forward proxy for mesh names listens; loopback only, since whoever reaches it speaks with this
+    /// workload's identity.
+    pub listen: SocketAddr,
+}
+
+/// The endpoint for probes and metrics.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Health {
+    /// Where it listens.
+    pub listen: SocketAddr,
+}
+
+/// What a client may ask of the proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of a request's head, request line included. Default 64 KiB; 8 KiB to 1 MiB.
+    pub max_head_bytes: usize,
+    /// Header fields of a request. Default 100; 1 to 1 000.
+    pub max_headers: usize,
+    /// From the first byte of a connection or request to the end of its head. Default 10 s.
+    #[serde(with = "duration")]
+    pub head_timeout: Duration,
+    /// How long a connection may lie idle. Default 60 s.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
+    /// Open connections of each listener; one more waits in the kernel's queue. Default 10 000.
+    pub max_connections: usize,
+}
+
+/// How the proxy stops.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// How long callers are given to learn that this workload goes away, before it stops taking new work.
+    /// Default 5 s.
+    #[serde(with = "duration")]
+    pub withdrawal: Duration,
+    /// How long requests in flight may take after that. Default 10 s.
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+}
+
+/// What is written to standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// As text for people or as JSON for programs.
+    pub format: LogFormat,
+    /// `info`, or per module: `info,outrigger_proxy::discovery=debug`.
+    pub filter: String,
+    /// One line per request. Default true.
+    pub access: bool,
+}
+
+/// Shape of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For programs.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Text that never shows in a log or an error.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `text` secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            control_plane: ControlPlane::default(),
+            join_token: None,
+            join: Join::default(),
+            credential: CredentialStore::default(),
+            state_dir: None,
+            outbound: Outbound::default(),
+            inbound: Vec::new(),
+            health: Health::default(),
+            workers: NonZeroU16::MIN,
+            instance: None,
+            limits: Limits::default(),
+            drain: Drain::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for ControlPlane {
+    fn default() -> Self {
+        Self { address: format!("127.0.0.1:{CONTROL_PLANE_PORT}") }
+    }
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), OUTBOUND_PORT) }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), HEALTH_PORT) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_head_bytes: 64 * 1024,
+            max_headers: 100,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            max_connections: 10_000,
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { withdrawal: Duration::from_secs(5), timeout: Duration::from_secs(10) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::default(), filter: "info".to_owned(), access: true }
+    }
+}

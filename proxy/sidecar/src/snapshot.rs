@@ -92,12 +92,7 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// Starts empty; endpoints are looked up in `states`.
     pub fn new(states: &'a States) -> Self {
-        Self {
-            states,
-            config: None,
-            services: Vec::new(),
-            endpoint_sets: HashMap::new(),
-        }
+        Self { states, config: None, services: Vec::new(), endpoint_sets: HashMap::new() }
     }
 
     /// The proxy's own side.
@@ -110,16 +105,8 @@ impl<'a> Builder<'a> {
     /// One endpoint set, by the name of its resource; the last of a name counts.
     #[must_use]
     pub fn endpoint_set(mut self, name: Arc<str>, set: Arc<EndpointSet>) -> Self {
-        let states = set
-            .endpoints
-            .iter()
-            .map(|endpoint| self.states.of(endpoint))
-            .collect();
-        let entry = EndpointSetEntry {
-            name: Arc::clone(&name),
-            set,
-            states,
-        };
+        let states = set.endpoints.iter().map(|endpoint| self.states.of(endpoint)).collect();
+        let entry = EndpointSetEntry { name: Arc::clone(&name), set, states };
         self.endpoint_sets.insert(name, Arc::new(entry));
         self
     }
@@ -142,20 +129,10 @@ impl<'a> Builder<'a> {
                     .filter_map(|name| Some((Arc::clone(name), Arc::clone(sets.get(name)?))))
                     .collect();
                 let name = service.name.clone();
-                (
-                    name,
-                    Arc::new(ServiceEntry {
-                        service,
-                        endpoint_sets,
-                    }),
-                )
+                (name, Arc::new(ServiceEntry { service, endpoint_sets }))
             })
             .collect();
         self.states.prune();
-        Snapshot {
-            generation,
-            config: self.config,
-            services,
-        }
+        Snapshot { generation, config: self.config, services }
     }
 }

@@ -1,0 +1,224 @@
+//! One `listen = application` pair: how it is written, and what it means.
+
+use std::{fmt, net::SocketAddr, str::FromStr};
+
+use outrigger_core::model::{AppProtocol, Name};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Where peers of the mesh reach one port of the application. Written as text,
+/// `LISTEN=APP[,name=NAME][,protocol=http1][,advertise=IP:PORT]`, or as a table with these keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inbound {
+    /// Name of the port, for a service's `targetPort`.
+    pub name: Option<Name>,
+    /// Where the sidecar listens for its peers, with mutual TLS.
+    pub listen: SocketAddr,
+    /// Where the application listens, in plain.
+    pub app: SocketAddr,
+    /// What the application speaks there.
+    pub protocol: InboundProtocol,
+    /// What peers are told to dial, when that is not `listen`: behind a port mapping, or when `listen` is `0.0.0.0`
+    /// on a machine with several addresses.
+    pub advertise: Option<SocketAddr>,
+}
+
+/// What an application speaks. This version carries HTTP/1.0 and 1.1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InboundProtocol {
+    /// HTTP/1.0 and 1.1.
+    #[default]
+    Http1,
+}
+
+impl From<InboundProtocol> for AppProtocol {
+    fn from(protocol: InboundProtocol) -> Self {
+        match protocol {
+            InboundProtocol::Http1 => Self::Http1,
+        }
+    }
+}
+
+/// A pair that is not written as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidInbound {
+    /// No `LISTEN=APP`.
+    #[error("'{0}' has no 'LISTEN=APP': write it like 0.0.0.0:17006=127.0.0.1:8080")]
+    NoPair(String),
+    /// An address that is none.
+    #[error("{key} '{value}' is not an IP address and port like 127.0.0.1:8080")]
+    Address {
+        /// Which of the addresses.
+        key: &'static str,
+        /// What was given.
+        value: String,
+    },
+    /// A key that is not known here.
+    #[error("'{0}' is not one of listen, app, name, protocol, advertise")]
+    Key(String),
+    /// A key given twice.
+    #[error("'{0}' is given twice")]
+    Twice(&'static str),
+    /// A bad port name.
+    #[error(transparent)]
+    Name(#[from] outrigger_core::model::InvalidName),
+    /// A protocol of another version.
+    #[error("protocol '{0}' is not supported by this version: http1 is")]
+    Protocol(String),
+}
+
+#[derive(Default)]
+struct Parts {
+    listen: Option<SocketAddr>,
+    app: Option<SocketAddr>,
+    name: Option<Name>,
+    protocol: Option<InboundProtocol>,
+    advertise: Option<SocketAddr>,
+}
+
+impl Parts {
+    fn put(&mut self, key: &str, value: &str) -> Result<(), InvalidInbound> {
+        match key {
+            "listen" => once("listen", &mut self.listen, address("listen", value)?),
+            "app" => once("app", &mut self.app, address("app", value)?),
+            "advertise" => once("advertise", &mut self.advertise, address("advertise", value)?),
+            "name" => once("name", &mut self.name, value.parse()?),
+            "protocol" => once("protocol", &mut self.protocol, protocol(value)?),
+            _ => Err(InvalidInbound::Key(key.to_owned())),
+        }
+    }
+}
+
+fn once<T>(key: &'static str, slot: &mut Option<T>, value: T) -> Result<(), InvalidInbound> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(InvalidInbound::Twice(key)),
+    }
+}
+
+fn address(key: &'static str, value: &str) -> Result<SocketAddr, InvalidInbound> {
+    value.parse().map_err(|_| InvalidInbound::Address { key, value: value.to_owned() })
+}
+
+fn protocol(value: &str) -> Result<InboundProtocol, InvalidInbound> {
+    match value {
+        "http1" => Ok(InboundProtocol::Http1),
+        _ => Err(InvalidInbound::Protocol(value.to_owned())),
+    }
+}
+
+impl FromStr for Inbound {
+    type Err = InvalidInbound;
+
+    fn from_str(text: &str) -> Result<Self, InvalidInbound> {
+        let mut parts = Parts::default();
+        for part in text.split(',') {
+            let (key, value) = part.split_once('=').ok_or_else(|| InvalidInbound::NoPair(text.to_owned()))?;
+            // "LISTEN=APP" has an address where the others have a key.
+            if key.parse::<SocketAddr>().is_ok() {
+                parts.put("listen", key)?;
+                parts.put("app", value)?;
+            } else {
+                parts.put(key.trim(), value.trim())?;
+            }
+        }
+        match (parts.listen, parts.app) {
+            (Some(listen), Some(app)) => Ok(Self {
+                name: parts.name,
+                listen,
+                app,
+                protocol: parts.protocol.unwrap_or_default(),
+                advertise: parts.advertise,
+            }),
+            _ => Err(InvalidInbound::NoPair(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Inbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.listen, self.app)?;
+        if let Some(name) = &self.name {
+            write!(f, ",name={name}")?;
+        }
+        match self.protocol {
+            InboundProtocol::Http1 => f.write_str(",protocol=http1")?,
+        }
+        if let Some(advertise) = self.advertise {
+            write!(f, ",advertise={advertise}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Inbound {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Inbound {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Inbound;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("LISTEN=APP[,name=..][,protocol=..][,advertise=..] or a table with these keys")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Inbound, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Inbound, A::Error> {
+                let mut text = Vec::new();
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    text.push(format!("{key}={value}"));
+                }
+                text.join(",").parse().map_err(de::Error::custom)
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_survives_a_round_trip_in_either_spelling() {
+        let short: Inbound = "0.0.0.0:17006=127.0.0.1:8080,name=http".parse().unwrap();
+        let long: Inbound =
+            "name=http,listen=0.0.0.0:17006,app=127.0.0.1:8080,protocol=http1".parse().unwrap();
+        assert_eq!(short, long);
+        assert_eq!(short.to_string().parse::<Inbound>().unwrap(), short);
+    }
+
+    #[test]
+    fn ipv6_and_an_advertised_address_are_read() {
+        let pair: Inbound = "[::]:17006=[::1]:8080,advertise=192.0.2.1:30006".parse().unwrap();
+        assert_eq!(pair.listen, "[::]:17006".parse().unwrap());
+        assert_eq!(pair.advertise, Some("192.0.2.1:30006".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_wrong_pair_says_what_is_wrong() {
+        for (text, expected) in [
+            ("", "has no 'LISTEN=APP'"),
+            ("127.0.0.1:1", "has no 'LISTEN=APP'"),
+            ("name=http", "has no 'LISTEN=APP'"),
+            ("127.0.0.1:1=8080", "app '8080' is not an IP address"),
+            ("localhost:1=127.0.0.1:2", "'localhost:1' is not one of"),
+            ("127.0.0.1:1=127.0.0.1:2,name=Http", "is not a DNS label"),
+            ("127.0.0.1:1=127.0.0.1:2,protocol=grpc", "'grpc' is not supported by this version"),
+            ("127.0.0.1:1=127.0.0.1:2,app=127.0.0.1:3", "'app' is given twice"),
+        ] {
+            let error = text.parse::<Inbound>().unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}
