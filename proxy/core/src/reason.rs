@@ -1,1 +1,220 @@
-//! Every answer that the proxy makes by itself: one closed list.
+//! Why the proxy answered by itself: one closed list, stable in access logs, metrics and the hop header.
+//!
+//! Every 503 of ours means that no application saw the request, so that a client may try again with any method; a 502
+//! or a 504 says that one may have.
+
+use std::fmt;
+
+use http::StatusCode;
+
+/// Who has to look into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Blame {
+    /// Whoever sent the request.
+    Client,
+    /// The mesh itself: its configuration, its identities, its limits.
+    Mesh,
+    /// The destination's instances.
+    Upstream,
+}
+
+impl Blame {
+    /// As in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Mesh => "mesh",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+impl fmt::Display for Blame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Keeps text, status and blame of a reason on one line each, and its documentation equal to the reference.
+macro_rules! reasons {
+    ($($variant:ident, $text:literal, $status:expr, $blame:ident, $doc:literal;)*) => {
+        /// Why the proxy answered by itself, or ended an exchange early.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $(#[doc = $doc] $variant,)*
+        }
+
+        impl Reason {
+            /// All of them, in the order of the reference.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Stable name in logs, metrics and headers.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+
+            /// The status answered; `None` when the exchange ended without an answer of ours.
+            pub const fn status(self) -> Option<StatusCode> {
+                match self {
+                    $(Self::$variant => $status,)*
+                }
+            }
+
+            /// Who has to look into it.
+            pub const fn blame(self) -> Blame {
+                match self {
+                    $(Self::$variant => Blame::$blame,)*
+                }
+            }
+
+            /// What happened, in a sentence for people.
+            pub const fn description(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $doc,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    BadRequest, "bad_request", Some(StatusCode::BAD_REQUEST), Client,
+        "The request's head is malformed, or its target is not a name that can be a destination.";
+    HeadTooLarge, "head_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Client,
+        "The request's head has more bytes or more fields than the limits allow.";
+    HeaderTimeout, "header_timeout", Some(StatusCode::REQUEST_TIMEOUT), Client,
+        "The request's head did not arrive whole in time.";
+    BodyTimeout, "body_timeout", Some(StatusCode::REQUEST_TIMEOUT), Client,
+        "The request's body stood still for too long.";
+    UnsupportedProtocol, "unsupported_protocol", Some(StatusCode::NOT_IMPLEMENTED), Client,
+        "What is spoken on the connection, or asked for by an upgrade, is not carried by this version.";
+    LoopDetected, "loop_detected", Some(StatusCode::LOOP_DETECTED), Client,
+        "The request came back to the proxy that sent it.";
+    ExternalDenied, "external_denied", Some(StatusCode::FORBIDDEN), Client,
+        "The target lies outside the mesh, and MeshConfig does not allow it.";
+    ClientClosed, "client_closed", None, Client,
+        "The client went away before the exchange was over.";
+    NoRoute, "no_route", Some(StatusCode::NOT_FOUND), Client,
+        "The destination has routes for this port, and none of their rules covers the request.";
+    UnknownService, "unknown_service", Some(StatusCode::SERVICE_UNAVAILABLE), Client,
+        "The control plane knows no service of this name, or the service has no such port.";
+    NotReady, "not_ready", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
+        "The proxy has no identity or no configuration yet.";
+    DiscoveryTimeout, "discovery_timeout", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
+        "The control plane did not answer in time for a name that the proxy met for the first time.";
+    Overloaded, "overloaded", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
+        "A limit of the proxy is reached: connections, or requests that wait for one.";
+    Draining, "draining", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
+        "The proxy is about to stop and takes no new requests.";
+    TlsFailed, "tls_failed", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
+        "The TLS handshake with the peer failed for another reason than its identity.";
+    PeerRejected, "peer_rejected", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
+        "The peer did not prove to be whom the endpoint set expects at this address, or it refused our identity.";
+    InternalError, "internal_error", Some(StatusCode::INTERNAL_SERVER_ERROR), Mesh,
+        "A defect of the proxy; please report it.";
+    NoEndpoint, "no_endpoint", Some(StatusCode::SERVICE_UNAVAILABLE), Upstream,
+        "The destination has no instance.";
+    NameUnresolved, "name_unresolved", Some(StatusCode::SERVICE_UNAVAILABLE), Upstream,
+        "A name outside the mesh has no address in DNS, or DNS did not answer.";
+    ConnectFailed, "connect_failed", Some(StatusCode::SERVICE_UNAVAILABLE), Upstream,
+        "The connection was refused or broke before it could be used.";
+    ConnectTimeout, "connect_timeout", Some(StatusCode::SERVICE_UNAVAILABLE), Upstream,
+        "TCP and TLS together took longer than the connect timeout.";
+    UpstreamReset, "upstream_reset", Some(StatusCode::BAD_GATEWAY), Upstream,
+        "The connection broke after the request was handed over and before the response's head.";
+    BadResponse, "bad_response", Some(StatusCode::BAD_GATEWAY), Upstream,
+        "The response's head is malformed or exceeds the limits.";
+    ResponseTruncated, "response_truncated", None, Upstream,
+        "The connection broke after the response's head; what was received was delivered, and the end is a reset.";
+    RequestTimeout, "request_timeout", Some(StatusCode::GATEWAY_TIMEOUT), Upstream,
+        "The request's timeout passed before the response's head.";
+    StreamTimeout, "stream_timeout", None, Upstream,
+        "The response's body stood still for too long, or the request's timeout passed while it was delivered.";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text of `docs/reference/reasons.md`.
+pub fn reference() -> String {
+    use fmt::Write as _;
+
+    let mut text = String::from(
+        "# Reasons\n\n\
+         Written from `outrigger_core::reason`; a test keeps the two equal.\n\n\
+         Every answer that a proxy makes by itself carries one of these in its access log (`reason`) and in its\n\
+         metrics. They are stable: a name is never reused with another meaning.\n\n\
+         A 503 of ours means that no application saw the request: any method may be tried again. A 502 or a 504 says\n\
+         that one may have. A reason without a status ends an exchange whose head was already on its way.\n\n\
+         | Reason | Status | Look at | Meaning |\n\
+         |---|---|---|---|\n",
+    );
+    for reason in Reason::ALL {
+        let status = reason
+            .status()
+            .map_or_else(|| "-".to_owned(), |status| status.as_u16().to_string());
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(
+            text,
+            "| `{reason}` | {status} | {} | {} |",
+            reason.blame(),
+            reason.description()
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs};
+
+    use super::*;
+
+    const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/reasons.md");
+
+    #[test]
+    fn names_are_snake_case_and_unique() {
+        let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        for name in names {
+            assert!(
+                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_503_is_never_given_once_an_application_may_have_seen_the_request() {
+        for reason in [
+            Reason::UpstreamReset,
+            Reason::BadResponse,
+            Reason::RequestTimeout,
+            Reason::ResponseTruncated,
+            Reason::StreamTimeout,
+        ] {
+            assert_ne!(reason.status(), Some(StatusCode::SERVICE_UNAVAILABLE), "{reason}");
+        }
+    }
+
+    #[test]
+    fn the_reference_is_what_the_code_says() {
+        let written = fs::read_to_string(REFERENCE).unwrap_or_default();
+        assert_eq!(
+            written,
+            reference(),
+            "run: cargo test -p outrigger-core write_the_reference -- --ignored"
+        );
+    }
+
+    #[test]
+    #[ignore = "writes docs/reference/reasons.md"]
+    fn write_the_reference() {
+        fs::write(REFERENCE, reference()).unwrap();
+    }
+}

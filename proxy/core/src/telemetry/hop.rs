@@ -1,0 +1,149 @@
+//! From the outbound's stamps and the inbound's figures to a request's phases.
+//!
+//! Clocks are compared on one side only; the two sides exchange durations. After the hand-over the outbound waited
+//! `network + inbound total`, and the inbound's total is `server_proxy + upload + app`, so the split is exact. Where the
+//! outbound's upload lasted longer than the inbound's, the excess is taken out of what would be charged to the network,
+//! never out of the inbound's own figures: the two uploads overlap with the way there and with the inbound's work.
+
+use std::time::{Duration, Instant};
+
+use super::{Phase, PhaseTimes, timing::Figures};
+
+/// What the outbound side saw of one request. A stamp that was never reached is `None`.
+///
+/// For upgrades, gRPC streams and server-sent events `end` is the moment of `head_sent`: their total ends at the head.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamps {
+    /// The request's head was read whole.
+    pub head_read: Instant,
+    /// The first attempt might start: routed, edited, a backend chosen.
+    pub first_attempt: Option<Instant>,
+    /// The attempt whose answer is delivered started; without retries the same moment.
+    pub attempt: Option<Instant>,
+    /// What that attempt waited for a permit, a pooled connection or a stream slot.
+    pub queued: Duration,
+    /// What that attempt's new connection took, TCP and TLS; zero on a pooled one.
+    pub connecting: Duration,
+    /// The head was handed on to the upstream connection.
+    pub handed_on: Option<Instant>,
+    /// The last request byte was handed on.
+    pub uploaded: Option<Instant>,
+    /// The final response head arrived.
+    pub response_head: Option<Instant>,
+    /// The response's head was handed to the downstream connection.
+    pub head_sent: Option<Instant>,
+    /// The downstream accepted the last byte, or the exchange ended otherwise.
+    pub end: Instant,
+}
+
+impl Stamps {
+    /// Nothing reached yet: everything at `head_read`.
+    pub fn new(head_read: Instant) -> Self {
+        Self {
+            head_read,
+            first_attempt: None,
+            attempt: None,
+            queued: Duration::ZERO,
+            connecting: Duration::ZERO,
+            handed_on: None,
+            uploaded: None,
+            response_head: None,
+            head_sent: None,
+            end: head_read,
+        }
+    }
+}
+
+/// A request's time, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Split {
+    /// Head read -> end.
+    pub total: Duration,
+    /// Its parts; their sum is at most `total`.
+    pub phases: PhaseTimes,
+    /// The inbound's figures exceeded the time elapsed, and were cut to it. To be counted.
+    pub clamped: bool,
+}
+
+impl Split {
+    /// What no phase accounts for.
+    pub fn unexplained(&self) -> Duration {
+        self.total.saturating_sub(self.phases.sum())
+    }
+}
+
+/// Takes a request's time apart. `inbound`: the figures of the attempt delivered, `None` when none came or when they were
+/// not valid; the time after the hand-over is then [`Phase::Upstream`], never [`Phase::Network`].
+pub fn split(stamps: &Stamps, inbound: Option<&Figures>) -> Split {
+    let total = stamps.end.saturating_duration_since(stamps.head_read);
+    let mut ledger = Ledger {
+        left: total,
+        phases: PhaseTimes::default(),
+    };
+    let mut clamped = false;
+    let elapsed = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+        (Some(from), Some(to)) => to.saturating_duration_since(from),
+        _ => Duration::ZERO,
+    };
+    let started = stamps.first_attempt.or(Some(stamps.end));
+    ledger.charge(Phase::ClientProxy, elapsed(Some(stamps.head_read), started));
+    ledger.charge(Phase::Retry, elapsed(stamps.first_attempt, stamps.attempt));
+    ledger.charge(Phase::Queue, stamps.queued);
+    ledger.charge(Phase::Connect, stamps.connecting);
+    if stamps.handed_on.is_some() {
+        let answered = stamps.response_head.or(Some(stamps.end));
+        let wait = elapsed(stamps.handed_on, answered);
+        let upload = elapsed(stamps.handed_on, stamps.uploaded.or(answered)).min(wait);
+        // Figures come with a response head only.
+        match inbound.filter(|_| stamps.response_head.is_some()) {
+            Some(figures) => clamped = ledger.charge_inbound(figures, wait, upload),
+            None => {
+                ledger.charge(Phase::Upload, upload);
+                ledger.charge(Phase::Upstream, wait - upload);
+            }
+        }
+    }
+    if stamps.response_head.is_some() {
+        ledger.charge(
+            Phase::ClientProxy,
+            elapsed(stamps.response_head, stamps.head_sent),
+        );
+        ledger.charge(Phase::Stream, elapsed(stamps.head_sent, Some(stamps.end)));
+    }
+    Split {
+        total,
+        phases: ledger.phases,
+        clamped,
+    }
+}
+
+/// Keeps the sum of the phases within the total, whatever the stamps say.
+struct Ledger {
+    left: Duration,
+    phases: PhaseTimes,
+}
+
+impl Ledger {
+    fn charge(&mut self, phase: Phase, time: Duration) {
+        let time = time.min(self.left);
+        self.left -= time;
+        self.phases.add(phase, time);
+    }
+
+    /// Splits `wait` by the inbound's figures; whether they had to be cut.
+    fn charge_inbound(&mut self, figures: &Figures, wait: Duration, upload: Duration) -> bool {
+        let inbound = figures.total.min(wait);
+        let app = figures.app.min(inbound);
+        let inbound_upload = figures.upload.min(inbound - app);
+        let network = wait - inbound;
+        let before_inbound = upload.saturating_sub(inbound_upload).min(network);
+        self.charge(Phase::Upload, inbound_upload + before_inbound);
+        self.charge(Phase::Network, network - before_inbound);
+        self.charge(Phase::ServerProxy, inbound - app - inbound_upload);
+        self.charge(Phase::App, app);
+        figures.total > wait || figures.app.saturating_add(figures.upload) > figures.total
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A request without retries over a pooled connection, in milliseconds since its head was read.
+fn stamps(handed_on: u32, uploaded: u32, response_head: u32, end: u32) -> Stamps {
+    let start = Instant::now();
+    let at = |millis: u32| Some(start + MS * millis);
+    Stamps {
+        first_attempt: at(handed_on),
+        attempt: at(handed_on),
+        handed_on: at(handed_on),
+        uploaded: at(uploaded),
+        response_head: at(response_head),
+        head_sent: at(response_head),
+        end: start + MS * end,
+        ..Stamps::new(start)
+    }
+}
+
+fn figures(total: u32, upload: u32, app: u32) -> Figures {
+    Figures {
+        total: MS * total,
+        upload: MS * upload,
+        app: MS * app,
+    }
+}
+
+fn phases(times: &[(Phase, u32)]) -> PhaseTimes {
+    times
+        .iter()
+        .map(|(phase, millis)| (*phase, MS * *millis))
+        .collect()
+}
+
+#[test]
+fn a_plain_request_is_explained_whole() {
+    let split = split(&stamps(1, 1, 31, 36), Some(&figures(22, 0, 20)));
+    let expected = phases(&[
+        (Phase::ClientProxy, 1),
+        (Phase::Network, 8),
+        (Phase::ServerProxy, 2),
+        (Phase::App, 20),
+        (Phase::Stream, 5),
+    ]);
+    assert_eq!(split.phases, expected);
+    assert_eq!(split.unexplained(), Duration::ZERO);
+    assert!(!split.clamped);
+}
+
+#[test]
+fn an_upload_seen_by_both_sides_is_charged_once() {
+    // The network takes 8 ms; the client sends its body over 100 ms, and the inbound sees just that.
+    let split = split(&stamps(0, 100, 130, 130), Some(&figures(122, 100, 20)));
+    let expected = phases(&[
+        (Phase::Upload, 100),
+        (Phase::Network, 8),
+        (Phase::ServerProxy, 2),
+        (Phase::App, 20),
+    ]);
+    assert_eq!(split.phases, expected);
+}
+
+#[test]
+fn an_upload_that_only_the_application_slows_is_upload() {
+    // Everything fits into buffers at once, and the application reads it over 100 ms.
+    let split = split(&stamps(0, 0, 130, 130), Some(&figures(122, 100, 20)));
+    assert_eq!(split.phases.get(Phase::Upload), MS * 100);
+    assert_eq!(split.phases.get(Phase::Network), MS * 8);
+}
+
+#[test]
+fn an_upload_before_the_inbound_saw_the_head_is_not_the_networks() {
+    // The head waited for its body: the outbound uploads for 100 ms, the inbound for none.
+    let split = split(&stamps(0, 100, 130, 130), Some(&figures(22, 0, 20)));
+    assert_eq!(split.phases.get(Phase::Upload), MS * 100);
+    assert_eq!(split.phases.get(Phase::Network), MS * 8);
+}
+
+#[test]
+fn an_upload_beside_the_inbounds_work_is_not_charged_twice() {
+    // The inbound connects to its application for 30 ms while the client uploads for 100 ms.
+    let split = split(&stamps(0, 100, 120, 120), Some(&figures(120, 70, 20)));
+    let expected = phases(&[(Phase::Upload, 70), (Phase::ServerProxy, 30), (Phase::App, 20)]);
+    assert_eq!(split.phases, expected);
+    assert_eq!(split.unexplained(), Duration::ZERO);
+}
+
+#[test]
+fn without_figures_the_wait_is_the_upstreams_never_the_networks() {
+    let split = split(&stamps(1, 11, 31, 36), None);
+    let expected = phases(&[
+        (Phase::ClientProxy, 1),
+        (Phase::Upload, 10),
+        (Phase::Upstream, 20),
+        (Phase::Stream, 5),
+    ]);
+    assert_eq!(split.phases, expected);
+}
+
+#[test]
+fn without_a_response_head_the_wait_goes_on_to_the_end_whatever_figures_say() {
+    let mut stamps = stamps(1, 1, 31, 50);
+    stamps.response_head = None;
+    stamps.head_sent = None;
+    let split = split(&stamps, Some(&figures(22, 0, 20)));
+    assert_eq!(
+        split.phases,
+        phases(&[(Phase::ClientProxy, 1), (Phase::Upstream, 49)])
+    );
+}
+
+#[test]
+fn figures_larger_than_the_wait_are_clamped_and_counted() {
+    let split = split(&stamps(0, 0, 10, 10), Some(&figures(50, 0, 40)));
+    assert!(split.clamped);
+    assert_eq!(split.phases, phases(&[(Phase::App, 10)]));
+}
+
+#[test]
+fn an_early_response_ends_the_upload() {
+    // The body is still on its way when the response's head arrives.
+    let split = split(&stamps(0, 500, 30, 600), None);
+    assert_eq!(split.phases.get(Phase::Upload), MS * 30);
+    assert_eq!(split.phases.get(Phase::Upstream), Duration::ZERO);
+    assert_eq!(split.phases.get(Phase::Stream), MS * 570);
+}
+
+#[test]
+fn an_answer_of_our_own_is_the_client_proxys_time() {
+    let start = Instant::now();
+    let stamps = Stamps {
+        end: start + MS * 3,
+        ..Stamps::new(start)
+    };
+    assert_eq!(split(&stamps, None).phases, phases(&[(Phase::ClientProxy, 3)]));
+}
+
+#[test]
+fn queue_connect_and_retry_are_stamped_by_themselves_and_the_rest_stays_unexplained() {
+    let mut stamps = stamps(0, 60, 80, 80);
+    let start = stamps.head_read;
+    stamps.first_attempt = Some(start + MS);
+    stamps.attempt = Some(start + MS * 31);
+    stamps.queued = MS * 5;
+    stamps.connecting = MS * 20;
+    stamps.handed_on = Some(start + MS * 60);
+    let split = split(&stamps, Some(&figures(12, 0, 10)));
+    let expected = phases(&[
+        (Phase::ClientProxy, 1),
+        (Phase::Retry, 30),
+        (Phase::Queue, 5),
+        (Phase::Connect, 20),
+        (Phase::Network, 8),
+        (Phase::ServerProxy, 2),
+        (Phase::App, 10),
+    ]);
+    assert_eq!(split.phases, expected);
+    assert_eq!(split.unexplained(), MS * 4);
+}
+
+#[test]
+fn the_handling_of_the_response_head_is_the_client_proxys() {
+    let mut stamps = stamps(0, 0, 10, 20);
+    stamps.head_sent = Some(stamps.head_read + MS * 13);
+    let split = split(&stamps, Some(&figures(10, 0, 10)));
+    assert_eq!(
+        split.phases,
+        phases(&[(Phase::ClientProxy, 3), (Phase::App, 10), (Phase::Stream, 7)])
+    );
+}
+
+proptest! {
+    #[test]
+    fn phases_never_exceed_the_total(
+        moments in proptest::array::uniform7(proptest::option::of(0..1000_u32)),
+        spans in proptest::array::uniform2(0..1000_u32),
+        inbound in proptest::option::of(proptest::array::uniform3(0..2000_u32)),
+    ) {
+        let start = Instant::now();
+        let at = |index: usize| moments[index].map(|millis| start + MS * millis);
+        let stamps = Stamps {
+            head_read: start,
+            first_attempt: at(0),
+            attempt: at(1),
+            queued: MS * spans[0],
+            connecting: MS * spans[1],
+            handed_on: at(2),
+            uploaded: at(3),
+            response_head: at(4),
+            head_sent: at(5),
+            end: at(6).unwrap_or(start),
+        };
+        let inbound = inbound.map(|[total, upload, app]| figures(total, upload, app));
+        let split = split(&stamps, inbound.as_ref());
+        prop_assert!(split.phases.sum() <= split.total);
+        prop_assert_eq!(split.phases.sum() + split.unexplained(), split.total);
+    }
+}
