@@ -1,0 +1,206 @@
+//! A certificate with its key, and the file that holds both: one file, so that they cannot part.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use rcgen::{CertificateParams, Issuer, KeyPair, PublicKeyData};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem, pem::PemObject};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::profile::Validity;
+
+/// Why the authority's state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// A file cannot be read or written.
+    #[error("{path} cannot be read or written")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not a certificate with its key.
+    #[error("{path} is damaged ({defect}); restore it from a backup")]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How it shows.
+        defect: String,
+    },
+    /// The root was made for another trust domain than the settings name.
+    #[error(
+        "{path} is the root of {found}, but the settings say trust_domain = \"{wanted}\"; set it back, or start with \
+         another state directory"
+    )]
+    TrustDomain {
+        /// The root's file.
+        path: PathBuf,
+        /// The URI in it.
+        found: String,
+        /// What the settings say.
+        wanted: String,
+    },
+    /// The store knows a root, and it is not this one: proxies that joined would be locked out without a word.
+    #[error(
+        "{path} is not the root that this store's proxies joined under; restore it from a backup, or move the store \
+         away too to start anew (every proxy then has to join again)"
+    )]
+    AnotherRoot {
+        /// The root's file.
+        path: PathBuf,
+    },
+    /// The root has run out.
+    #[error("the certificate in {path} has expired; nothing can be issued under it")]
+    Expired {
+        /// The root's file.
+        path: PathBuf,
+    },
+    /// A certificate cannot be made.
+    #[error("a certificate cannot be made")]
+    Sign(#[from] rcgen::Error),
+}
+
+/// A certificate with its key.
+pub(super) struct Pair {
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) validity: Validity,
+    key: KeyPair,
+}
+
+impl Pair {
+    /// Makes one that signs itself.
+    pub(super) fn self_signed(params: &CertificateParams, validity: Validity) -> Result<Self, rcgen::Error> {
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?.der().clone();
+        Ok(Self { certificate, validity, key })
+    }
+
+    /// Makes one that `issuer` signs, for `key`.
+    pub(super) fn signed_by(
+        issuer: &Self,
+        params: &CertificateParams,
+        validity: Validity,
+        key: KeyPair,
+    ) -> Result<Self, rcgen::Error> {
+        let certificate = issuer.sign(params, &key)?;
+        Ok(Self { certificate, validity, key })
+    }
+
+    /// Signs a certificate for somebody's public key.
+    pub(super) fn sign(
+        &self,
+        params: &CertificateParams,
+        key: &impl PublicKeyData,
+    ) -> Result<CertificateDer<'static>, rcgen::Error> {
+        let issuer = Issuer::from_ca_cert_der(&self.certificate, &self.key)?;
+        Ok(params.signed_by(key, &issuer)?.der().clone())
+    }
+
+    /// The public key as it stands in the certificate (SubjectPublicKeyInfo).
+    pub(super) fn spki(&self) -> Vec<u8> {
+        self.key.subject_public_key_info()
+    }
+
+    /// A copy of the key, for the next certificate of the same one.
+    pub(super) fn copy_key(&self) -> Result<KeyPair, rcgen::Error> {
+        KeyPair::try_from(self.key.serialized_der())
+    }
+
+    /// Writes both into one private file, whole or not at all.
+    pub(super) fn save(&self, path: &Path) -> Result<(), AuthorityError> {
+        let text = format!("{}{}", certificate_pem(&self.certificate), self.key.serialize_pem());
+        files::write_atomic(path, text.as_bytes(), 0o600)
+            .map_err(|source| AuthorityError::Io { path: path.to_owned(), source })
+    }
+
+    /// Reads what [`Self::save`] wrote; `None` when there is no such file.
+    pub(super) fn load(path: &Path) -> Result<Option<Self>, AuthorityError> {
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(AuthorityError::Io { path: path.to_owned(), source }),
+        };
+        let damaged =
+            |defect: &str| AuthorityError::Damaged { path: path.to_owned(), defect: defect.to_owned() };
+        let certificate = CertificateDer::from_pem_slice(&text)
+            .map_err(|error: pem::Error| damaged(&format!("no certificate: {error}")))?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(&text)
+            .map_err(|error| damaged(&format!("no key: {error}")))?;
+        let key =
+            KeyPair::try_from(key.secret_pkcs8_der()).map_err(|_bad_key| damaged("the key is malformed"))?;
+        let (_, parsed) = X509Certificate::from_der(&certificate)
+            .map_err(|_bad| damaged("the certificate is malformed"))?;
+        let validity =
+            validity_of(&parsed).ok_or_else(|| damaged("the certificate's dates are malformed"))?;
+        if parsed.public_key().raw != key.subject_public_key_info() {
+            return Err(damaged("the key is not the certificate's"));
+        }
+        Ok(Some(Self { certificate, validity, key }))
+    }
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pair").field("validity", &self.validity).finish_non_exhaustive()
+    }
+}
+
+/// The first URI of the subject's alternative names.
+pub(super) fn uri_of(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let names = parsed.subject_alternative_name().ok()??;
+    names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    })
+}
+
+fn validity_of(certificate: &X509Certificate<'_>) -> Option<Validity> {
+    let at = |time: x509_parser::time::ASN1Time| {
+        let seconds = u64::try_from(time.timestamp()).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    };
+    let validity = certificate.validity();
+    Some(Validity { not_before: at(validity.not_before)?, not_after: at(validity.not_after)? })
+}
+
+/// One certificate as PEM.
+pub(super) fn certificate_pem(der: &[u8]) -> String {
+    use base64::Engine as _;
+
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = after;
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
+}
+
+// Until outrigger-process has it.
+mod files {
+    use std::{
+        fs,
+        io::{self, Write},
+        os::unix::fs::OpenOptionsExt,
+        path::Path,
+    };
+
+    pub(super) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+        let draft = path.with_extension("tmp");
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    }
+}

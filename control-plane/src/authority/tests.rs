@@ -1,0 +1,261 @@
+//! The authority alone: profiles, renewal, what is refused at its opening.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use outrigger_core::model::{SpiffeId, TrustDomain};
+use parking_lot::Mutex;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::{Authority, AuthorityError, Csr, CsrError, IssueError, profile};
+use crate::clock::Clock;
+
+const DAY: Duration = Duration::from_hours(24);
+
+struct Time(Arc<Mutex<SystemTime>>);
+
+impl Time {
+    fn new() -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        Self(Arc::new(Mutex::new(SystemTime::UNIX_EPOCH + Duration::from_secs(now))))
+    }
+
+    fn clock(&self) -> Clock {
+        let now = Arc::clone(&self.0);
+        Clock::from_fn(move || *now.lock())
+    }
+
+    fn now(&self) -> SystemTime {
+        *self.0.lock()
+    }
+
+    fn pass(&self, duration: Duration) {
+        *self.0.lock() += duration;
+    }
+}
+
+fn domain() -> TrustDomain {
+    "outrigger.local".parse().unwrap()
+}
+
+fn open(dir: &Path, time: &Time) -> Result<Authority, AuthorityError> {
+    Authority::open(dir, &domain(), None, time.clock())
+}
+
+fn price() -> SpiffeId {
+    "spiffe://outrigger.local/ns/demo/sa/price".parse().unwrap()
+}
+
+fn csr_for(key: &KeyPair, names: &[&str]) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = names.iter().map(|name| SanType::URI((*name).try_into().unwrap())).collect();
+    params.serialize_request(key).unwrap().der().to_vec()
+}
+
+fn csr() -> Csr {
+    Csr::parse(&csr_for(&KeyPair::generate().unwrap(), &[])).unwrap()
+}
+
+#[test]
+fn a_workload_gets_a_leaf_of_the_promised_shape() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    let issued = authority.issue(&price(), &csr()).unwrap();
+    assert_eq!(issued.chain.len(), 2, "leaf and intermediate, never the root");
+
+    let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
+    let (_, intermediate) = X509Certificate::from_der(&issued.chain[1]).unwrap();
+    let bundle = authority.bundle();
+    let (_, root) = X509Certificate::from_der(&bundle.x509_authorities[0]).unwrap();
+    leaf.verify_signature(Some(intermediate.public_key())).unwrap();
+    intermediate.verify_signature(Some(root.public_key())).unwrap();
+    root.verify_signature(None).unwrap();
+
+    let names = leaf.subject_alternative_name().unwrap().unwrap();
+    assert!(names.critical, "the subject is empty");
+    assert_eq!(names.value.general_names, [GeneralName::URI(price().as_str())]);
+    assert_eq!(leaf.subject().iter().count(), 0);
+    assert!(!leaf.is_ca());
+    assert!(intermediate.is_ca() && root.is_ca());
+    let constraints = intermediate.basic_constraints().unwrap().unwrap();
+    assert_eq!(constraints.value.path_len_constraint, Some(0));
+    let usage = leaf.extended_key_usage().unwrap().unwrap();
+    assert!(usage.value.server_auth && usage.value.client_auth);
+
+    let at = |seconds: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap());
+    assert_eq!(at(leaf.validity().not_before.timestamp()), time.now() - Duration::from_mins(5));
+    assert_eq!(at(leaf.validity().not_after.timestamp()), time.now() + DAY);
+    assert!(issued.renew_after >= time.now() + DAY.mul_f64(0.45));
+    assert!(issued.renew_after <= time.now() + DAY.mul_f64(0.55));
+}
+
+#[test]
+fn reserved_and_foreign_names_are_never_issued() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    for id in [
+        "spiffe://outrigger.local/outrigger/control-plane",
+        "spiffe://outrigger.local/outrigger/operator/admin",
+    ] {
+        assert!(
+            matches!(authority.issue(&id.parse().unwrap(), &csr()), Err(IssueError::Reserved(_))),
+            "{id}"
+        );
+    }
+    let foreign = "spiffe://elsewhere/ns/demo/sa/price".parse().unwrap();
+    assert!(matches!(authority.issue(&foreign, &csr()), Err(IssueError::TrustDomain(_))));
+}
+
+#[test]
+fn operators_and_workloads_are_under_different_intermediates() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    let admin = authority.operator(&"admin".parse().unwrap()).unwrap();
+    let control_plane = authority.control_plane().unwrap();
+    let workload = authority.issue(&price(), &csr()).unwrap();
+    assert_eq!(admin.issued.chain[1], authority.operator_authority());
+    assert_eq!(control_plane.issued.chain[1], authority.operator_authority());
+    assert_eq!(control_plane.issued.chain[2].as_ref(), authority.bundle().x509_authorities[0], "for the pin");
+    assert_ne!(workload.chain[1], authority.operator_authority());
+}
+
+#[test]
+fn a_restart_keeps_the_authority_and_its_files_are_private() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let first = open(dir.path(), &time).unwrap();
+    let second = Authority::open(dir.path(), &domain(), Some(&first.root_hash()), time.clock()).unwrap();
+    assert_eq!(first.bundle(), second.bundle());
+    assert_eq!(first.operator_authority(), second.operator_authority());
+    for name in ["root.pem", "workload.pem", "operator.pem"] {
+        assert_eq!(
+            fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777,
+            0o600,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn intermediates_are_renewed_at_half_life_and_only_the_operators_keep_their_key() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    let spki = |der: &[u8]| X509Certificate::from_der(der).unwrap().1.public_key().raw.to_vec();
+    let workload = authority.issue(&price(), &csr()).unwrap().chain[1].clone();
+    let operator = authority.operator_authority();
+    time.pass(14 * DAY);
+    authority.renew().unwrap();
+    assert_eq!(authority.operator_authority(), operator, "not before half of the life");
+    time.pass(2 * DAY);
+    authority.renew().unwrap();
+    let renewed = authority.issue(&price(), &csr()).unwrap().chain[1].clone();
+    assert_ne!(spki(&renewed), spki(&workload));
+    assert_ne!(authority.operator_authority(), operator);
+    assert_eq!(spki(&authority.operator_authority()), spki(&operator));
+    let reopened = open(dir.path(), &time).unwrap();
+    assert_eq!(reopened.operator_authority(), authority.operator_authority(), "the renewed one is kept");
+    for (name, validity) in reopened.validities() {
+        assert!(validity.share_left(time.now()) > 0.9, "{name}");
+    }
+}
+
+#[test]
+fn no_certificate_outlives_its_issuer() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    let [_, (_, workload), _] = authority.validities();
+    time.pass(30 * DAY - Duration::from_hours(1));
+    let issued = authority.issue(&price(), &csr()).unwrap();
+    assert_eq!(issued.validity.not_after, workload.not_after);
+    assert!(issued.renew_after < workload.not_after);
+
+    time.pass(profile::ROOT_LIFE - 35 * DAY);
+    let late = open(dir.path(), &time).unwrap();
+    let [(_, root), (_, workload), (_, operator)] = late.validities();
+    assert_eq!(workload.not_after, root.not_after);
+    assert_eq!(operator.not_after, root.not_after);
+    time.pass(6 * DAY);
+    assert!(matches!(open(dir.path(), &time), Err(AuthorityError::Expired { .. })));
+}
+
+#[test]
+fn another_authority_than_the_known_one_is_refused() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let known = open(dir.path(), &time).unwrap().root_hash();
+    let other_domain = Authority::open(dir.path(), &"elsewhere".parse().unwrap(), None, time.clock());
+    assert!(matches!(other_domain, Err(AuthorityError::TrustDomain { .. })));
+
+    fs::remove_file(dir.path().join("root.pem")).unwrap();
+    let gone = Authority::open(dir.path(), &domain(), Some(&known), time.clock());
+    assert!(matches!(gone, Err(AuthorityError::AnotherRoot { .. })));
+    let (another_dir, _) = (tempfile::tempdir().unwrap(), ());
+    open(another_dir.path(), &time).unwrap();
+    let another = Authority::open(another_dir.path(), &domain(), Some(&known), time.clock());
+    assert!(matches!(another, Err(AuthorityError::AnotherRoot { .. })));
+}
+
+#[test]
+fn a_damaged_file_is_refused_and_not_replaced() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    open(dir.path(), &time).unwrap();
+    let whole = fs::read_to_string(dir.path().join("root.pem")).unwrap();
+    let (certificate, key) = whole.split_at(whole.find("-----BEGIN PRIVATE").unwrap());
+    let other = KeyPair::generate().unwrap().serialize_pem();
+    for text in ["", certificate, key, &format!("{certificate}{other}"), &whole[..whole.len() / 3]] {
+        fs::write(dir.path().join("root.pem"), text).unwrap();
+        assert!(matches!(open(dir.path(), &time), Err(AuthorityError::Damaged { .. })), "{text}");
+        assert_eq!(fs::read_to_string(dir.path().join("root.pem")).unwrap(), text);
+    }
+}
+
+#[test]
+fn only_the_key_of_a_request_is_used() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "root");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.subject_alt_names = vec![SanType::URI(price().as_str().try_into().unwrap())];
+    let csr = Csr::parse(params.serialize_request(&key).unwrap().der()).unwrap();
+    csr.names_only(&price()).unwrap();
+    let issued = authority.issue(&price(), &csr).unwrap();
+    let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
+    assert!(!leaf.is_ca());
+    assert_eq!(leaf.subject().iter().count(), 0);
+}
+
+#[test]
+fn a_request_for_somebody_else_says_so() {
+    let key = KeyPair::generate().unwrap();
+    let front = "spiffe://outrigger.local/ns/demo/sa/front";
+    for names in [&[front][..], &[price().as_str(), front][..]] {
+        let csr = Csr::parse(&csr_for(&key, names)).unwrap();
+        assert_eq!(csr.names_only(&price()), Err(CsrError::AnotherName(front.to_owned())));
+    }
+}
+
+#[test]
+fn malformed_unsigned_and_other_keys_are_refused() {
+    let key = KeyPair::generate().unwrap();
+    let good = csr_for(&key, &[]);
+    assert_eq!(Csr::parse(b"").unwrap_err(), CsrError::Malformed);
+    assert_eq!(Csr::parse(&good[..good.len() - 1]).unwrap_err(), CsrError::Malformed);
+    assert_eq!(Csr::parse(&[good.as_slice(), b"x"].concat()).unwrap_err(), CsrError::Malformed);
+    assert_eq!(Csr::parse(&vec![0; 9000]).unwrap_err(), CsrError::Malformed);
+    for alg in [&PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
+        let key = KeyPair::generate_for(alg).unwrap();
+        assert_eq!(Csr::parse(&csr_for(&key, &[])).unwrap_err(), CsrError::Algorithm);
+    }
+    // Somebody else's public key, swapped into a request signed by another.
+    let other = KeyPair::generate().unwrap();
+    let at = good.windows(65).position(|window| window == key.public_key_raw()).unwrap();
+    let mut stolen = good.clone();
+    stolen[at..at + 65].copy_from_slice(other.public_key_raw());
+    assert_eq!(Csr::parse(&stolen).unwrap_err(), CsrError::Signature);
+}
