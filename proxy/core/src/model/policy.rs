@@ -24,6 +24,9 @@ impl Kind {
     /// All kinds, in the order in which tables list them.
     pub const ALL: [Self; 3] = [Self::Service, Self::Route, Self::MeshConfig];
 
+    /// The only name of the one [`Self::MeshConfig`].
+    pub const MESH_CONFIG_NAME: &str = "mesh";
+
     /// As in a document's `kind`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,13 +68,24 @@ pub struct Object {
     pub conditions: Vec<Condition>,
 }
 
+impl Object {
+    /// What others call it.
+    pub fn reference(&self) -> ObjectRef {
+        ObjectRef {
+            kind: self.spec.kind(),
+            namespace: self.metadata.namespace.clone(),
+            name: self.metadata.name.clone(),
+        }
+    }
+}
+
 /// Name, labels, and the server's bookkeeping.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata {
     /// `None` for [`Kind::MeshConfig`].
     pub namespace: Option<Name>,
-    /// `None` only in `Default`, never in a validated object.
-    pub name: Option<Name>,
+    /// Unique for its kind in its namespace.
+    pub name: Name,
     /// For people and selectors.
     pub labels: BTreeMap<String, String>,
     /// For people and tools.
@@ -90,6 +104,24 @@ pub struct Metadata {
     pub uid: String,
 }
 
+impl Metadata {
+    /// That of an object which nobody has stored yet.
+    pub fn new(namespace: Option<Name>, name: Name) -> Self {
+        Self {
+            namespace,
+            name,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            revision: 0,
+            generation: 0,
+            created: None,
+            updated: None,
+            updated_by: String::new(),
+            uid: String::new(),
+        }
+    }
+}
+
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spec {
@@ -99,6 +131,17 @@ pub enum Spec {
     Route(RouteSpec),
     /// The mesh's knobs.
     MeshConfig(MeshConfigSpec),
+}
+
+impl Spec {
+    /// Of which kind it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::Route(_) => Kind::Route,
+            Self::MeshConfig(_) => Kind::MeshConfig,
+        }
+    }
 }
 
 /// A named destination.
