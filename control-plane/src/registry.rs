@@ -1,1 +1,13 @@
-//! What runs where: registered by sidecars over a leased stream.
+//! What runs where: registered by sidecars over a leased stream. A registration claims nothing but addresses: who it
+//! is comes from its certificate, its labels from its join token, and what it backs is decided by the destination.
+//! Bias: an endpoint is kept too long rather than dropped too early; a dead one costs a connection attempt.
+
+mod claim;
+mod record;
+mod table;
+
+pub use claim::{AddressRules, Claim, InvalidClaim, Pair, WorkloadName};
+pub use record::{Malformed, Registration};
+pub use table::{
+    Limits, Member, Outcome, Plan, Refusal, SessionId, SessionOver, Snapshot, Standing, Table, Write,
+};
