@@ -130,7 +130,8 @@ impl Acceptor {
                 (Ok(slot), Ok((tcp, address))) => match Arc::clone(&connections).try_acquire_owned() {
                     Ok(permit) => {
                         let acceptor = self.clone();
-                        tokio::spawn(async move { acceptor.shake(tcp, address, permit, slot).await });
+                        // Boxed: two buffers of TLS make it large.
+                        tokio::spawn(Box::pin(acceptor.shake(tcp, address, permit, slot)));
                     }
                     Err(_none_left) => self.refuse(address, RefusedCause::TooMany),
                 },
