@@ -24,21 +24,12 @@ struct Candidate {
 impl Eligible {
     /// From (index, weight) pairs; a weight of 0 counts as 1.
     pub fn new(weighted: impl IntoIterator<Item = (usize, u32)>) -> Self {
-        let mut eligible = Self {
-            equal: true,
-            ..Self::default()
-        };
+        let mut eligible = Self { equal: true, ..Self::default() };
         for (index, weight) in weighted {
-            let candidate = Candidate {
-                index,
-                weight: u64::from(weight.max(1)),
-                before: eligible.total,
-            };
+            let candidate = Candidate { index, weight: u64::from(weight.max(1)), before: eligible.total };
             eligible.total += candidate.weight;
-            eligible.equal &= eligible
-                .candidates
-                .first()
-                .is_none_or(|first| first.weight == candidate.weight);
+            eligible.equal &=
+                eligible.candidates.first().is_none_or(|first| first.weight == candidate.weight);
             eligible.candidates.push(candidate);
         }
         eligible
@@ -64,16 +55,10 @@ impl Eligible {
         let [first, second] = random;
         if self.equal {
             let count = u64::try_from(self.candidates.len()).ok()?;
-            let at = |place: u64| {
-                usize::try_from(place)
-                    .ok()
-                    .and_then(|place| self.candidates.get(place))
-            };
+            let at = |place: u64| usize::try_from(place).ok().and_then(|place| self.candidates.get(place));
             let first = first.checked_rem(count)?;
             // The remaining count - 1 places follow the first one around the circle.
-            let second = second
-                .checked_rem(count - 1)
-                .map(|step| (first + 1 + step) % count);
+            let second = second.checked_rem(count - 1).map(|step| (first + 1 + step) % count);
             return Some((at(first)?, second.and_then(at)));
         }
         let first = self.at_ticket(first.checked_rem(self.total)?)?;
@@ -86,9 +71,7 @@ impl Eligible {
     }
 
     fn at_ticket(&self, ticket: u64) -> Option<&Candidate> {
-        let after = self
-            .candidates
-            .partition_point(|candidate| candidate.before <= ticket);
+        let after = self.candidates.partition_point(|candidate| candidate.before <= ticket);
         self.candidates.get(after.checked_sub(1)?)
     }
 }
@@ -125,11 +108,7 @@ pub fn pick(eligible: &Eligible, load: impl Fn(usize) -> u64, random: [u64; 2]) 
     let scaled = |candidate: &Candidate, other: &Candidate| {
         u128::from(load(candidate.index)) * u128::from(other.weight)
     };
-    let chosen = if scaled(first, second) <= scaled(second, first) {
-        first
-    } else {
-        second
-    };
+    let chosen = if scaled(first, second) <= scaled(second, first) { first } else { second };
     Some(chosen.index)
 }
 

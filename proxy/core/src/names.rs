@@ -72,9 +72,7 @@ pub fn resolve(
 ) -> Result<Destination, InvalidAuthority> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (address, port) = rest.split_once(']').ok_or(InvalidAuthority::Host)?;
-        let address: Ipv6Addr = address
-            .parse()
-            .map_err(|_not_an_address| InvalidAuthority::Address)?;
+        let address: Ipv6Addr = address.parse().map_err(|_not_an_address| InvalidAuthority::Address)?;
         let port = match port {
             "" => None,
             port => parse_port(port.strip_prefix(':').ok_or(InvalidAuthority::Character)?)?,
@@ -114,15 +112,8 @@ fn external(host: String, port: Option<u16>) -> Destination {
 }
 
 fn mesh(name: &str, namespace: &str, port: Option<u16>, certain: bool) -> Option<Destination> {
-    let service = ServiceName {
-        namespace: namespace.parse().ok()?,
-        name: name.parse().ok()?,
-    };
-    Some(Destination::Mesh {
-        service,
-        port,
-        certain,
-    })
+    let service = ServiceName { namespace: namespace.parse().ok()?, name: name.parse().ok()? };
+    Some(Destination::Mesh { service, port, certain })
 }
 
 /// What stands before the suffix of the mesh that `host` ends in; an error when nothing of use does.
@@ -181,9 +172,8 @@ fn checked_host(host: &str) -> Result<String, InvalidAuthority> {
 /// "Ends in a number" of the URL standard: parsers of old take such a name for an address.
 fn ends_in_a_number(host: &str) -> bool {
     let last = host.rsplit('.').next().unwrap_or_default();
-    let hexadecimal = last
-        .strip_prefix("0x")
-        .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let hexadecimal =
+        last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
     hexadecimal || last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
@@ -198,11 +188,7 @@ mod tests {
     }
 
     fn service(name: &str, port: Option<u16>, certain: bool) -> Result<Destination, InvalidAuthority> {
-        Ok(Destination::Mesh {
-            service: name.parse().unwrap(),
-            port,
-            certain,
-        })
+        Ok(Destination::Mesh { service: name.parse().unwrap(), port, certain })
     }
 
     fn outside(host: &str, port: Option<u16>) -> Result<Destination, InvalidAuthority> {
@@ -214,23 +200,14 @@ mod tests {
         assert_eq!(resolved("price"), service("shop/price", None, true));
         assert_eq!(resolved("price:80"), service("shop/price", Some(80), true));
         assert_eq!(resolved("price.demo"), service("demo/price", None, false));
-        assert_eq!(
-            resolved("price.demo.mesh:8080"),
-            service("demo/price", Some(8080), true)
-        );
-        assert_eq!(
-            resolved("price.demo.svc.cluster.local"),
-            service("demo/price", None, true)
-        );
+        assert_eq!(resolved("price.demo.mesh:8080"), service("demo/price", Some(8080), true));
+        assert_eq!(resolved("price.demo.svc.cluster.local"), service("demo/price", None, true));
         assert_eq!(resolved("mesh"), service("shop/mesh", None, true));
     }
 
     #[test]
     fn case_and_a_trailing_dot_do_not_matter() {
-        assert_eq!(
-            resolved("Price.Demo.SVC.Cluster.Local.:80"),
-            service("demo/price", Some(80), true)
-        );
+        assert_eq!(resolved("Price.Demo.SVC.Cluster.Local.:80"), service("demo/price", Some(80), true));
         assert_eq!(resolved("PRICE."), service("shop/price", None, true));
         assert_eq!(
             resolve("a.b.svc.example.org", &"shop".parse().unwrap(), "Example.ORG"),
@@ -271,11 +248,7 @@ mod tests {
             "a.price.demo.mesh",
             "pr_ice.demo.mesh",
         ] {
-            assert_eq!(
-                resolved(authority),
-                Err(InvalidAuthority::NotAService),
-                "{authority}"
-            );
+            assert_eq!(resolved(authority), Err(InvalidAuthority::NotAService), "{authority}");
         }
     }
 

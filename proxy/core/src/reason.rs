@@ -155,16 +155,10 @@ pub fn reference() -> String {
          |---|---|---|---|\n",
     );
     for reason in Reason::ALL {
-        let status = reason
-            .status()
-            .map_or_else(|| "-".to_owned(), |status| status.as_u16().to_string());
+        let status = reason.status().map_or_else(|| "-".to_owned(), |status| status.as_u16().to_string());
         // Writing to a String cannot fail.
-        let _infallible = writeln!(
-            text,
-            "| `{reason}` | {status} | {} | {} |",
-            reason.blame(),
-            reason.description()
-        );
+        let _infallible =
+            writeln!(text, "| `{reason}` | {status} | {} | {} |", reason.blame(), reason.description());
     }
     text
 }
@@ -182,10 +176,7 @@ mod tests {
         let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         assert_eq!(names.len(), Reason::ALL.len());
         for name in names {
-            assert!(
-                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
-                "{name}"
-            );
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
         }
     }
 

@@ -31,22 +31,10 @@ pub fn select<'r>(rules: &'r [RouteRule], head: &RequestHead<'_>) -> Option<&'r 
 
 /// Whether all conditions hold.
 pub fn covers(condition: &HttpMatch, head: &RequestHead<'_>) -> bool {
-    condition
-        .method
-        .as_ref()
-        .is_none_or(|method| method == head.method)
-        && condition
-            .path
-            .as_ref()
-            .is_none_or(|path| path_matches(path, head.path))
-        && condition
-            .headers
-            .iter()
-            .all(|header| header_matches(header, head.headers))
-        && condition
-            .query_params
-            .iter()
-            .all(|param| query_matches(param, head.query))
+    condition.method.as_ref().is_none_or(|method| method == head.method)
+        && condition.path.as_ref().is_none_or(|path| path_matches(path, head.path))
+        && condition.headers.iter().all(|header| header_matches(header, head.headers))
+        && condition.query_params.iter().all(|param| query_matches(param, head.query))
 }
 
 fn path_matches(condition: &PathMatch, path: &str) -> bool {

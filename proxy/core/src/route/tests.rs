@@ -5,10 +5,7 @@ use super::*;
 use crate::model::Pattern;
 
 fn condition(path: Option<PathMatch>) -> HttpMatch {
-    HttpMatch {
-        path,
-        ..HttpMatch::default()
-    }
+    HttpMatch { path, ..HttpMatch::default() }
 }
 
 fn prefix(path: &str) -> Option<PathMatch> {
@@ -49,17 +46,9 @@ fn covered(condition: &HttpMatch, target: &str, headers: &[(&str, &[u8])]) -> bo
     };
     let mut map = HeaderMap::new();
     for (name, value) in headers {
-        map.append(
-            name.parse::<HeaderName>().unwrap(),
-            HeaderValue::from_bytes(value).unwrap(),
-        );
+        map.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value).unwrap());
     }
-    let head = RequestHead {
-        method: &Method::GET,
-        path,
-        query,
-        headers: &map,
-    };
+    let head = RequestHead { method: &Method::GET, path, query, headers: &map };
     covers(condition, &head)
 }
 
@@ -80,11 +69,7 @@ fn a_prefix_covers_whole_segments() {
         ("/", "*", true),
         ("/", "", true),
     ] {
-        assert_eq!(
-            covered(&condition(prefix(path)), target, &[]),
-            expected,
-            "{path} {target}"
-        );
+        assert_eq!(covered(&condition(prefix(path)), target, &[]), expected, "{path} {target}");
     }
 }
 
@@ -125,10 +110,7 @@ fn a_value_that_is_not_text_matches_no_regular_expression() {
 #[test]
 fn the_first_query_parameter_of_a_name_counts() {
     let mut wanted = condition(None);
-    wanted.query_params = vec![QueryMatch {
-        name: "v".to_owned(),
-        value: ValueMatch::Exact("2".to_owned()),
-    }];
+    wanted.query_params = vec![QueryMatch { name: "v".to_owned(), value: ValueMatch::Exact("2".to_owned()) }];
     for (target, expected) in [
         ("/?v=2", true),
         ("/?a=1&v=2&v=3", true),
@@ -159,10 +141,7 @@ fn rules_sort_as_the_gateway_api_says() {
         name: HeaderName::from_static(name),
         value: ValueMatch::Exact(String::new()),
     };
-    let query = || QueryMatch {
-        name: "q".to_owned(),
-        value: ValueMatch::Exact(String::new()),
-    };
+    let query = || QueryMatch { name: "q".to_owned(), value: ValueMatch::Exact(String::new()) };
     let mut method = condition(prefix("/a"));
     method.method = Some(Method::GET);
     let mut two_headers = condition(prefix("/a"));
@@ -189,10 +168,7 @@ fn rules_sort_as_the_gateway_api_says() {
         assert!(precedence(&pair[0]) < precedence(&pair[1]), "{pair:?}");
     }
     assert_eq!(precedence(&condition(prefix("/"))), precedence(&condition(None)));
-    assert_eq!(
-        precedence(&condition(prefix("/a/"))),
-        precedence(&condition(prefix("/a")))
-    );
+    assert_eq!(precedence(&condition(prefix("/a/"))), precedence(&condition(prefix("/a"))));
 }
 
 #[test]
@@ -203,12 +179,7 @@ fn the_first_rule_that_covers_wins() {
         rule("three", condition(exact("/b"))),
     ];
     let headers = HeaderMap::new();
-    let head = |path| RequestHead {
-        method: &Method::GET,
-        path,
-        query: None,
-        headers: &headers,
-    };
+    let head = |path| RequestHead { method: &Method::GET, path, query: None, headers: &headers };
     assert_eq!(&*select(&rules, &head("/a/x")).unwrap().name, "one");
     assert_eq!(&*select(&rules, &head("/b")).unwrap().name, "two");
     assert!(select(&rules[..1], &head("/b")).is_none());
@@ -229,13 +200,7 @@ fn edits_happen_in_the_order_set_add_remove() {
         headers.append("b", value(old));
     }
     mutate(&mutation, &mut headers);
-    let all = |name| {
-        headers
-            .get_all(name)
-            .iter()
-            .map(|value| value.to_str().unwrap())
-            .collect::<Vec<_>>()
-    };
+    let all = |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
     assert_eq!(all("a"), ["set", "added"]);
     assert_eq!(all("b"), ["1", "2", "added"]);
     assert!(all("c").is_empty());

@@ -83,11 +83,7 @@ impl Edge {
 }
 
 fn bucket_to_wire(index: i32, bucket: &Bucket) -> proto::Bucket {
-    let used = bucket
-        .phases_us
-        .iter()
-        .rposition(|sum| *sum > 0)
-        .map_or(0, |last| last + 1);
+    let used = bucket.phases_us.iter().rposition(|sum| *sum > 0).map_or(0, |last| last + 1);
     proto::Bucket {
         index,
         count: bucket.count,
@@ -103,12 +99,9 @@ impl TryFrom<proto::Edge> for Edge {
         let destination = if wire.destination == OTHER {
             None
         } else {
-            let service = wire
-                .destination
-                .parse()
-                .map_err(|error: crate::model::InvalidName| {
-                    Violation::error("destination", "invalid_name", error.to_string())
-                })?;
+            let service = wire.destination.parse().map_err(|error: crate::model::InvalidName| {
+                Violation::error("destination", "invalid_name", error.to_string())
+            })?;
             let port = u16::try_from(wire.port)
                 .ok()
                 .filter(|port| *port > 0)
@@ -119,10 +112,7 @@ impl TryFrom<proto::Edge> for Edge {
             return Err(Violation::error("rule", "invalid_name", "not the name of a rule"));
         }
         Ok(Self {
-            key: EdgeKey {
-                destination,
-                rule: (!wire.rule.is_empty()).then(|| wire.rule.into()),
-            },
+            key: EdgeKey { destination, rule: (!wire.rule.is_empty()).then(|| wire.rule.into()) },
             requests: wire.requests,
             failures: wire.failures,
             total: Sparse::try_from(&wire.total.unwrap_or_default())
@@ -133,12 +123,7 @@ impl TryFrom<proto::Edge> for Edge {
 
 impl From<&Sparse> for proto::Histogram {
     fn from(sparse: &Sparse) -> Self {
-        Self {
-            buckets: sparse
-                .iter()
-                .map(|(index, bucket)| bucket_to_wire(index, bucket))
-                .collect(),
-        }
+        Self { buckets: sparse.iter().map(|(index, bucket)| bucket_to_wire(index, bucket)).collect() }
     }
 }
 
@@ -147,11 +132,7 @@ impl TryFrom<&proto::Histogram> for Sparse {
 
     fn try_from(wire: &proto::Histogram) -> Result<Self, Violation> {
         if wire.buckets.len() > BUCKETS {
-            return Err(Violation::error(
-                "buckets",
-                "too_many",
-                format!("more than {BUCKETS}"),
-            ));
+            return Err(Violation::error("buckets", "too_many", format!("more than {BUCKETS}")));
         }
         let mut sparse = Self::default();
         for (place, bucket) in wire.buckets.iter().enumerate() {
@@ -168,11 +149,7 @@ impl TryFrom<&proto::Histogram> for Sparse {
             for (mine, theirs) in phases_us.iter_mut().zip(&bucket.phases_us) {
                 *mine = *theirs;
             }
-            let bucket = Bucket {
-                count: bucket.count,
-                total_us: bucket.total_us,
-                phases_us,
-            };
+            let bucket = Bucket { count: bucket.count, total_us: bucket.total_us, phases_us };
             if bucket != Bucket::default() {
                 sparse.add(wire.buckets.get(place).map_or(0, |bucket| bucket.index), &bucket);
             }
@@ -222,11 +199,7 @@ mod tests {
 
     #[test]
     fn the_worst_edge_is_split_into_messages_of_4_kib_at_most() {
-        let worst = Bucket {
-            count: u64::MAX,
-            total_us: u64::MAX,
-            phases_us: [u64::MAX; PHASES],
-        };
+        let worst = Bucket { count: u64::MAX, total_us: u64::MAX, phases_us: [u64::MAX; PHASES] };
         let edge = edge(sparse((FIRST_BUCKET..=LAST_BUCKET).map(|index| (index, worst))));
         let parts = edge.to_wire();
         assert!(parts.len() > 1);
@@ -239,11 +212,7 @@ mod tests {
     #[test]
     fn an_edge_of_ten_seconds_fits_one_message() {
         // 5 000 requests over 32 buckets (four doublings), every phase stamped.
-        let bucket = Bucket {
-            count: 156,
-            total_us: 1_560_000,
-            phases_us: [156_000; PHASES],
-        };
+        let bucket = Bucket { count: 156, total_us: 1_560_000, phases_us: [156_000; PHASES] };
         let parts = edge(sparse((-60..-28).map(|index| (index, bucket)))).to_wire();
         assert_eq!(parts.len(), 1);
     }
@@ -257,10 +226,7 @@ mod tests {
     #[test]
     fn the_edge_of_the_others_has_no_name() {
         let edge = Edge {
-            key: EdgeKey {
-                destination: None,
-                rule: None,
-            },
+            key: EdgeKey { destination: None, rule: None },
             requests: 1,
             failures: 0,
             total: Sparse::default(),
@@ -270,15 +236,7 @@ mod tests {
 
     #[test]
     fn a_wrong_message_names_its_field() {
-        let good = edge(sparse([(
-            0,
-            Bucket {
-                count: 1,
-                ..Bucket::default()
-            },
-        )]))
-        .to_wire()
-        .remove(0);
+        let good = edge(sparse([(0, Bucket { count: 1, ..Bucket::default() })])).to_wire().remove(0);
         let field = |change: fn(&mut proto::Edge)| {
             let mut wire = good.clone();
             change(&mut wire);
@@ -293,26 +251,11 @@ mod tests {
             wire.total.get_or_insert_default().buckets.push(bucket);
         };
         let mut wire = good.clone();
-        histogram(
-            &mut wire,
-            proto::Bucket {
-                index: 50,
-                ..proto::Bucket::default()
-            },
-        );
+        histogram(&mut wire, proto::Bucket { index: 50, ..proto::Bucket::default() });
         assert_eq!(Edge::try_from(wire).unwrap_err().field, "total.buckets[1].index");
         let mut wire = good.clone();
-        histogram(
-            &mut wire,
-            proto::Bucket {
-                phases_us: vec![0; 11],
-                ..proto::Bucket::default()
-            },
-        );
-        assert_eq!(
-            Edge::try_from(wire).unwrap_err().field,
-            "total.buckets[1].phases_us"
-        );
+        histogram(&mut wire, proto::Bucket { phases_us: vec![0; 11], ..proto::Bucket::default() });
+        assert_eq!(Edge::try_from(wire).unwrap_err().field, "total.buckets[1].phases_us");
         let mut wire = good;
         for _ in 0..BUCKETS {
             histogram(&mut wire, proto::Bucket::default());

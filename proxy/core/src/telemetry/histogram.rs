@@ -33,9 +33,7 @@ struct Row {
 impl Histogram {
     /// An empty one: 2.6 KB, and about 100 bytes for each bucket that is ever hit.
     pub fn new() -> Self {
-        Self {
-            rows: array::from_fn(|_| OnceLock::new()),
-        }
+        Self { rows: array::from_fn(|_| OnceLock::new()) }
     }
 
     /// Counts one request.

@@ -76,10 +76,7 @@ impl Split {
 /// not valid; the time after the hand-over is then [`Phase::Upstream`], never [`Phase::Network`].
 pub fn split(stamps: &Stamps, inbound: Option<&Figures>) -> Split {
     let total = stamps.end.saturating_duration_since(stamps.head_read);
-    let mut ledger = Ledger {
-        left: total,
-        phases: PhaseTimes::default(),
-    };
+    let mut ledger = Ledger { left: total, phases: PhaseTimes::default() };
     let mut clamped = false;
     let elapsed = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
         (Some(from), Some(to)) => to.saturating_duration_since(from),
@@ -104,17 +101,10 @@ pub fn split(stamps: &Stamps, inbound: Option<&Figures>) -> Split {
         }
     }
     if stamps.response_head.is_some() {
-        ledger.charge(
-            Phase::ClientProxy,
-            elapsed(stamps.response_head, stamps.head_sent),
-        );
+        ledger.charge(Phase::ClientProxy, elapsed(stamps.response_head, stamps.head_sent));
         ledger.charge(Phase::Stream, elapsed(stamps.head_sent, Some(stamps.end)));
     }
-    Split {
-        total,
-        phases: ledger.phases,
-        clamped,
-    }
+    Split { total, phases: ledger.phases, clamped }
 }
 
 /// Keeps the sum of the phases within the total, whatever the stamps say.

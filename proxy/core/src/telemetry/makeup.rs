@@ -30,11 +30,7 @@ impl Makeup {
             sum.merge(bucket);
             above = bucket_lower(index);
         }
-        (sum.count > 0).then_some(Self {
-            requests: sum.count,
-            above,
-            sum,
-        })
+        (sum.count > 0).then_some(Self { requests: sum.count, above, sum })
     }
 
     /// Mean of their totals.
@@ -45,23 +41,14 @@ impl Makeup {
     /// Mean of each phase.
     pub fn phases(&self) -> [(Phase, Duration); PHASES] {
         Phase::ALL.map(|phase| {
-            let sum = self
-                .sum
-                .phases_us
-                .get(phase as usize)
-                .copied()
-                .unwrap_or_default();
+            let sum = self.sum.phases_us.get(phase as usize).copied().unwrap_or_default();
             (phase, self.per_request(sum))
         })
     }
 
     /// Mean of what no phase accounts for.
     pub fn unexplained(&self) -> Duration {
-        let explained = self
-            .sum
-            .phases_us
-            .iter()
-            .fold(0_u64, |sum, time| sum.saturating_add(*time));
+        let explained = self.sum.phases_us.iter().fold(0_u64, |sum, time| sum.saturating_add(*time));
         self.per_request(self.sum.total_us.saturating_sub(explained))
     }
 

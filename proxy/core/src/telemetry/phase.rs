@@ -87,9 +87,7 @@ impl PhaseTimes {
 
     /// Sum of all phases; saturates.
     pub fn sum(&self) -> Duration {
-        self.0
-            .iter()
-            .fold(Duration::ZERO, |sum, time| sum.saturating_add(*time))
+        self.0.iter().fold(Duration::ZERO, |sum, time| sum.saturating_add(*time))
     }
 
     /// Each phase with its time, in order.
@@ -118,10 +116,7 @@ mod tests {
     fn the_order_is_the_wires() {
         for (number, phase) in (1..).zip(Phase::ALL) {
             let wire = proto::Phase::try_from(number).unwrap();
-            assert_eq!(
-                wire.as_str_name(),
-                format!("PHASE_{}", phase.as_str().to_uppercase())
-            );
+            assert_eq!(wire.as_str_name(), format!("PHASE_{}", phase.as_str().to_uppercase()));
             assert_eq!(Phase::ALL[phase as usize], phase);
         }
         assert!(proto::Phase::try_from(11).is_err());

@@ -74,11 +74,7 @@ pub fn bucket_upper(index: i32) -> Duration {
 
 /// Lower bound of a bucket, exclusive; zero for the first.
 pub fn bucket_lower(index: i32) -> Duration {
-    if index <= FIRST_BUCKET {
-        Duration::ZERO
-    } else {
-        bucket_upper(index - 1)
-    }
+    if index <= FIRST_BUCKET { Duration::ZERO } else { bucket_upper(index - 1) }
 }
 
 /// What one bucket counted.
@@ -227,18 +223,12 @@ impl Sparse {
             return Some(Duration::from_micros(bucket.total_us.checked_div(bucket.count)?));
         }
         let share = ((rank - below) / to_float(bucket.count)).clamp(0.0, 1.0);
-        let (lower, upper) = (
-            bucket_lower(index).as_secs_f64(),
-            bucket_upper(index).as_secs_f64(),
-        );
+        let (lower, upper) = (bucket_lower(index).as_secs_f64(), bucket_upper(index).as_secs_f64());
         Duration::try_from_secs_f64(lower * (upper / lower).powf(share)).ok()
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a rank among more than 2^53 requests may be off by one"
-)]
+#[expect(clippy::cast_precision_loss, reason = "a rank among more than 2^53 requests may be off by one")]
 fn to_float(count: u64) -> f64 {
     count as f64
 }

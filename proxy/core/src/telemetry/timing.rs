@@ -72,10 +72,8 @@ pub fn parse(value: &HeaderValue) -> Result<Figures, InvalidTiming> {
     let text = value.to_str().map_err(|_not_text| InvalidTiming::Malformed)?;
     let [mut version, mut total, mut upload, mut app] = [None; 4];
     for member in text.split(',') {
-        let (key, number) = member
-            .trim_matches([' ', '\t'])
-            .split_once('=')
-            .ok_or(InvalidTiming::Malformed)?;
+        let (key, number) =
+            member.trim_matches([' ', '\t']).split_once('=').ok_or(InvalidTiming::Malformed)?;
         let slot = match key {
             "v" => &mut version,
             "total" => &mut total,
@@ -91,11 +89,7 @@ pub fn parse(value: &HeaderValue) -> Result<Figures, InvalidTiming> {
         return Err(InvalidTiming::Version);
     }
     let figure = |micros: Option<u64>| micros.map(Duration::from_micros).ok_or(InvalidTiming::Missing);
-    let figures = Figures {
-        total: figure(total)?,
-        upload: figure(upload)?,
-        app: figure(app)?,
-    };
+    let figures = Figures { total: figure(total)?, upload: figure(upload)?, app: figure(app)? };
     if figures.upload + figures.app > figures.total {
         return Err(InvalidTiming::Contradiction);
     }
@@ -142,10 +136,7 @@ mod tests {
             assert_eq!(parsed(text), Err(cause), "{text}");
         }
         assert_eq!(parsed(&"v".repeat(129)), Err(No::TooLong));
-        assert_eq!(
-            parse(&HeaderValue::from_bytes(b"\xff").unwrap()),
-            Err(No::Malformed)
-        );
+        assert_eq!(parse(&HeaderValue::from_bytes(b"\xff").unwrap()), Err(No::Malformed));
     }
 
     #[test]

@@ -25,10 +25,7 @@ fn bounds_are_powers_of_the_eighth_root_of_two() {
         assert!((bound - exact).abs() <= 1.1e-9, "{index}: {bound} {exact}");
         assert_eq!(bucket_index(bucket_upper(index)), index);
         if index < LAST_BUCKET {
-            assert_eq!(
-                bucket_index(bucket_upper(index) + Duration::from_nanos(1)),
-                index + 1
-            );
+            assert_eq!(bucket_index(bucket_upper(index) + Duration::from_nanos(1)), index + 1);
         }
     }
     assert_eq!(bucket_upper(0), Duration::from_secs(1));
@@ -73,9 +70,7 @@ fn beyond_the_last_bound_a_quantile_is_the_mean_there() {
 #[test]
 fn short_phases_do_not_vanish_in_rounding() {
     let histogram = Histogram::new();
-    let phases: PhaseTimes = [(Phase::ServerProxy, Duration::from_nanos(700))]
-        .into_iter()
-        .collect();
+    let phases: PhaseTimes = [(Phase::ServerProxy, Duration::from_nanos(700))].into_iter().collect();
     for _ in 0..1000 {
         histogram.record(Duration::from_micros(60), &phases);
     }
@@ -111,10 +106,7 @@ fn the_slowest_share_is_made_of_its_own_phases_only() {
     let all = Makeup::slowest(&histogram.snapshot(), 1_000_000).unwrap();
     assert_eq!(all.requests, 1000);
     // One more than the ten takes the whole next bucket in.
-    assert_eq!(
-        Makeup::slowest(&histogram.snapshot(), 10_001).unwrap().requests,
-        1000
-    );
+    assert_eq!(Makeup::slowest(&histogram.snapshot(), 10_001).unwrap().requests, 1000);
     assert_eq!(Makeup::slowest(&histogram.snapshot(), 0).unwrap().requests, 10);
 }
 

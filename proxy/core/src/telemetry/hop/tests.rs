@@ -21,18 +21,11 @@ fn stamps(handed_on: u32, uploaded: u32, response_head: u32, end: u32) -> Stamps
 }
 
 fn figures(total: u32, upload: u32, app: u32) -> Figures {
-    Figures {
-        total: MS * total,
-        upload: MS * upload,
-        app: MS * app,
-    }
+    Figures { total: MS * total, upload: MS * upload, app: MS * app }
 }
 
 fn phases(times: &[(Phase, u32)]) -> PhaseTimes {
-    times
-        .iter()
-        .map(|(phase, millis)| (*phase, MS * *millis))
-        .collect()
+    times.iter().map(|(phase, millis)| (*phase, MS * *millis)).collect()
 }
 
 #[test]
@@ -54,12 +47,8 @@ fn a_plain_request_is_explained_whole() {
 fn an_upload_seen_by_both_sides_is_charged_once() {
     // The network takes 8 ms; the client sends its body over 100 ms, and the inbound sees just that.
     let split = split(&stamps(0, 100, 130, 130), Some(&figures(122, 100, 20)));
-    let expected = phases(&[
-        (Phase::Upload, 100),
-        (Phase::Network, 8),
-        (Phase::ServerProxy, 2),
-        (Phase::App, 20),
-    ]);
+    let expected =
+        phases(&[(Phase::Upload, 100), (Phase::Network, 8), (Phase::ServerProxy, 2), (Phase::App, 20)]);
     assert_eq!(split.phases, expected);
 }
 
@@ -91,12 +80,8 @@ fn an_upload_beside_the_inbounds_work_is_not_charged_twice() {
 #[test]
 fn without_figures_the_wait_is_the_upstreams_never_the_networks() {
     let split = split(&stamps(1, 11, 31, 36), None);
-    let expected = phases(&[
-        (Phase::ClientProxy, 1),
-        (Phase::Upload, 10),
-        (Phase::Upstream, 20),
-        (Phase::Stream, 5),
-    ]);
+    let expected =
+        phases(&[(Phase::ClientProxy, 1), (Phase::Upload, 10), (Phase::Upstream, 20), (Phase::Stream, 5)]);
     assert_eq!(split.phases, expected);
 }
 
@@ -106,10 +91,7 @@ fn without_a_response_head_the_wait_goes_on_to_the_end_whatever_figures_say() {
     stamps.response_head = None;
     stamps.head_sent = None;
     let split = split(&stamps, Some(&figures(22, 0, 20)));
-    assert_eq!(
-        split.phases,
-        phases(&[(Phase::ClientProxy, 1), (Phase::Upstream, 49)])
-    );
+    assert_eq!(split.phases, phases(&[(Phase::ClientProxy, 1), (Phase::Upstream, 49)]));
 }
 
 #[test]
@@ -131,10 +113,7 @@ fn an_early_response_ends_the_upload() {
 #[test]
 fn an_answer_of_our_own_is_the_client_proxys_time() {
     let start = Instant::now();
-    let stamps = Stamps {
-        end: start + MS * 3,
-        ..Stamps::new(start)
-    };
+    let stamps = Stamps { end: start + MS * 3, ..Stamps::new(start) };
     assert_eq!(split(&stamps, None).phases, phases(&[(Phase::ClientProxy, 3)]));
 }
 
@@ -166,10 +145,7 @@ fn the_handling_of_the_response_head_is_the_client_proxys() {
     let mut stamps = stamps(0, 0, 10, 20);
     stamps.head_sent = Some(stamps.head_read + MS * 13);
     let split = split(&stamps, Some(&figures(10, 0, 10)));
-    assert_eq!(
-        split.phases,
-        phases(&[(Phase::ClientProxy, 3), (Phase::App, 10), (Phase::Stream, 7)])
-    );
+    assert_eq!(split.phases, phases(&[(Phase::ClientProxy, 3), (Phase::App, 10), (Phase::Stream, 7)]));
 }
 
 proptest! {
