@@ -55,6 +55,17 @@ impl Key {
         Ok(request.der().to_vec())
     }
 
+    /// The same without a name: whoever joins does not know its own yet, and learns it from the answer.
+    ///
+    /// # Errors
+    /// If the signature cannot be made.
+    pub fn anonymous_csr_der(&self) -> Result<Vec<u8>, InvalidKey> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let failed = |_cause| InvalidKey("the signing request could not be made");
+        Ok(params.serialize_request(&*self.0).map_err(failed)?.der().to_vec())
+    }
+
     /// The public half, as SubjectPublicKeyInfo in DER.
     pub fn public_key_der(&self) -> Vec<u8> {
         self.0.subject_public_key_info()
