@@ -1,19 +1,22 @@
 //! The proxy's settings: what its operator decides before it starts. Read once, from defaults, a TOML file, the
 //! environment and flags, in this order; everything else comes from the control plane.
 
-mod duration;
+mod check;
+mod flags;
 mod inbound;
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroU16,
     path::PathBuf,
     time::Duration,
 };
 
+use outrigger_process::{logging::Logging, settings::duration};
 use serde::{Deserialize, Serialize};
 
+pub use check::check;
+pub use flags::{Flags, JOIN_TOKEN_VARIABLE};
 pub use inbound::{Inbound, InboundProtocol, InvalidInbound};
 
 /// Port of the control plane that serves workloads.
@@ -27,9 +30,6 @@ const HEALTH_PORT: u16 = 17020;
 pub struct Settings {
     /// Where the control plane is.
     pub control_plane: ControlPlane,
-    /// A join token, for the environment (`OUTRIGGER_JOIN_TOKEN`); there is no flag, since every user of the machine
-    /// can read a process's arguments.
-    pub join_token: Option<Secret>,
     /// How to join when there is no kept credential.
     pub join: Join,
     /// Where the credential lives between two starts.
@@ -40,19 +40,23 @@ pub struct Settings {
     /// From the own workload into the mesh.
     pub outbound: Outbound,
     /// From the mesh to the own workload: `listen = application` pairs.
+    #[serde(deserialize_with = "inbound::one_or_many")]
     pub inbound: Vec<Inbound>,
     /// `GET /live`, `/ready`, `/metrics`.
     pub health: Health,
     /// Threads that carry traffic, each a runtime of its own. Default 1: a sidecar seldom has more to do.
     pub workers: NonZeroU16,
-    /// Name of this instance, unique in its namespace: a DNS label. Default: made from the host's name.
+    /// Name of this instance, unique in its namespace: a DNS label. Default: made from the host's name at the first
+    /// start, and kept in the state directory.
     pub instance: Option<String>,
     /// What a client may ask of the proxy.
     pub limits: Limits,
     /// How the proxy stops.
     pub drain: Drain,
-    /// What is written to standard error.
-    pub log: Log,
+    /// What is written to standard error, and how.
+    pub log: Logging,
+    /// Whether each request is logged, one line with a stable reason for every answer the proxy itself makes.
+    pub access_log: bool,
 }
 
 /// Where the control plane is.
@@ -63,7 +67,8 @@ pub struct ControlPlane {
     pub address: String,
 }
 
-/// How to join.
+/// How to join. The token itself may be in the environment (`OUTRIGGER_JOIN_TOKEN`), never among the arguments, which
+/// every user of the machine can read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Join {
@@ -130,57 +135,10 @@ pub struct Drain {
     pub timeout: Duration,
 }
 
-/// What is written to standard error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    /// As text for people or as JSON for programs.
-    pub format: LogFormat,
-    /// `info`, or per module: `info,outrigger_proxy::discovery=debug`.
-    pub filter: String,
-    /// One line per request. Default true.
-    pub access: bool,
-}
-
-/// Shape of the log.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For programs.
-    #[default]
-    Json,
-    /// For people.
-    Text,
-}
-
-/// Text that never shows in a log or an error.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps `text` secret.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
 impl Default for Settings {
     fn default() -> Self {
         Self {
             control_plane: ControlPlane::default(),
-            join_token: None,
             join: Join::default(),
             credential: CredentialStore::default(),
             state_dir: None,
@@ -191,7 +149,8 @@ impl Default for Settings {
             instance: None,
             limits: Limits::default(),
             drain: Drain::default(),
-            log: Log::default(),
+            log: Logging::default(),
+            access_log: true,
         }
     }
 }
@@ -229,11 +188,5 @@ impl Default for Limits {
 impl Default for Drain {
     fn default() -> Self {
         Self { withdrawal: Duration::from_secs(5), timeout: Duration::from_secs(10) }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { format: LogFormat::default(), filter: "info".to_owned(), access: true }
     }
 }

@@ -97,7 +97,7 @@ fn once<T>(key: &'static str, slot: &mut Option<T>, value: T) -> Result<(), Inva
 }
 
 fn address(key: &'static str, value: &str) -> Result<SocketAddr, InvalidInbound> {
-    value.parse().map_err(|_| InvalidInbound::Address { key, value: value.to_owned() })
+    value.parse().map_err(|_unreadable| InvalidInbound::Address { key, value: value.to_owned() })
 }
 
 fn protocol(value: &str) -> Result<InboundProtocol, InvalidInbound> {
@@ -183,6 +183,33 @@ impl<'de> Deserialize<'de> for Inbound {
 
         deserializer.deserialize_any(Visitor)
     }
+}
+
+/// A list, or one text with white space between the pairs: for the environment.
+pub(super) fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Inbound>, D::Error> {
+    struct Visitor;
+
+    impl<'de> de::Visitor<'de> for Visitor {
+        type Value = Vec<Inbound>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of LISTEN=APP[,name=..][,protocol=..][,advertise=..]")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            text.split_whitespace().map(|pair| pair.parse().map_err(E::custom)).collect()
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut pairs = Vec::new();
+            while let Some(pair) = list.next_element()? {
+                pairs.push(pair);
+            }
+            Ok(pairs)
+        }
+    }
+
+    deserializer.deserialize_any(Visitor)
 }
 
 #[cfg(test)]

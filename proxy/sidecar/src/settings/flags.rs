@@ -1,0 +1,193 @@
+//! The command line, and how it goes together with file and environment.
+
+use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf};
+
+use clap::Parser;
+use outrigger_process::settings::{Layers, SettingsError};
+
+use super::{CredentialStore, Inbound, Settings, check};
+
+/// Where a join token may be; never among the arguments, which every user of the machine can read.
+pub const JOIN_TOKEN_VARIABLE: &str = "OUTRIGGER_JOIN_TOKEN";
+
+const ABOUT: &str =
+    "The proxy beside a workload: carries its requests into the mesh and the mesh's requests to it.";
+
+const LONG_ABOUT: &str = "\
+The proxy beside a workload: carries its requests into the mesh and the mesh's requests to it.
+
+Outbound, the workload uses it as an HTTP proxy (http_proxy=http://127.0.0.1:17001) and names services of the mesh: \
+http://price.demo.mesh/. Inbound, it listens beside the application (--inbound LISTEN=APP), demands mutual TLS, and \
+hands requests on in plain. Everything else it learns from the control plane.";
+
+const AFTER: &str = "\
+Joining
+  The first start needs a join token ('outrigger token create'): in a file (--join-token-file), on standard input \
+(--join-token-file -), or in OUTRIGGER_JOIN_TOKEN. The token says which identity the proxy gets and by what it knows \
+the control plane; it is good once. The credential is then kept in the state directory (0600) and renewed, so that \
+later starts need no token. With --credential memory it is kept nowhere: a proxy that restarts, or whose credential \
+expires while the control plane is away, stays out of the mesh until it gets a new token.
+
+Settings
+  Every setting is a key of the settings file (--settings, TOML), a variable OUTRIGGER_<KEY> with '__' between the \
+levels (OUTRIGGER_LIMITS__MAX_HEADERS=200), or, for the common ones, a flag; the later wins. Further keys: \
+limits.{max_head_bytes, max_headers, head_timeout, idle_timeout, max_connections}, drain.{withdrawal, timeout}, \
+log.{format, level}, access_log. Port 0 takes any free port; the bound addresses are logged and written to \
+addresses.json in the state directory.
+
+Stopping
+  SIGTERM or SIGINT withdraws the workload from the mesh, waits until its callers know (at most drain.withdrawal, 5s), \
+finishes requests under way (at most drain.timeout, 10s) and exits with 0; with 3 if some had to be cut off. A second \
+signal cuts them off at once. Exit code 2: wrong settings; 1: anything else.
+
+Example
+  outrigger-proxy --join-token-file token --inbound 127.0.0.1:17006=127.0.0.1:8080,name=http";
+
+/// The command line of `outrigger-proxy`.
+#[derive(Debug, Default, Parser)]
+#[command(name = "outrigger-proxy", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER, max_term_width = 100)]
+pub struct Flags {
+    /// Settings file (TOML).
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_SETTINGS")]
+    pub settings: Option<PathBuf>,
+    /// Where the control plane serves workloads [default: 127.0.0.1:17110].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub control_plane: Option<String>,
+    /// File with a join token; '-' reads standard input.
+    #[arg(long, value_name = "FILE")]
+    pub join_token_file: Option<PathBuf>,
+    /// Where the credential lives between two starts [default: disk]. 'memory': every start needs a new join token.
+    #[arg(long, value_name = "STORE")]
+    pub credential: Option<CredentialStore>,
+    /// The proxy's own directory (0700), one for each proxy [default: /var/lib/outrigger/proxy for root, else
+    /// ~/.local/state/outrigger/proxy].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where the own workload reaches the mesh; loopback only [default: 127.0.0.1:17001].
+    #[arg(long, value_name = "IP:PORT")]
+    pub outbound: Option<SocketAddr>,
+    /// Where the mesh reaches the own workload: LISTEN=APP[,name=NAME][,protocol=http1][,advertise=IP:PORT]. May be
+    /// given several times.
+    #[arg(long, value_name = "LISTEN=APP")]
+    pub inbound: Vec<Inbound>,
+    /// Where /live, /ready and /metrics are served [default: 127.0.0.1:17020].
+    #[arg(long, value_name = "IP:PORT")]
+    pub health: Option<SocketAddr>,
+    /// Threads that carry traffic [default: 1].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<NonZeroU16>,
+    /// Name of this instance, unique in its namespace [default: from the host's name].
+    #[arg(long, value_name = "NAME")]
+    pub instance: Option<String>,
+    /// What is logged: error, warn, info, debug, trace, or levels by module [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// How it is logged: json or text [default: json].
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+impl Flags {
+    /// The settings: defaults, file, `environment`, and these flags on top.
+    ///
+    /// # Errors
+    /// With everything that is wrong, where it comes from and what to write instead.
+    pub fn load(
+        self,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Settings, SettingsError> {
+        let mut layers = Layers::new();
+        if let Some(path) = &self.settings {
+            layers = layers.file(path, true);
+        }
+        layers
+            .environment(environment, &[JOIN_TOKEN_VARIABLE, "OUTRIGGER_SETTINGS"])
+            .flag("control_plane.address", "--control-plane", self.control_plane)
+            .flag("join.token_file", "--join-token-file", self.join_token_file)
+            .flag("credential", "--credential", self.credential)
+            .flag("state_dir", "--state-dir", self.state_dir)
+            .flag("outbound.listen", "--outbound", self.outbound)
+            .flag("inbound", "--inbound", (!self.inbound.is_empty()).then_some(self.inbound))
+            .flag("health.listen", "--health", self.health)
+            .flag("workers", "--workers", self.workers)
+            .flag("instance", "--instance", self.instance)
+            .flag("log.level", "--log-level", self.log_level)
+            .flag("log.format", "--log-format", self.log_format)
+            .load(check)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        let flags = Flags::parse_from([&["outrigger-proxy"], arguments].concat());
+        flags.load(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("settings.toml");
+        let text = "workers = 2\ninstance = 'file'\ninbound = ['127.0.0.1:1=127.0.0.1:2']\n[drain]\ntimeout = '1m'\n";
+        fs::write(&path, text).unwrap();
+        let settings = load(
+            &["--settings", path.to_str().unwrap(), "--instance", "flag"],
+            &[
+                ("OUTRIGGER_INSTANCE", "environment"),
+                ("OUTRIGGER_WORKERS", "3"),
+                ("OUTRIGGER_JOIN_TOKEN", "not a setting"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(settings.instance.as_deref(), Some("flag"));
+        assert_eq!(settings.workers.get(), 3);
+        assert_eq!(settings.drain.timeout.as_secs(), 60);
+        assert_eq!(settings.inbound.len(), 1);
+    }
+
+    #[test]
+    fn inbound_pairs_come_from_flags_and_from_the_environment() {
+        let pairs = "127.0.0.1:1=127.0.0.1:2,name=a 127.0.0.1:3=127.0.0.1:4";
+        let settings = load(&[], &[("OUTRIGGER_INBOUND", pairs)]).unwrap();
+        assert_eq!(settings.inbound.len(), 2);
+        let settings =
+            load(&["--inbound", "127.0.0.1:5=127.0.0.1:6"], &[("OUTRIGGER_INBOUND", pairs)]).unwrap();
+        assert_eq!(settings.inbound[0].listen.port(), 5);
+    }
+
+    #[test]
+    fn wrong_settings_are_refused_with_field_origin_and_remedy() {
+        let error = load(
+            &["--outbound", "0.0.0.0:1"],
+            &[("OUTRIGGER_WORKRES", "2"), ("OUTRIGGER_DRAIN__TIMEOUT", "soon")],
+        )
+        .unwrap_err()
+        .to_string();
+        for part in [
+            "outbound.listen: 0.0.0.0:1 is not a loopback address",
+            "(flag --outbound)",
+            "did you mean 'workers'?",
+            "(environment OUTRIGGER_DRAIN__TIMEOUT)",
+            "'soon' is not a duration",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+
+    #[test]
+    fn help_says_what_memory_costs() {
+        let help = Flags::command().render_long_help().to_string();
+        assert!(help.contains("stays out of the mesh until it gets a new token"), "{help}");
+    }
+}
