@@ -15,8 +15,10 @@ pub mod tunnel;
 pub mod worker;
 
 pub mod app;
+mod backoff;
 pub mod discovery;
 pub mod identity;
+mod reconnect;
 pub mod registration;
 pub mod report;
 pub mod settings;

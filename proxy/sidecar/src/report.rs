@@ -1,1 +1,35 @@
-//! Placeholder.
+//! What the proxy tells the control plane: which configuration it applied, and where its requests' time went.
+
+mod applied;
+mod ledger;
+mod telemetry;
+
+use outrigger_core::telemetry::Edge;
+use outrigger_tls::Identity;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::discovery::Status;
+
+pub use telemetry::Reporter;
+
+/// Where the figures of the edges are read. Implemented by the data path's telemetry, and by tests.
+pub trait Figures: Send + Sync {
+    /// The figures of every edge since the start of the process, each edge once.
+    fn edges(&self) -> Vec<Edge>;
+
+    /// Requests so far that were counted on the edge of the others, because the table was full.
+    fn overflowed(&self) -> u64;
+}
+
+/// Reports what is applied, after each change, until `stop`.
+pub fn applied(
+    channel: Channel,
+    status: watch::Receiver<Status>,
+    identity: &Identity,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
+    let mut reporter = applied::Reporter::new(channel, status, identity.clone());
+    tokio::spawn(async move { crate::reconnect::keep(&mut reporter, &stop).await })
+}

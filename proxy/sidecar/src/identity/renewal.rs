@@ -1,0 +1,190 @@
+//! Keeping the credential good: renewed at half its life, swapped while traffic flows, and written down.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use outrigger_proto::identity::v1alpha1::IssueRequest;
+use outrigger_tls::{Identity, Key, Svid, credential};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::issue::{IssueError, issue};
+use crate::backoff::Backoff;
+
+/// A timer does not count the time that a machine sleeps: the clock is looked at so often.
+const LOOK: Duration = Duration::from_secs(600);
+/// Between two attempts: from one second to five minutes.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
+
+/// What the renewal works with.
+#[derive(Debug)]
+pub struct Renewal {
+    /// To the control plane, with the credential itself.
+    pub channel: Channel,
+    /// Whose SVID is renewed.
+    pub identity: Identity,
+    /// Where the credential is kept, if it is.
+    pub dir: Option<PathBuf>,
+    /// When the control plane wants to be asked, if it said so.
+    pub renew_after: Option<SystemTime>,
+    /// Attempts that failed.
+    pub failures: Arc<AtomicU64>,
+}
+
+impl Renewal {
+    /// Renews, and keeps what changes, until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut changed = self.identity.changed();
+        let mut kept = self.fingerprint();
+        let mut backoff = BACKOFF;
+        let mut due = self.due();
+        loop {
+            let now = SystemTime::now();
+            let left = due.duration_since(now).unwrap_or_default();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                // A bundle from discovery, or the SVID from below.
+                Ok(()) = changed.changed() => {
+                    let fingerprint = self.fingerprint();
+                    if fingerprint != kept && self.keep().await {
+                        kept = fingerprint;
+                    }
+                    continue;
+                }
+                () = sleep_until(Instant::now() + left.min(LOOK)) => {}
+            }
+            if SystemTime::now() < due {
+                continue;
+            }
+            match self.renew().await {
+                Ok(svid) => {
+                    tracing::info!(id = %svid.id(), "credential renewed");
+                    self.identity.set_svid(svid);
+                    backoff = BACKOFF;
+                    due = self.due();
+                }
+                Err(error) => {
+                    let wait = backoff.next(rand::random());
+                    self.failures.fetch_add(1, Ordering::Relaxed);
+                    self.complain(&error, wait);
+                    due = SystemTime::now() + wait;
+                }
+            }
+        }
+    }
+
+    fn due(&self) -> SystemTime {
+        match self.identity.svid() {
+            Some(svid) => due(svid.not_before(), svid.not_after(), self.renew_after, rand::random()),
+            None => SystemTime::now() + LOOK,
+        }
+    }
+
+    /// Asks for a certificate for a new key, proving the old one.
+    async fn renew(&mut self) -> Result<Svid, IssueError> {
+        let id = self.identity.id().ok_or(IssueError::Answer("there is nothing to renew"))?;
+        let key = Key::generate()?;
+        let request =
+            IssueRequest { csr_der: key.csr_der(&id)?, join_token: String::new(), spiffe_id: id.to_string() };
+        let issued = issue(self.channel.clone(), request, key).await?;
+        if *issued.credential.svid.id() != id {
+            return Err(IssueError::Answer("the certificate is somebody else's"));
+        }
+        // The bundle of the answer is not taken: discovery brings the one in force.
+        self.renew_after = issued.renew_after;
+        Ok(issued.credential.svid)
+    }
+
+    fn complain(&self, error: &IssueError, wait: Duration) {
+        let left = self
+            .identity
+            .svid()
+            .map(|svid| svid.not_after().duration_since(SystemTime::now()).unwrap_or_default().as_secs());
+        match left {
+            Some(0) => {
+                tracing::error!(%error, retry_in = ?wait, "the credential has expired and cannot be renewed")
+            }
+            _ if error.is_final() => {
+                tracing::error!(%error, seconds_left = left, retry_in = ?wait, "the credential is not renewed");
+            }
+            _ => {
+                tracing::warn!(%error, seconds_left = left, retry_in = ?wait, "the credential is not renewed yet")
+            }
+        }
+    }
+
+    /// Tells one state of the credential from another.
+    fn fingerprint(&self) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+        let leaf = self.identity.svid()?.chain().first()?.to_vec();
+        let roots = self.identity.bundle()?.authorities().iter().map(|der| der.to_vec()).collect();
+        Some((leaf, roots))
+    }
+
+    /// Writes the credential down; returns whether it is.
+    async fn keep(&self) -> bool {
+        let (Some(dir), Some(svid), Some(bundle)) =
+            (self.dir.clone(), self.identity.svid(), self.identity.bundle())
+        else {
+            return true;
+        };
+        match spawn_blocking(move || credential::save(&dir, &svid, &bundle)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the credential is not kept: a restart will need a join token"
+                );
+                false
+            }
+            Err(_ending) => false,
+        }
+    }
+}
+
+/// When to renew: as the control plane said, if that is within the life; else at half of it, give or take a twentieth,
+/// so that what was started together is not renewed together.
+fn due(not_before: SystemTime, not_after: SystemTime, asked: Option<SystemTime>, random: f64) -> SystemTime {
+    match asked {
+        Some(at) if at > not_before && at < not_after => at,
+        _ => {
+            let life = not_after.duration_since(not_before).unwrap_or_default();
+            not_before + life.mul_f64(0.45 + random.clamp(0.0, 1.0) / 10.0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn renewal_is_due_at_half_life_with_jitter() {
+        let born = SystemTime::UNIX_EPOCH;
+        let at = |random| due(born, born + HOUR * 24, None, random).duration_since(born).unwrap();
+        assert_eq!(at(0.5), HOUR * 12);
+        assert!(at(0.0) < at(1.0));
+        assert!(at(0.0) >= HOUR * 10 && at(1.0) <= HOUR * 14);
+    }
+
+    #[test]
+    fn the_control_planes_word_goes_before_if_it_makes_sense() {
+        let born = SystemTime::UNIX_EPOCH + HOUR;
+        let dies = born + HOUR * 24;
+        assert_eq!(due(born, dies, Some(born + HOUR), 0.5), born + HOUR);
+        for senseless in [born - HOUR, dies, dies + HOUR] {
+            assert_eq!(due(born, dies, Some(senseless), 0.5), born + HOUR * 12);
+        }
+    }
+}

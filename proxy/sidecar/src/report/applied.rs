@@ -1,0 +1,106 @@
+//! The status stream: what is in force here, told after each swap. It never outruns the control plane: one report is
+//! under way at a time, and the next one says how things are then.
+
+use std::convert::Infallible;
+
+use outrigger_proto::status::v1alpha1::{
+    AppliedNonce, AppliedReport, PendingName, proxy_status_service_client::ProxyStatusServiceClient,
+};
+use outrigger_tls::Identity;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::{
+    discovery::Status,
+    reconnect::{Session, StreamError, answer},
+};
+
+#[derive(Debug)]
+pub(super) struct Reporter {
+    channel: Channel,
+    status: watch::Receiver<Status>,
+    identity: Identity,
+    renewed: watch::Receiver<u64>,
+}
+
+impl Reporter {
+    pub(super) fn new(channel: Channel, status: watch::Receiver<Status>, identity: Identity) -> Self {
+        let renewed = identity.changed();
+        Self { channel, status, identity, renewed }
+    }
+
+    fn report(&mut self) -> AppliedReport {
+        self.renewed.mark_unchanged();
+        let status = self.status.borrow_and_update();
+        AppliedReport {
+            generation: status.generation,
+            applied: status
+                .applied
+                .iter()
+                .map(|(type_url, nonce)| AppliedNonce {
+                    type_url: (*type_url).to_owned(),
+                    nonce: nonce.clone(),
+                })
+                .collect(),
+            pending: status
+                .pending
+                .iter()
+                .map(|pending| PendingName {
+                    type_url: pending.type_url.to_owned(),
+                    name: pending.name.clone(),
+                    cause: pending.cause.clone(),
+                })
+                .collect(),
+            svid_not_after: self.identity.svid().map(|svid| svid.not_after().into()),
+            stream: status.stream.clone(),
+        }
+    }
+
+    /// Whether there is a stream to report on.
+    fn has_news(&self) -> bool {
+        !self.status.borrow().stream.is_empty()
+    }
+
+    async fn changed(&mut self) -> Result<(), StreamError> {
+        tokio::select! {
+            changed = self.status.changed() => changed,
+            changed = self.renewed.changed() => changed,
+        }
+        .map_err(|_gone| StreamError::Ended)
+    }
+}
+
+impl Session for Reporter {
+    const WHAT: &'static str = "status";
+
+    async fn run(&mut self) -> Result<Infallible, StreamError> {
+        // A stream without configuration has nothing to say.
+        while !self.has_news() {
+            self.changed().await?;
+        }
+        let (reports, outgoing) = mpsc::channel(1);
+        let first = self.report();
+        reports.try_send(first).map_err(|_full| StreamError::Ended)?;
+        let mut client = ProxyStatusServiceClient::new(self.channel.clone());
+        let mut acks = answer(client.report(ReceiverStream::new(outgoing))).await?.into_inner();
+        loop {
+            answer(acks.message()).await?.ok_or(StreamError::Ended)?;
+            loop {
+                tokio::select! {
+                    changed = self.changed() => {
+                        changed?;
+                        if self.has_news() {
+                            break;
+                        }
+                    }
+                    unasked = acks.message() => {
+                        unasked?.ok_or(StreamError::Ended)?;
+                    }
+                }
+            }
+            let next = self.report();
+            reports.send(next).await.map_err(|_closed| StreamError::Ended)?;
+        }
+    }
+}

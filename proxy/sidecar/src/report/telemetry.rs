@@ -1,0 +1,131 @@
+//! The telemetry stream: what was added to each edge's histogram, at the interval that the control plane asks for.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use outrigger_proto::telemetry::v1alpha1::{
+    ReportRequest, ReportResponse, telemetry_service_client::TelemetryServiceClient,
+};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Streaming, transport::Channel};
+
+use super::{Figures, ledger::Ledger};
+use crate::reconnect::{Session, StreamError, answer, keep};
+
+/// Until the control plane says otherwise.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+/// Bounds on what it may ask for.
+const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+
+/// The reports on the edges, running.
+#[derive(Debug)]
+pub struct Reporter {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Reporter {
+    /// Reports `figures` on the current runtime.
+    pub fn start(channel: Channel, figures: Arc<dyn Figures>) -> Self {
+        let stop = CancellationToken::new();
+        let mut stream = Stream {
+            channel,
+            figures,
+            ledger: Ledger::new(rand::random()),
+            interval: DEFAULT_INTERVAL,
+            open: None,
+        };
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            keep(&mut stream, &stopped).await;
+            // The last requests count, too.
+            if let Err(error) = stream.send_all().await {
+                tracing::warn!(%error, "the last figures did not reach the control plane");
+            }
+        });
+        Self { stop, task }
+    }
+
+    /// Sends what is left, within `limit`, and ends.
+    pub async fn finish(mut self, limit: Duration) {
+        self.stop.cancel();
+        if timeout(limit, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Open {
+    requests: mpsc::Sender<ReportRequest>,
+    responses: Streaming<ReportResponse>,
+}
+
+struct Stream {
+    channel: Channel,
+    figures: Arc<dyn Figures>,
+    ledger: Ledger,
+    interval: Duration,
+    open: Option<Open>,
+}
+
+impl Session for Stream {
+    const WHAT: &'static str = "telemetry";
+
+    async fn run(&mut self) -> Result<Infallible, StreamError> {
+        loop {
+            sleep(self.interval).await;
+            if let Err(error) = self.send_all().await {
+                self.open = None;
+                return Err(error);
+            }
+        }
+    }
+}
+
+impl Stream {
+    /// Sends what is unacknowledged and what was added since. Opens the stream when there is something to say.
+    async fn send_all(&mut self) -> Result<(), StreamError> {
+        // Twice: what waits from before, then what came since.
+        for _ in 0..2 {
+            self.ledger.add(self.figures.edges(), self.figures.overflowed());
+            while let Some(report) = self.ledger.next().cloned() {
+                let response = self.exchange(report).await?;
+                self.ledger.acknowledge(response.acknowledged);
+                if let Some(interval) = response.interval.and_then(|asked| Duration::try_from(asked).ok()) {
+                    self.interval = interval.clamp(INTERVAL.0, INTERVAL.1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one report and waits for its answer.
+    async fn exchange(&mut self, report: ReportRequest) -> Result<ReportResponse, StreamError> {
+        let sequence = report.sequence;
+        let open = match &mut self.open {
+            Some(open) => {
+                open.requests.send(report).await.map_err(|_closed| StreamError::Ended)?;
+                open
+            }
+            slot => {
+                let (requests, outgoing) = mpsc::channel(1);
+                requests.try_send(report).map_err(|_full| StreamError::Ended)?;
+                let mut client = TelemetryServiceClient::new(self.channel.clone());
+                let responses = answer(client.report(ReceiverStream::new(outgoing))).await?.into_inner();
+                slot.insert(Open { requests, responses })
+            }
+        };
+        loop {
+            let response = answer(open.responses.message()).await?.ok_or(StreamError::Ended)?;
+            if response.acknowledged >= sequence {
+                return Ok(response);
+            }
+        }
+    }
+}
