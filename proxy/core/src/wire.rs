@@ -13,9 +13,14 @@ mod limits;
 mod matches;
 pub mod policy;
 mod resource;
+#[cfg(test)]
+pub(crate) mod strategies;
+#[cfg(test)]
+mod tests;
 pub mod time;
 
 pub(crate) use findings::Findings;
+pub(crate) use matches::cut;
 
 /// The features beyond the base of `v1alpha1` that this version runs: what a node names to the control plane, and what
 /// a resource may name in `requires`. The base needs no name, so there is none yet.

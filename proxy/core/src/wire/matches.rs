@@ -264,7 +264,7 @@ fn is_query_value(value: &str) -> bool {
 }
 
 /// A value for a message: cut where a hostile one would fill the screen.
-pub(super) fn cut(value: &str) -> String {
+pub(crate) fn cut(value: &str) -> String {
     let mut short: String =
         value.chars().take(80).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if value.chars().nth(80).is_some() {

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use outrigger_proto::policy::v1alpha1 as proto;
 
 use super::{
-    Findings,
+    Findings, cut,
     time::{decode_timestamp, encode_timestamp},
 };
-use crate::model::{Condition, Kind, Metadata, Object, ObjectRef, Severity, Spec, Violation};
+use crate::model::{Condition, Kind, Metadata, Name, Object, ObjectRef, Severity, Spec, Violation};
 
 mod mesh_config;
 mod route;
@@ -153,7 +153,7 @@ fn full_name(
     kind: Kind,
     namespace: &str,
     name: &str,
-) -> (Option<crate::model::Name>, Option<crate::model::Name>) {
+) -> (Option<Name>, Option<Name>) {
     match kind {
         Kind::Service | Kind::Route => {
             let namespace = findings.name("namespace", namespace);
@@ -185,7 +185,7 @@ fn labels(findings: &mut Findings, field: &str, wire: &BTreeMap<String, String>)
     for (key, value) in wire.iter().take(MAX_LABELS) {
         check_key(findings, field, key);
         if !value.is_empty() && !is_label(value, MAX_LABEL_VALUE) {
-            let message = format!("'{}' is not the value of a label", super::matches::cut(value));
+            let message = format!("'{}' is not the value of a label", cut(value));
             let remedy = "write at most 63 letters, digits, '-', '_' and '.', starting and ending with a \
                           letter or digit";
             findings.error(&entry(field, key), "invalid", message, remedy);
@@ -212,7 +212,7 @@ fn check_key(findings: &mut Findings, field: &str, key: &str) {
     let sound =
         is_label(name, MAX_LABEL_VALUE) && prefix.is_none_or(|prefix| is_label(prefix, MAX_LABEL_KEY));
     if !sound {
-        let message = format!("'{}' is not a key", super::matches::cut(key));
+        let message = format!("'{}' is not a key", cut(key));
         let remedy = "write [prefix/]name, of letters, digits, '-', '_' and '.'";
         findings.error(field, "invalid_name", message, remedy);
     }
@@ -230,9 +230,9 @@ fn is_label(value: &str, max: usize) -> bool {
 pub(crate) fn entry(field: &str, key: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if !key.is_empty() && key.bytes().all(plain) {
-        format!("{field}.{key}")
+        if field.is_empty() { key.to_owned() } else { format!("{field}.{key}") }
     } else {
-        format!("{field}[\"{}\"]", super::matches::cut(key))
+        format!("{field}[\"{}\"]", cut(key))
     }
 }
 
