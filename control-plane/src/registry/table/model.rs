@@ -78,7 +78,8 @@ fn policies() -> Policies {
     };
     let spec =
         ServiceSpec { ports: vec![port], service_accounts: BTreeSet::new(), selector: BTreeMap::new() };
-    let object = Object { metadata: Metadata::default(), spec: Spec::Service(spec), conditions: vec![] };
+    let metadata = Metadata::new(reference.namespace.clone(), reference.name.clone());
+    let object = Object { metadata, spec: Spec::Service(spec), conditions: vec![] };
     Policies::new([(&reference, &Arc::new(object))])
 }
 
