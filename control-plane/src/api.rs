@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The gRPC surface: who calls is settled by [`guard`] before a service sees the request, what is refused goes to
+//! [`refusals`].
+
+pub mod diagnostics;
+pub mod guard;
+pub mod identity;
+pub mod policy;
+pub mod refusals;
+pub mod token;
+
+mod conditions;
+mod plan;
+mod references;
+
+pub use conditions::{Programmed, Progress};

@@ -9,6 +9,7 @@ mod csr;
 pub mod join;
 mod pair;
 mod profile;
+mod upkeep;
 
 #[cfg(test)]
 mod tests;
@@ -22,12 +23,14 @@ use std::{
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use outrigger_core::model::{Name, SpiffeId, TrustBundle, TrustDomain};
+use outrigger_tls::{Key, Svid};
 use rcgen::{KeyPair, PublicKeyData};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::CertificateDer;
 
 pub use csr::{Csr, CsrError};
 pub use pair::AuthorityError;
 pub use profile::Validity;
+pub use upkeep::{OPERATORS, Upkeep, UpkeepError};
 
 use crate::clock::Clock;
 use pair::Pair;
@@ -42,20 +45,6 @@ pub struct Issued {
     /// When to ask for the next one: half of the life, give or take a tenth, so that those who joined together do not
     /// come back together.
     pub renew_after: SystemTime,
-}
-
-/// A certificate with its key, for the control plane itself or an operator.
-pub struct Credential {
-    /// The certificate.
-    pub issued: Issued,
-    /// Its key.
-    pub key: PrivatePkcs8KeyDer<'static>,
-}
-
-impl std::fmt::Debug for Credential {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credential").field("issued", &self.issued).finish_non_exhaustive()
-    }
 }
 
 /// Why nothing was issued.
@@ -217,30 +206,27 @@ impl Authority {
         Ok(self.leaf(&self.workload.load(), id, profile::SVID_LIFE, csr.key())?)
     }
 
-    /// Makes the control plane's own credential. Its chain ends with the root, so that a proxy that joins can match it
-    /// with the hash in its token.
+    /// Makes the control plane's own SVID.
     ///
     /// # Errors
-    /// The signing failed.
-    pub fn control_plane(&self) -> Result<Credential, rcgen::Error> {
-        let mut credential =
-            self.credential(&SpiffeId::control_plane(self.trust_domain.clone()), profile::SVID_LIFE)?;
-        credential.issued.chain.push(self.root.certificate.clone());
-        Ok(credential)
+    /// It cannot be made.
+    pub fn control_plane(&self) -> Result<Svid, AuthorityError> {
+        self.svid(&SpiffeId::control_plane(self.trust_domain.clone()), profile::SVID_LIFE)
     }
 
     /// Makes an operator's credential. What it may do is the store's matter.
     ///
     /// # Errors
-    /// The signing failed.
-    pub fn operator(&self, name: &Name) -> Result<Credential, rcgen::Error> {
-        self.credential(&SpiffeId::operator(self.trust_domain.clone(), name.clone()), profile::OPERATOR_LIFE)
+    /// It cannot be made.
+    pub fn operator(&self, name: &Name) -> Result<Svid, AuthorityError> {
+        self.svid(&SpiffeId::operator(self.trust_domain.clone(), name.clone()), profile::OPERATOR_LIFE)
     }
 
-    fn credential(&self, id: &SpiffeId, life: Duration) -> Result<Credential, rcgen::Error> {
-        let key = KeyPair::generate()?;
-        let issued = self.leaf(&self.operator.load(), id, life, &key)?;
-        Ok(Credential { issued, key: PrivatePkcs8KeyDer::from(key.serialize_der()) })
+    fn svid(&self, id: &SpiffeId, life: Duration) -> Result<Svid, AuthorityError> {
+        let key = Key::generate()?;
+        let issued = self.leaf(&self.operator.load(), id, life, key.pair())?;
+        let chain = issued.chain.iter().map(|certificate| certificate.to_vec()).collect();
+        Ok(Svid::from_parts(chain, key)?)
     }
 
     fn leaf(

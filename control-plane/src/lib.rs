@@ -3,6 +3,8 @@
 
 pub mod settings;
 
+pub mod app;
+
 pub mod clock;
 
 pub mod access;

@@ -1,2 +1,51 @@
-//! Placeholder.
-fn main() {}
+//! The control plane's process: flags, settings, logging, signals; everything else is the library's.
+
+use std::{error::Error, fmt::Write as _, io::Write as _, process::ExitCode};
+
+use clap::Parser;
+use outrigger_control_plane::{
+    app,
+    clock::Clock,
+    settings::{Flags, Settings},
+};
+use outrigger_process::{exit::Exit, logging, settings::environment, shutdown::Shutdown};
+
+fn main() -> ExitCode {
+    let settings = match Flags::parse().load(environment()) {
+        Ok(settings) => settings,
+        Err(error) => return fail(Exit::Settings, &error),
+    };
+    if let Err(error) = logging::init(&settings.log) {
+        return fail(Exit::Settings, &error);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(Exit::Failure, &error),
+    };
+    runtime.block_on(run(&settings))
+}
+
+async fn run(settings: &Settings) -> ExitCode {
+    let shutdown = Shutdown::new(settings.drain.timeout);
+    if let Err(error) = shutdown.on_signals() {
+        return fail(Exit::Failure, &error);
+    }
+    match app::start(settings, Clock::system(), shutdown).await {
+        Ok(running) => running.wait().await.into(),
+        Err(error) => fail(Exit::Failure, &error),
+    }
+}
+
+/// Says what is wrong on standard error, causes included: whoever starts it by hand reads this, not the log.
+fn fail(exit: Exit, error: &dyn Error) -> ExitCode {
+    let mut text = format!("outrigger-control-plane: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a string cannot fail.
+        let _infallible = write!(text, ": {error}");
+        cause = error.source();
+    }
+    // Nobody is left to tell when standard error is closed.
+    let _closed = writeln!(std::io::stderr(), "{text}");
+    exit.into()
+}

@@ -1,1 +1,95 @@
-//! Placeholder.
+//! The control plane's settings: what its operator decides before it starts. Everything else is policy, and comes through
+//! its API.
+
+mod check;
+mod flags;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use outrigger_process::{logging::Logging, settings::duration};
+use serde::{Deserialize, Serialize};
+
+pub use flags::Flags;
+
+/// All settings. Each field is also `OUTRIGGER_<FIELD>` in the environment, `__` between the levels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The store, the authority's keys and the operators' credentials; 0700. Default:
+    /// `/var/lib/outrigger/control-plane` for root, else `$XDG_STATE_HOME/outrigger/control-plane`, else
+    /// `~/.local/state/outrigger/control-plane`.
+    pub state_dir: Option<PathBuf>,
+    /// The naming root of all identities. Fixed at the first start. Default `outrigger.local`.
+    pub trust_domain: String,
+    /// The operators' port. Default 127.0.0.1:17100.
+    pub policy: Port,
+    /// The proxies' port. Default 127.0.0.1:17110.
+    pub discovery: Port,
+    /// `GET /live`, `/ready`, `/metrics`. Default 127.0.0.1:17120.
+    pub health: Port,
+    /// What may be registered.
+    pub registry: Registry,
+    /// How the control plane stops.
+    pub drain: Drain,
+    /// What is written to standard error.
+    pub log: Logging,
+}
+
+/// A port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// Where it listens; port 0: any free one, which `addresses.json` in the state directory then tells.
+    pub listen: SocketAddr,
+}
+
+/// What may be registered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Registry {
+    /// Whether workloads may register loopback addresses: only when the whole mesh is on one machine. Default false.
+    pub allow_loopback: bool,
+}
+
+/// How the control plane stops.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// From SIGTERM to the end of calls under way. Default 5 s; at most 10 min.
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+}
+
+impl Port {
+    fn local(port: u16) -> Self {
+        Self { listen: (Ipv4Addr::LOCALHOST, port).into() }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(5) }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            state_dir: None,
+            trust_domain: "outrigger.local".to_owned(),
+            policy: Port::local(17100),
+            discovery: Port::local(17110),
+            health: Port::local(17120),
+            registry: Registry::default(),
+            drain: Drain::default(),
+            log: Logging::default(),
+        }
+    }
+}

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use outrigger_process::files;
 use rcgen::{CertificateParams, Issuer, KeyPair, PublicKeyData};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem, pem::PemObject};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -63,6 +64,12 @@ pub enum AuthorityError {
     /// A certificate cannot be made.
     #[error("a certificate cannot be made")]
     Sign(#[from] rcgen::Error),
+    /// A key cannot be made.
+    #[error("a key cannot be made")]
+    Key(#[from] outrigger_tls::InvalidKey),
+    /// What was made is not an SVID: a defect of ours.
+    #[error("the certificate that was made cannot be used")]
+    Svid(#[from] outrigger_tls::InvalidSvid),
 }
 
 /// A certificate with its key.
@@ -184,23 +191,4 @@ pub(super) fn certificate_pem(der: &[u8]) -> String {
     }
     pem.push_str("-----END CERTIFICATE-----\n");
     pem
-}
-
-// Until outrigger-process has it.
-mod files {
-    use std::{
-        fs,
-        io::{self, Write},
-        os::unix::fs::OpenOptionsExt,
-        path::Path,
-    };
-
-    pub(super) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-        let draft = path.with_extension("tmp");
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
-    }
 }

@@ -75,6 +75,17 @@ pub fn kind(value: i32) -> Result<Kind, Violation> {
     Err(Violation::error("", "unsupported", message))
 }
 
+/// Checks labels that come without an object around them: those of a join token.
+///
+/// # Errors
+/// Everything that is wrong with them, each at `field`.
+pub fn check_labels(field: &str, wire: &BTreeMap<String, String>) -> Result<(), Vec<Violation>> {
+    let mut findings = Findings::default();
+    labels(&mut findings, field, wire);
+    let violations = findings.into_violations();
+    if violations.is_empty() { Ok(()) } else { Err(violations) }
+}
+
 /// A violation as the API reports it.
 pub fn diagnostic(violation: &Violation, object: Option<&ObjectRef>) -> proto::Diagnostic {
     let severity = match violation.severity {

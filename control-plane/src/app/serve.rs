@@ -1,0 +1,133 @@
+//! The two gRPC ports: TLS, the door, and the services behind it.
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_process::shutdown::Shutdown;
+use outrigger_proto::{
+    identity::v1alpha1::{
+        identity_service_server::IdentityServiceServer, token_service_server::TokenServiceServer,
+    },
+    policy::v1alpha1::policy_service_server::PolicyServiceServer,
+};
+use outrigger_tls::grpc::{self, Limits, Refused};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+use tokio::{net::TcpListener, task::JoinSet};
+use tonic::{service::Routes, transport::Server};
+
+use super::start::State;
+use crate::{
+    access::Door,
+    api::{
+        Programmed, Progress, guard::Guard, identity::IdentityApi, policy::PolicyApi, refusals::Refusals,
+        token::TokenApi,
+    },
+    settings::Settings,
+};
+
+/// A silent connection is probed so often.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// A probe without an answer for so long ends the connection.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls under way on one connection.
+const CALLS: u32 = 100;
+/// From an operator's request to the head of its answer.
+const POLICY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The sockets.
+pub(super) struct Ports {
+    pub(super) policy: TcpListener,
+    pub(super) discovery: TcpListener,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    port: &'static str,
+    reason: &'static str,
+}
+
+/// Serves both ports.
+pub(super) fn spawn(
+    state: &Arc<State>,
+    settings: &Settings,
+    ports: Ports,
+    shutdown: &Shutdown,
+    registry: &mut Registry,
+    servers: &mut JoinSet<Result<(), tonic::transport::Error>>,
+) {
+    let State { store, objects, authority, grants, clock, .. } = &**state;
+    let refusals = Refusals::new(store.clone(), clock.clone(), registry);
+    let refused = Family::<Labels, Counter>::default();
+    registry.register(
+        "control_plane_refused_connections",
+        "Connections that did not come about, by the reason",
+        refused.clone(),
+    );
+    let policy =
+        PolicyApi::new(objects.clone(), store.clone(), refusals.clone(), progress(settings), clock.clone());
+    let token = TokenApi::new(Arc::clone(authority), store.clone(), refusals.clone(), clock.clone());
+    let identity =
+        IdentityApi::new(Arc::clone(authority), store.clone(), refusals.clone(), clock.clone(), registry);
+
+    let operators = Routes::new(PolicyServiceServer::new(policy)).add_service(TokenServiceServer::new(token));
+    let proxies = Routes::new(IdentityServiceServer::new(identity));
+    let port = |door, name, listener, routes, timeout| Port {
+        guard: Guard::new(door, Arc::clone(grants), refusals.clone()),
+        name,
+        listener,
+        routes,
+        timeout,
+    };
+    for port in [
+        port(Door::Policy, "policy", ports.policy, operators, Some(POLICY_TIMEOUT)),
+        port(Door::Discovery, "discovery", ports.discovery, proxies, None),
+    ] {
+        servers.spawn(port.serve(Arc::clone(state), shutdown.clone(), refused.clone()));
+    }
+}
+
+/// Nothing is compiled for proxies yet: everything is where it has to be.
+fn progress(_settings: &Settings) -> Progress {
+    Arc::new(|_revision| Programmed::Everywhere { proxies: 0 })
+}
+
+struct Port {
+    guard: Guard,
+    name: &'static str,
+    listener: TcpListener,
+    routes: Routes,
+    timeout: Option<Duration>,
+}
+
+impl Port {
+    async fn serve(
+        self,
+        state: Arc<State>,
+        shutdown: Shutdown,
+        refused: Family<Labels, Counter>,
+    ) -> Result<(), tonic::transport::Error> {
+        let Self { guard, name: port, listener, routes, timeout } = self;
+        let config = grpc::server_config(state.upkeep.identity(), state.upkeep.operators());
+        let incoming =
+            grpc::incoming(listener, config, Limits::default(), move |Refused { address, cause }| {
+                let reason = cause.as_str();
+                refused.get_or_create(&Labels { port, reason }).inc();
+                tracing::info!(%address, port, reason, ?cause, "connection refused");
+            });
+        let mut server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(CALLS);
+        if let Some(timeout) = timeout {
+            server = server.timeout(timeout);
+        }
+        let serving = server
+            .layer(guard)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, shutdown.draining().clone().cancelled_owned());
+        Box::pin(serving).await
+    }
+}

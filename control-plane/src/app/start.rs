@@ -1,0 +1,248 @@
+//! The start, in its order: state, authority, store, ports.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use outrigger_core::model::{InvalidName, Name, TrustDomain};
+use outrigger_process::{
+    files::{self, DirectoryError},
+    health::Health,
+    shutdown::Shutdown,
+};
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpListener, task::JoinSet};
+
+use super::{Addresses, Running, serve};
+use crate::{
+    access::Grant,
+    api::guard::Grants,
+    audit::Draft,
+    authority::{Authority, AuthorityError, OPERATORS, Upkeep, UpkeepError},
+    clock::Clock,
+    settings::Settings,
+    store::{
+        Commit, CommitError, Expect, Key, Keyspace, Op, OpenError, Store, StoreError,
+        objects::{LoadError, ObjectStore},
+    },
+};
+
+/// Why the control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Nowhere to keep anything.
+    #[error("there is no state directory: set state_dir, or HOME")]
+    NoDirectory,
+    /// The state directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The trust domain.
+    #[error("trust_domain cannot be used")]
+    TrustDomain(#[from] InvalidName),
+    /// The store's file.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The first write.
+    #[error("the first write failed")]
+    Commit(#[from] CommitError),
+    /// The objects in it.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A role in it.
+    #[error("the stored '{0}' is not a role; use the version that wrote it, or restore a backup")]
+    Role(Key),
+    /// The authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// What it makes for us and for the operators.
+    #[error(transparent)]
+    Upkeep(#[from] UpkeepError),
+    /// A port.
+    #[error(
+        "{setting} = {address} cannot be listened on; is another control plane running? Write port 0 for any free one"
+    )]
+    Bind {
+        /// Which.
+        setting: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file that tells the ports.
+    #[error("{path} cannot be written")]
+    Addresses {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The process itself.
+    #[error("the start was cut off")]
+    Interrupted,
+}
+
+/// What the services share.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// Where everything is kept.
+    pub store: Store,
+    /// The operators' objects.
+    pub objects: ObjectStore,
+    /// Who signs.
+    pub authority: Arc<Authority>,
+    /// What runs out, and is renewed.
+    pub upkeep: Upkeep,
+    /// The operators' roles.
+    pub grants: Grants,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Starts a control plane by `settings`; it stops with `shutdown`.
+///
+/// # Errors
+/// What is in the way; nothing runs then.
+pub async fn start(settings: &Settings, clock: Clock, shutdown: Shutdown) -> Result<Running, StartError> {
+    let directory = settings.state_directory().ok_or(StartError::NoDirectory)?;
+    let trust_domain: TrustDomain = settings.trust_domain.parse()?;
+    let addresses_file = directory.join("addresses.json");
+    let mut registry = Registry::with_prefix("outrigger");
+    let state = Arc::new(open(&directory, &addresses_file, &trust_domain, clock, &mut registry).await?);
+    let policy = bind("policy.listen", settings.policy.listen).await?;
+    let discovery = bind("discovery.listen", settings.discovery.listen).await?;
+    let health_port = bind("health.listen", settings.health.listen).await?;
+    let addresses = Addresses {
+        policy: address(&policy, "policy.listen", settings.policy.listen)?,
+        discovery: address(&discovery, "discovery.listen", settings.discovery.listen)?,
+        health: address(&health_port, "health.listen", settings.health.listen)?,
+    };
+
+    let health = Health::new("the control plane is starting");
+    let mut servers = JoinSet::new();
+    let mut upkeep = JoinSet::new();
+    upkeep.spawn(state.upkeep.clone().run(shutdown.draining().clone()));
+    let ports = serve::Ports { policy, discovery };
+    serve::spawn(&state, settings, ports, &shutdown, &mut registry, &mut servers);
+    let registry = Arc::new(registry);
+    let metrics =
+        Arc::new(move |text: &mut String| prometheus_client::encoding::text::encode(text, &registry));
+    // Answers while the drain lasts, and stops with the process.
+    upkeep.spawn(outrigger_process::health::serve(
+        health_port,
+        health.clone(),
+        metrics,
+        shutdown.forced().clone(),
+    ));
+
+    let text = serde_json::to_vec_pretty(&addresses).unwrap_or_default();
+    files::write_atomic(&addresses_file, &text, 0o600)
+        .map_err(|source| StartError::Addresses { path: addresses_file.clone(), source })?;
+    health.set_ready();
+    tracing::info!(
+        policy = %addresses.policy,
+        discovery = %addresses.discovery,
+        health = %addresses.health,
+        state = %directory.display(),
+        trust_domain = %trust_domain,
+        revision = state.store.revision(),
+        "the control plane is ready"
+    );
+    Ok(Running { addresses, addresses_file, health, shutdown, servers, upkeep, state })
+}
+
+/// Opens or makes everything that is kept.
+async fn open(
+    directory: &Path,
+    addresses_file: &Path,
+    trust_domain: &TrustDomain,
+    clock: Clock,
+    registry: &mut Registry,
+) -> Result<State, StartError> {
+    files::private_dir(directory)?;
+    let authority_directory = directory.join("authority");
+    files::private_dir(&authority_directory)?;
+    // Of a control plane that was killed: nobody should find the way by it.
+    match fs::remove_file(addresses_file) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(StartError::Addresses { path: addresses_file.to_owned(), source });
+        }
+        _ => {}
+    }
+    let store = blocking({
+        let path = directory.join("store.redb");
+        move || Store::open(&path)
+    })
+    .await??;
+    let root = store.get(&Key::authority("root")).await?;
+    let known = root.as_ref().map(|entry| entry.value.as_slice());
+    let authority = Arc::new(Authority::open(&authority_directory, trust_domain, known, clock.clone())?);
+    if root.is_none() {
+        store.commit(first(&authority, &clock)?).await?;
+    }
+    let grants = grants(&store).await?;
+    let objects = ObjectStore::load(store.clone()).await?;
+    let upkeep = Upkeep::start(Arc::clone(&authority), directory, clock.clone(), registry)?;
+    Ok(State { store, objects, authority, upkeep, grants, clock })
+}
+
+/// The first write: the root that everybody will trust, and the roles of the first operators.
+fn first(authority: &Authority, clock: &Clock) -> Result<Commit, StartError> {
+    let key = Key::authority("root");
+    let mut commit = Commit {
+        expect: vec![(key.clone(), Expect::Absent)],
+        ops: vec![Op::Put { key, value: authority.root_hash().to_vec() }],
+        audit: Draft::own(
+            clock.now(),
+            &format!("spiffe://{}/outrigger/control-plane", authority.trust_domain()),
+            "control_plane.Start",
+            "first start",
+        ),
+    };
+    for (name, role) in OPERATORS {
+        let name: Name = name.parse()?;
+        // Serialising plain data to memory cannot fail.
+        let value = serde_json::to_vec(&Grant::mesh(role)).unwrap_or_default();
+        commit.ops.push(Op::Put { key: Key::role(&name), value });
+    }
+    Ok(commit)
+}
+
+async fn grants(store: &Store) -> Result<Grants, StartError> {
+    let (_, entries) = store.list(Keyspace::Roles).await?;
+    let mut grants = BTreeMap::new();
+    for entry in entries {
+        let name =
+            entry.key.as_str().strip_prefix(Keyspace::Roles.prefix()).and_then(|name| name.parse().ok());
+        match (name, serde_json::from_slice(&entry.value)) {
+            (Some(name), Ok(grant)) => grants.insert(name, grant),
+            _ => return Err(StartError::Role(entry.key)),
+        };
+    }
+    Ok(Arc::new(grants))
+}
+
+async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Bind { setting, address, source })
+}
+
+fn address(
+    listener: &TcpListener,
+    setting: &'static str,
+    address: SocketAddr,
+) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| StartError::Bind { setting, address, source })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StartError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_cut_off| StartError::Interrupted)
+}

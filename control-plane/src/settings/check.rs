@@ -1,0 +1,37 @@
+//! What types cannot say about the settings.
+
+use std::time::Duration;
+
+use outrigger_core::model::TrustDomain;
+use outrigger_process::settings::Defect;
+
+use super::Settings;
+
+const MAX_DRAIN: Duration = Duration::from_mins(10);
+
+/// Everything that is wrong.
+pub(super) fn check(settings: &Settings) -> Vec<Defect> {
+    let mut defects = Vec::new();
+    if let Err(error) = settings.trust_domain.parse::<TrustDomain>() {
+        defects.push(Defect::new("trust_domain", error.to_string(), "write a name such as mesh.example.com"));
+    }
+    if settings.drain.timeout > MAX_DRAIN {
+        defects.push(Defect::new("drain.timeout", "it is longer than 10m", "write a duration of up to 10m"));
+    }
+    if settings.state_dir.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+        defects.push(Defect::new("state_dir", "it is empty", "write a path, or leave it out"));
+    }
+    let ports = [
+        ("policy.listen", settings.policy.listen),
+        ("discovery.listen", settings.discovery.listen),
+        ("health.listen", settings.health.listen),
+    ];
+    for (index, (key, address)) in ports.iter().enumerate() {
+        let earlier = ports.iter().take(index).find(|(_, other)| other == address && address.port() != 0);
+        if let Some((other, _)) = earlier {
+            let problem = format!("{address} is the address of {other} too");
+            defects.push(Defect::new(*key, problem, "give each port an address of its own"));
+        }
+    }
+    defects
+}
