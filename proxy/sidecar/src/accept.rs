@@ -1,1 +1,169 @@
-//! Placeholder.
+//! Listeners: each accepts in one task, and hands every socket to the worker with the fewest connections.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
+    sync::Arc,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+use crate::{
+    data_path::{Shared, StartError},
+    telemetry::{Direction, Open},
+    worker::Handoff,
+};
+
+/// Sockets that wait for being accepted.
+const BACKLOG: i32 = 1024;
+/// How long nothing is accepted after the process ran out of descriptors.
+const PAUSE: Duration = Duration::from_millis(50);
+/// When a peer that says nothing is asked whether it is still there, and how long it may take to acknowledge what it
+/// was sent: a machine that vanished holds nothing for longer.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+
+/// What a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listener {
+    /// The forward proxy of the own workload.
+    Outbound,
+    /// Peers, on behalf of the application at `app`.
+    Inbound {
+        /// Where the application listens.
+        app: SocketAddr,
+    },
+}
+
+impl Listener {
+    pub(crate) fn direction(self) -> Direction {
+        match self {
+            Self::Outbound => Direction::Outbound,
+            Self::Inbound { .. } => Direction::Inbound,
+        }
+    }
+}
+
+/// A listener that is bound and accepts nothing yet.
+#[derive(Debug)]
+pub(crate) struct BoundListener {
+    listener: Listener,
+    socket: StdListener,
+    address: SocketAddr,
+}
+
+impl BoundListener {
+    pub(crate) fn bind(listener: Listener, address: SocketAddr) -> Result<Self, StartError> {
+        let failed = |source| StartError::Listen { address, source };
+        let socket = bind(address).map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self { listener, socket, address })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts until the data path stops.
+    pub(crate) async fn accept(self, shared: Arc<Shared>, handoff: Handoff) {
+        let socket = match TcpListener::from_std(self.socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!(%error, address = %self.address, "listener could not be used");
+                return;
+            }
+        };
+        let permits = Arc::new(Semaphore::new(shared.limits.connections));
+        let accepting = async {
+            loop {
+                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                    return;
+                };
+                match socket.accept().await {
+                    Ok((stream, peer)) => match stream.into_std() {
+                        Ok(stream) => {
+                            let open = shared.telemetry.metrics().accepted(self.listener.direction());
+                            let connection = Connection { _permit: permit, _open: open };
+                            handoff
+                                .give(Accepted { listener: self.listener, stream, peer, connection })
+                                .await;
+                        }
+                        Err(error) => tracing::debug!(%error, "accepted socket could not be handed on"),
+                    },
+                    Err(error) if is_of_the_connection(&error) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, address = %self.address, "cannot accept");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = accepting => {}
+            () = shared.stopped.cancelled() => {}
+        }
+    }
+}
+
+/// A socket on its way to its worker.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) listener: Listener,
+    pub(crate) stream: StdStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) connection: Connection,
+}
+
+/// What an accepted connection occupies while it is open.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    _permit: OwnedSemaphorePermit,
+    _open: Open,
+}
+
+fn bind(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restarted proxy must not wait for the old one's connections to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Whether it was this connection that failed, and the next one may be fine.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+/// No delay for small writes, and an end for peers that vanished.
+pub(crate) fn tune(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    let tuned = socket
+        .set_tcp_nodelay(true)
+        .and_then(|()| socket.set_tcp_keepalive(&keepalive))
+        .and_then(|()| unacknowledged(&socket));
+    if let Err(error) = tuned {
+        tracing::debug!(%error, "socket options could not be set");
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn unacknowledged(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unacknowledged(_socket: &SockRef<'_>) -> io::Result<()> {
+    let _only_on_linux = UNACKNOWLEDGED;
+    Ok(())
+}

@@ -2,17 +2,19 @@
 
 #![forbid(unsafe_code)]
 
-pub mod accept;
+mod accept;
+mod attempt;
+pub mod data_path;
 pub mod endpoint;
-pub mod headers;
+mod headers;
 pub mod http;
-pub mod inbound;
+mod inbound;
 pub mod outbound;
-pub mod pool;
+mod pool;
 pub mod snapshot;
 pub mod telemetry;
-pub mod tunnel;
-pub mod worker;
+mod tunnel;
+mod worker;
 
 pub mod app;
 mod backoff;

@@ -4,7 +4,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use outrigger_core::model::{EndpointSet, ProxyConfig, Service, ServiceName, ServicePort};
+use outrigger_core::{
+    balance::{self, Eligible},
+    model::{Endpoint, EndpointSet, ProxyConfig, Service, ServiceName, ServicePort},
+};
 
 use crate::endpoint::{EndpointState, States};
 
@@ -62,6 +65,16 @@ pub struct EndpointSetEntry {
     pub set: Arc<EndpointSet>,
     /// In the order of `set.endpoints`.
     pub states: Vec<Arc<EndpointState>>,
+    eligible: Eligible,
+}
+
+impl EndpointSetEntry {
+    /// The endpoint for the next request: the better of two by requests in flight. `random`: uniform over all of `u64`.
+    pub fn pick(&self, random: [u64; 2]) -> Option<(&Endpoint, &Arc<EndpointState>)> {
+        let load = |index: usize| self.states.get(index).map_or(u64::MAX, |state| state.in_flight());
+        let index = balance::pick(&self.eligible, load, random)?;
+        Some((self.set.endpoints.get(index)?, self.states.get(index)?))
+    }
 }
 
 /// Where requests find the snapshot in force. Cheap to clone.
@@ -106,7 +119,8 @@ impl<'a> Builder<'a> {
     #[must_use]
     pub fn endpoint_set(mut self, name: Arc<str>, set: Arc<EndpointSet>) -> Self {
         let states = set.endpoints.iter().map(|endpoint| self.states.of(endpoint)).collect();
-        let entry = EndpointSetEntry { name: Arc::clone(&name), set, states };
+        let eligible = balance::eligible(&set);
+        let entry = EndpointSetEntry { name: Arc::clone(&name), set, states, eligible };
         self.endpoint_sets.insert(name, Arc::new(entry));
         self
     }

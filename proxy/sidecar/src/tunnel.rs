@@ -1,1 +1,297 @@
-//! Placeholder.
+//! Opaque tunnels to names outside the mesh: CONNECT to port 443 of public addresses, where the mesh allows it. What is
+//! checked is the address that is dialled, not the name that it came from.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hickory_resolver::TokioResolver;
+use outrigger_core::reason::Reason;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use crate::accept;
+
+/// DNS and TCP together.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 4;
+/// A tunnel through which nothing goes in either direction.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Dials `host`, if one of its addresses may be dialled.
+pub(crate) async fn open(
+    host: &str,
+    port: u16,
+    resolver: &OnceLock<TokioResolver>,
+    never_dialled: &[IpAddr],
+) -> Result<TcpStream, Reason> {
+    let opened = timeout(OPEN_TIMEOUT, async {
+        let addresses = addresses(host, resolver).await?;
+        let allowed = allowed(&addresses, never_dialled)?;
+        let mut last = Reason::NameUnresolved;
+        for address in allowed.into_iter().take(MAX_ADDRESSES) {
+            match TcpStream::connect(SocketAddr::new(address, port)).await {
+                Ok(stream) => {
+                    accept::tune(&stream);
+                    return Ok(stream);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, upstream.addr = %address, "connection refused");
+                    last = Reason::ConnectFailed;
+                }
+            }
+        }
+        Err(last)
+    });
+    opened.await.map_err(|_elapsed| Reason::ConnectTimeout)?
+}
+
+async fn addresses(host: &str, resolver: &OnceLock<TokioResolver>) -> Result<Vec<IpAddr>, Reason> {
+    if let Ok(address) = host.parse() {
+        return Ok(vec![address]);
+    }
+    // Resolvers read `localhost` from the hosts file or invent it; no name of it is outside.
+    if host == "localhost" || host.ends_with(".localhost") {
+        return Err(Reason::ExternalDenied);
+    }
+    let unresolved = |error: &dyn std::error::Error| {
+        tracing::debug!(%error, host, "name not resolved");
+        Reason::NameUnresolved
+    };
+    let resolver = match resolver.get() {
+        Some(resolver) => resolver,
+        None => {
+            let built = TokioResolver::builder_tokio().and_then(|builder| builder.build());
+            let built = built.map_err(|error| unresolved(&error))?;
+            resolver.get_or_init(|| built)
+        }
+    };
+    let answer = resolver.lookup_ip(host).await.map_err(|error| unresolved(&error))?;
+    Ok(answer.iter().collect())
+}
+
+/// A name that has both kinds of addresses is refused whole: it is how an attacker walks past a check.
+fn allowed(addresses: &[IpAddr], never_dialled: &[IpAddr]) -> Result<Vec<IpAddr>, Reason> {
+    if addresses.is_empty() {
+        return Err(Reason::NameUnresolved);
+    }
+    let forbidden =
+        |address: &IpAddr| !is_public(*address) || never_dialled.contains(&address.to_canonical());
+    if addresses.iter().any(forbidden) {
+        return Err(Reason::ExternalDenied);
+    }
+    Ok(addresses.to_vec())
+}
+
+/// Whether an address belongs to somebody on the internet: not to this machine, its link, a private network, a metadata
+/// service, or a group.
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    !(a == 0
+        || address.is_loopback()
+        || address.is_private()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_documentation()
+        || a >= 240
+        // Carrier-grade NAT, where a cloud keeps its metadata (100.100.100.200).
+        || (a == 100 && (64..128).contains(&b))
+        // IETF assignments, another cloud's metadata (192.0.0.192) among them.
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 198 && (18..20).contains(&b)))
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [first, second, ..] = address.segments();
+    let embedded = match (first, second) {
+        // NAT64 and 6to4 reach an IPv4 address inside.
+        (0x64, 0xff9b) => Some(address.segments().map(u16::to_be_bytes)).map(|s| {
+            let [.., [a, b], [c, d]] = s;
+            Ipv4Addr::new(a, b, c, d)
+        }),
+        (0x2002, _) => {
+            let [_, [a, b], [c, d], ..] = address.segments().map(u16::to_be_bytes);
+            Some(Ipv4Addr::new(a, b, c, d))
+        }
+        _ => None,
+    };
+    // Global unicast is 2000::/3; Teredo and documentation lie in it.
+    let global = (first & 0xe000) == 0x2000 && !(first == 0x2001 && (second == 0 || second == 0xdb8));
+    match embedded {
+        Some(embedded) => is_public_v4(embedded),
+        None => global,
+    }
+}
+
+/// Copies in both directions until both are at their end, or nothing moved for too long. `prefix` was read from the
+/// downstream already.
+pub(crate) async fn relay<D, U>(downstream: D, prefix: Bytes, mut upstream: U)
+where
+    D: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    if let Err(error) = timeout(OPEN_TIMEOUT, upstream.write_all(&prefix)).await {
+        tracing::debug!(%error, "tunnel broke");
+        return;
+    }
+    let moved = Arc::new(AtomicBool::new(false));
+    let mut downstream = Watched { io: downstream, moved: Arc::clone(&moved) };
+    let copying = copy_bidirectional(&mut downstream, &mut upstream);
+    let idle = async {
+        loop {
+            sleep(IDLE_TIMEOUT).await;
+            if !moved.swap(false, Ordering::Relaxed) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        copied = copying => {
+            if let Err(error) = copied {
+                tracing::debug!(%error, "tunnel broke");
+            }
+        }
+        () = idle => tracing::debug!("tunnel was idle for too long"),
+    }
+}
+
+/// Notes that something moved.
+struct Watched<T> {
+    io: T,
+    moved: Arc<AtomicBool>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.moved.store(true, Ordering::Relaxed);
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.moved.store(true, Ordering::Relaxed);
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, duplex};
+
+    use super::*;
+
+    #[test]
+    fn only_public_addresses_may_be_dialled() {
+        for address in ["1.1.1.1", "93.184.215.14", "2606:4700::1111", "64:ff9b::1.1.1.1", "::ffff:1.1.1.1"] {
+            assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+        for address in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "127.9.9.9",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.100.100.200",
+            "192.0.0.192",
+            "192.0.2.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "239.1.1.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "2001:db8::1",
+            "2001::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::127.0.0.1",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "2002:7f00:1::",
+            "2002:a00:1::",
+        ] {
+            assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_one_forbidden_address_is_refused_whole() {
+        let parse =
+            |addresses: &[&str]| addresses.iter().map(|a| a.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let public = parse(&["1.1.1.1", "2606:4700::1111"]);
+        assert_eq!(allowed(&public, &[]), Ok(public.clone()));
+        assert_eq!(allowed(&parse(&["1.1.1.1", "127.0.0.1"]), &[]), Err(Reason::ExternalDenied));
+        assert_eq!(allowed(&public, &parse(&["1.1.1.1"])), Err(Reason::ExternalDenied));
+        assert_eq!(allowed(&parse(&["::ffff:1.1.1.1"]), &parse(&["1.1.1.1"])), Err(Reason::ExternalDenied));
+        assert_eq!(allowed(&[], &[]), Err(Reason::NameUnresolved));
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_passes_the_prefix_first_and_half_closes() {
+        let (mut client, downstream) = duplex(64);
+        let (upstream, mut server) = duplex(64);
+        let relay = relay(downstream, Bytes::from_static(b"hello "), upstream);
+        let talk = async {
+            client.write_all(b"world").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut heard = String::new();
+            server.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, "hello world");
+            server.write_all(b"bye").await.unwrap();
+            drop(server);
+            heard.clear();
+            client.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, "bye");
+        };
+        tokio::join!(relay, talk);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_through_which_nothing_goes_ends() {
+        let (client, downstream) = duplex(64);
+        let (upstream, server) = duplex(64);
+        relay(downstream, Bytes::new(), upstream).await;
+        drop((client, server));
+    }
+}

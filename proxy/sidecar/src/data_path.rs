@@ -1,0 +1,189 @@
+//! The whole data path: its listeners, its workers, and what they share. Started and drained by `app`.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+    sync::Arc,
+    time::Duration,
+};
+
+use outrigger_tls::{Identity, mesh};
+use rustls::ServerConfig;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    accept::{BoundListener, Listener},
+    headers::Hop,
+    http::Limits,
+    outbound::Discover,
+    settings,
+    snapshot::Handle,
+    telemetry::Telemetry,
+    worker::Workers,
+};
+
+/// What the operator decided about the data path.
+#[derive(Debug, Clone)]
+pub struct DataPathSettings {
+    /// How many threads carry traffic.
+    pub workers: NonZeroU16,
+    /// Where the forward proxy for the own workload listens; loopback only.
+    pub outbound: SocketAddr,
+    /// What peers reach.
+    pub inbound: Vec<settings::Inbound>,
+    /// Bounds for every connection.
+    pub limits: Limits,
+    /// Addresses outside the mesh that are never dialled, beside those that never are: the control plane's.
+    pub never_dialled: Vec<IpAddr>,
+}
+
+/// What the data path reads while it runs; each is swapped by somebody else.
+#[derive(Debug, Clone)]
+pub struct DataPathHandles {
+    /// Who we are and whom we trust.
+    pub identity: Identity,
+    /// The configuration in force.
+    pub snapshot: Handle,
+    /// Who is asked for a name that the configuration does not hold yet.
+    pub discover: Arc<dyn Discover>,
+    /// Where it is counted.
+    pub telemetry: Telemetry,
+}
+
+/// Why the data path could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The outbound listener would be an open proxy with this workload's identity.
+    #[error(
+        "outbound.listen is {0}: it has to be a loopback address, since whoever reaches it speaks as this workload"
+    )]
+    NotLoopback(SocketAddr),
+    /// An application's address is one of the proxy's own: requests would run in a circle.
+    #[error("inbound application {0} is the proxy's own listener")]
+    OwnListener(SocketAddr),
+    /// A listener.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A worker.
+    #[error("cannot start a worker")]
+    Worker(#[source] io::Error),
+}
+
+/// What all workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) identity: Identity,
+    pub(crate) snapshot: Handle,
+    pub(crate) discover: Arc<dyn Discover>,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) limits: Limits,
+    pub(crate) hop: Hop,
+    pub(crate) never_dialled: Vec<IpAddr>,
+    pub(crate) server_tls: Arc<ServerConfig>,
+    /// Connections finish what they do, and take no further request.
+    pub(crate) draining: CancellationToken,
+    /// Everything ends now.
+    pub(crate) stopped: CancellationToken,
+    /// One task per connection.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// A running data path. Dropped, it ends at once; see [`Self::drain`].
+#[derive(Debug)]
+pub struct DataPath {
+    outbound: SocketAddr,
+    inbound: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    workers: Option<Workers>,
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were not done in time, and were cut.
+    pub cut: usize,
+}
+
+impl DataPath {
+    /// Binds all listeners, then starts the workers. Until an identity and a snapshot are there, requests are answered
+    /// 503 and peers' handshakes fail.
+    ///
+    /// # Errors
+    /// If a listener cannot be bound or must not be, or a worker cannot be started; nothing is left running then.
+    pub fn start(settings: &DataPathSettings, handles: DataPathHandles) -> Result<Self, StartError> {
+        if !settings.outbound.ip().is_loopback() {
+            return Err(StartError::NotLoopback(settings.outbound));
+        }
+        let outbound = BoundListener::bind(Listener::Outbound, settings.outbound)?;
+        let mut inbound = Vec::with_capacity(settings.inbound.len());
+        for pair in &settings.inbound {
+            inbound.push(BoundListener::bind(Listener::Inbound { app: pair.app }, pair.listen)?);
+        }
+        let outbound_address = outbound.address();
+        let inbound_addresses: Vec<_> = inbound.iter().map(BoundListener::address).collect();
+        for pair in &settings.inbound {
+            if pair.app == outbound_address || inbound_addresses.contains(&pair.app) {
+                return Err(StartError::OwnListener(pair.app));
+            }
+        }
+        let server_tls = mesh::server_config(&handles.identity, &[mesh::ALPN_H1]);
+        let shared = Arc::new(Shared {
+            identity: handles.identity,
+            snapshot: handles.snapshot,
+            discover: handles.discover,
+            telemetry: handles.telemetry,
+            limits: settings.limits.clone(),
+            hop: Hop::new(),
+            never_dialled: settings.never_dialled.clone(),
+            server_tls,
+            draining: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let listeners = std::iter::once(outbound).chain(inbound).collect();
+        let workers = Workers::start(settings.workers, &shared, listeners).map_err(StartError::Worker)?;
+        Ok(Self { outbound: outbound_address, inbound: inbound_addresses, shared, workers: Some(workers) })
+    }
+
+    /// Where the forward proxy listens.
+    pub fn outbound(&self) -> SocketAddr {
+        self.outbound
+    }
+
+    /// Where peers are expected, in the order of the settings.
+    pub fn inbound(&self) -> &[SocketAddr] {
+        &self.inbound
+    }
+
+    /// Stops: requests in flight may finish within `timeout`, each connection is told that it was its last one, and the
+    /// listeners go last. Not cancel safe: dropped, everything ends at once.
+    pub async fn drain(mut self, timeout: Duration) -> Drained {
+        self.shared.draining.cancel();
+        self.shared.tasks.close();
+        let done = tokio::time::timeout(timeout, self.shared.tasks.wait()).await;
+        let cut = match done {
+            Ok(()) => 0,
+            Err(_elapsed) => self.shared.tasks.len(),
+        };
+        self.shared.stopped.cancel();
+        if let Some(workers) = self.workers.take() {
+            let joined = tokio::task::spawn_blocking(move || workers.join()).await;
+            if let Err(error) = joined {
+                tracing::error!(%error, "worker ended badly");
+            }
+        }
+        Drained { cut }
+    }
+}
+
+impl Drop for DataPath {
+    fn drop(&mut self) {
+        self.shared.stopped.cancel();
+    }
+}

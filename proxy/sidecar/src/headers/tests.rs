@@ -1,0 +1,190 @@
+//! One table for all directions.
+
+use super::*;
+
+const HOP_ID: &str = "0123456789abcdef";
+const PEER: &str = "spiffe://outrigger.local/ns/demo/sa/front";
+const OWN: &str = "spiffe://outrigger.local/ns/demo/sa/price";
+const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+
+#[derive(Clone, Copy)]
+enum Direction {
+    WorkloadToMesh,
+    MeshToApplication,
+    ApplicationToMesh,
+    MeshToWorkload,
+}
+use Direction::{ApplicationToMesh, MeshToApplication, MeshToWorkload, WorkloadToMesh};
+
+const ALL: [Direction; 4] = [WorkloadToMesh, MeshToApplication, ApplicationToMesh, MeshToWorkload];
+const REQUESTS: [Direction; 2] = [WorkloadToMesh, MeshToApplication];
+const RESPONSES: [Direction; 2] = [ApplicationToMesh, MeshToWorkload];
+
+fn map(lines: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
+    }
+    headers
+}
+
+fn crossed(direction: Direction, lines: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = map(lines);
+    match direction {
+        WorkloadToMesh => drop(outbound_request(&mut headers, &Hop(HeaderValue::from_static(HOP_ID)))),
+        MeshToApplication => {
+            drop(inbound_request(&mut headers, &PEER.parse().unwrap(), Some(&OWN.parse().unwrap())))
+        }
+        ApplicationToMesh => inbound_response(&mut headers),
+        MeshToWorkload => outbound_response(&mut headers),
+    }
+    headers
+}
+
+/// Name, value, in which directions it crosses unchanged; everywhere else it must be gone.
+const CROSSING: &[(&str, &str, &[Direction])] = &[
+    // End to end.
+    ("accept", "*/*", &ALL),
+    ("content-length", "3", &ALL),
+    ("cookie", "a=b", &ALL),
+    ("set-cookie", "a=b", &ALL),
+    ("trailer", "x-checksum", &ALL),
+    ("x-forwarded-for", "192.0.2.1", &ALL),
+    ("x-request-id", "mine", &ALL),
+    ("traceparent", TRACE, &ALL),
+    ("tracestate", "a=1", &[ApplicationToMesh, MeshToWorkload]),
+    ("authorization", "Bearer x", &ALL),
+    ("www-authenticate", "Basic", &ALL),
+    ("proxy-authorization", "Basic x", &[MeshToApplication, ApplicationToMesh, MeshToWorkload]),
+    // Of one connection.
+    ("connection", "close", &[]),
+    ("keep-alive", "timeout=5", &[]),
+    ("proxy-connection", "keep-alive", &[]),
+    ("te", "gzip", &[]),
+    ("transfer-encoding", "chunked", &[]),
+    ("upgrade", "websocket", &[]),
+    // Of the mesh.
+    ("outrigger-timing", "forged", &[]),
+    ("outrigger-anything", "forged", &[]),
+    ("outrigger-hop", "fedcba9876543210", &[MeshToApplication]),
+    ("x-forwarded-client-cert", "URI=forged", &RESPONSES),
+];
+
+#[test]
+fn each_header_crosses_each_leg_as_the_table_says() {
+    for (name, value, crosses) in CROSSING {
+        for direction in ALL {
+            let headers = crossed(direction, &[(name, value), ("x-kept", "yes")]);
+            let should = crosses.iter().any(|other| *other as u8 == direction as u8);
+            let does = headers.get_all(*name).iter().any(|found| found == value);
+            assert_eq!(does, should, "{name} in direction {}", direction as u8);
+            assert_eq!(headers["x-kept"], "yes");
+        }
+    }
+}
+
+#[test]
+fn fields_named_by_connection_go_but_never_those_that_the_next_hop_relies_on() {
+    for direction in ALL {
+        let headers = crossed(
+            direction,
+            &[
+                ("connection", "x-one, Content-Length"),
+                ("connection", "authorization,x-two"),
+                ("x-one", "1"),
+                ("x-two", "2"),
+                ("content-length", "3"),
+                ("authorization", "Bearer x"),
+            ],
+        );
+        assert!(!headers.contains_key("x-one") && !headers.contains_key("x-two"));
+        assert_eq!(headers["content-length"], "3");
+        assert_eq!(headers["authorization"], "Bearer x");
+    }
+    let headers = crossed(
+        MeshToApplication,
+        &[("connection", "x-forwarded-client-cert, outrigger-hop"), ("outrigger-hop", HOP_ID)],
+    );
+    assert!(headers.contains_key(CLIENT_CERT) && headers.contains_key(HOP));
+}
+
+#[test]
+fn the_peer_that_was_verified_replaces_the_one_that_was_claimed() {
+    let headers = crossed(
+        MeshToApplication,
+        &[("x-forwarded-client-cert", "URI=a"), ("x-forwarded-client-cert", "URI=b")],
+    );
+    let values: Vec<_> = headers.get_all(CLIENT_CERT).iter().collect();
+    assert_eq!(values, [format!("By={OWN};URI={PEER}").as_str()]);
+}
+
+#[test]
+fn a_request_carries_a_request_id_and_a_trace_even_if_it_came_with_none_or_with_nonsense() {
+    let long = "a".repeat(129);
+    for direction in REQUESTS {
+        for lines in [
+            &[][..],
+            &[("x-request-id", ""), ("traceparent", "00-0-0-0")][..],
+            &[
+                ("x-request-id", "a b"),
+                ("traceparent", "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"),
+            ],
+            &[
+                ("x-request-id", &long),
+                ("traceparent", "00-00000000000000000000000000000000-b7ad6b7169203331-00"),
+            ],
+            &[
+                ("x-request-id", ""),
+                ("traceparent", "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-00"),
+            ],
+        ] {
+            let headers = crossed(direction, lines);
+            let id = headers[REQUEST_ID].to_str().unwrap();
+            assert_eq!(id.len(), 36, "{id}");
+            assert_eq!(&id[14..15], "4");
+            assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"), "{id}");
+            assert!(is_traceparent(headers[TRACEPARENT].as_bytes()));
+        }
+        let state = crossed(direction, &[("tracestate", "a=1"), ("traceparent", TRACE)]);
+        assert_eq!(state["tracestate"], "a=1");
+        assert!(!crossed(direction, &[("tracestate", "a=1")]).contains_key("tracestate"));
+    }
+}
+
+#[test]
+fn a_request_that_left_this_proxy_before_is_recognised() {
+    let hop = Hop::new();
+    let mut headers = HeaderMap::new();
+    assert!(!hop.is_in(&headers));
+    outbound_request(&mut headers, &hop);
+    assert!(hop.is_in(&headers));
+    inbound_request(&mut headers, &PEER.parse().unwrap(), None);
+    assert!(hop.is_in(&headers));
+    assert!(!Hop::new().is_in(&headers));
+}
+
+#[test]
+fn whoever_takes_trailers_is_said_to_take_them_on_each_hop() {
+    for direction in REQUESTS {
+        let headers = crossed(direction, &[("te", "gzip;q=1, trailers"), ("connection", "te")]);
+        assert_eq!(headers["te"], "trailers");
+        assert_eq!(headers["connection"], "te");
+        assert!(!crossed(direction, &[("te", "gzip")]).contains_key("te"));
+    }
+}
+
+#[test]
+fn a_keep_alive_timeout_is_found_among_other_parameters() {
+    for (value, expected) in [
+        ("timeout=5", Some(5)),
+        ("max=100, Timeout = 7", Some(7)),
+        ("max=100", None),
+        ("timeout=soon", None),
+        ("timeout=-1", None),
+    ] {
+        assert_eq!(keep_alive_timeout(&map(&[("keep-alive", value)])), expected, "{value}");
+    }
+    assert_eq!(keep_alive_timeout(&HeaderMap::new()), None);
+    assert!(says_close(&map(&[("connection", "te, Close")])));
+    assert!(!says_close(&map(&[("connection", "keep-alive")])));
+}

@@ -1,0 +1,365 @@
+//! The socket under an HTTP/1 server connection: watches the framing, ends peers that are slow with a head or idle for
+//! too long, says when the last byte of a response was handed to the kernel, resets the connection when a response had
+//! to be cut short, and lingers after an answer that came before the request's end.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{
+    Limits,
+    framing::{Framing, Position},
+    patience::Patience,
+};
+
+/// How long, and for how many bytes, a peer that is still sending is listened to after the answer: closing at once
+/// would reset the connection, and the answer could be lost with it (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
+
+const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// What an HTTP connection runs on.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Makes the close of the connection a reset, so that the peer cannot take it for the end of a message.
+    fn reset_on_close(&self);
+}
+
+impl Transport for TcpStream {
+    fn reset_on_close(&self) {
+        if let Err(error) = self.set_zero_linger() {
+            tracing::debug!(%error, "connection could not be set to reset");
+        }
+    }
+}
+
+impl Transport for tokio_rustls::server::TlsStream<TcpStream> {
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
+    }
+}
+
+/// Called once with the moment at which the last byte of a response was accepted by the kernel, or `None` when the
+/// connection ended before.
+type OnFlushed = Box<dyn FnOnce(Option<Instant>) + Send>;
+
+/// What the requests of a connection and its socket share.
+#[derive(Default)]
+pub(crate) struct Link {
+    busy: AtomicBool,
+    ambiguous: AtomicBool,
+    timed_out: AtomicBool,
+    reset: AtomicBool,
+    flushed: Mutex<Option<OnFlushed>>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("busy", &self.busy).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// A request is being answered: neither the idle nor the head timeout runs.
+    pub(crate) fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Relaxed);
+    }
+
+    /// The peer's framing can be understood in two ways: nothing more of this connection may be believed.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.ambiguous.load(Ordering::Relaxed)
+    }
+
+    /// The peer did not finish a head in time and was told so.
+    pub(crate) fn head_timed_out(&self) -> bool {
+        self.timed_out.load(Ordering::Relaxed)
+    }
+
+    /// A response had to be cut short: the peer must see a reset, never an end.
+    pub(crate) fn reset(&self) {
+        self.reset.store(true, Ordering::Relaxed);
+    }
+
+    /// Calls `done` when everything written so far is in the kernel's hands, or the connection is gone.
+    pub(crate) fn on_flushed(&self, done: OnFlushed) {
+        // A pipelined response may follow before the one before it was flushed.
+        if let Some(earlier) = self.flushed.lock().replace(done) {
+            earlier(Some(Instant::now()));
+        }
+    }
+
+    fn flushed(&self, at: Option<Instant>) {
+        let done = self.flushed.lock().take();
+        if let Some(done) = done {
+            done(at);
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Closing {
+    No,
+    Lingering { until: Instant, bytes: usize },
+    Done,
+}
+
+/// A transport with the watch described above.
+#[derive(Debug)]
+pub(crate) struct Guarded<T: Transport> {
+    /// `None` only after [`Self::into_inner`].
+    io: Option<T>,
+    /// Read before `io`.
+    prefix: Bytes,
+    framing: Framing,
+    link: Arc<Link>,
+    head_timeout: Duration,
+    idle_timeout: Duration,
+    since: Option<(Position, Instant)>,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// For a peer that does not read.
+    writing: Patience,
+    closing: Closing,
+}
+
+impl<T: Transport> Guarded<T> {
+    /// Watches `io`, of which `prefix` was read already.
+    pub(crate) fn new(io: T, prefix: Bytes, limits: &Limits) -> Self {
+        Self {
+            io: Some(io),
+            prefix,
+            framing: Framing::new(),
+            link: Arc::new(Link::default()),
+            head_timeout: limits.head_timeout,
+            idle_timeout: limits.idle_timeout,
+            since: None,
+            timer: None,
+            writing: Patience::new(limits.body_timeout, None),
+            closing: Closing::No,
+        }
+    }
+
+    /// What the service of this connection needs of it.
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// The transport itself and what was read of it, when the connection left HTTP.
+    pub(crate) fn into_inner(mut self) -> Option<(T, Bytes)> {
+        let prefix = std::mem::take(&mut self.prefix);
+        self.io.take().map(|io| (io, prefix))
+    }
+
+    fn io(&mut self) -> io::Result<Pin<&mut T>> {
+        let io = self.io.as_mut().map(Pin::new);
+        io.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn take_prefix(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        if self.prefix.is_empty() || buffer.remaining() == 0 {
+            return false;
+        }
+        let taken = self.prefix.split_to(self.prefix.len().min(buffer.remaining()));
+        buffer.put_slice(&taken);
+        true
+    }
+
+    fn watch(&mut self, bytes: &[u8]) {
+        self.framing.feed(bytes);
+        if self.framing.is_ambiguous() {
+            self.link.ambiguous.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Nothing to read: has the peer been given enough time? Ready when it has.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Position> {
+        let position = self.framing.position();
+        let patience = match position {
+            _ if self.link.busy.load(Ordering::Relaxed) => None,
+            Position::Between => Some(self.idle_timeout),
+            Position::Head => Some(self.head_timeout),
+            // Bodies have a timeout of their own, where they are forwarded.
+            Position::Body => None,
+        };
+        let Some(patience) = patience else {
+            self.since = None;
+            return Poll::Pending;
+        };
+        let now = Instant::now();
+        let since = match self.since {
+            Some((before, since)) if before == position => since,
+            _ => {
+                self.since = Some((position, now));
+                now
+            }
+        };
+        let deadline = since + patience;
+        if now >= deadline {
+            return Poll::Ready(position);
+        }
+        // A timer that fires too early is put off then; one that would fire too late is put forward now. So a busy
+        // connection does not touch the timer wheel with each request.
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
+                return Poll::Ready(position);
+            }
+            timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+
+    /// Tells the peer that its head took too long. Nothing else is being written then, so the few bytes fit or the peer
+    /// does not read anyway.
+    fn answer_timeout(&mut self, cx: &mut Context<'_>) {
+        self.link.timed_out.store(true, Ordering::Relaxed);
+        if let Ok(mut io) = self.io()
+            && io.as_mut().poll_write(cx, REQUEST_TIMEOUT).is_ready()
+        {
+            let _flushed = io.poll_flush(cx).is_ready();
+        }
+    }
+
+    /// Passes the result of a write on, unless the peer took nothing for too long.
+    fn poll_progress<R>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        if result.is_ready() {
+            self.writing.reset();
+            return result;
+        }
+        ready!(self.writing.poll(cx));
+        self.link.reset();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Reads and forgets what the peer still sends, within bounds.
+    fn poll_linger(&mut self, cx: &mut Context<'_>, until: Instant, mut bytes: usize) -> Poll<()> {
+        let mut waste = [0; 4096];
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        timer.as_mut().reset(until);
+        if timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        loop {
+            let mut buffer = ReadBuf::new(&mut waste);
+            let Ok(io) = self.io() else {
+                return Poll::Ready(());
+            };
+            match io.poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && bytes > 0 => {
+                    bytes = bytes.saturating_sub(buffer.filled().len());
+                    self.closing = Closing::Lingering { until, bytes };
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl<T: Transport> AsyncRead for Guarded<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        if !this.take_prefix(buffer) {
+            match this.io()?.poll_read(cx, buffer) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    if ready!(this.poll_patience(cx)) == Position::Head {
+                        this.answer_timeout(cx);
+                    }
+                    // To the parser it looks as if the peer had closed.
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        let bytes = buffer.filled().get(before..).unwrap_or_default();
+        this.watch(bytes);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: Transport> AsyncWrite for Guarded<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.io()?.poll_write(cx, bytes);
+        self.poll_progress(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.io()?.poll_write_vectored(cx, slices);
+        self.poll_progress(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = self.io()?.poll_flush(cx);
+        ready!(self.poll_progress(cx, flushed))?;
+        if self.link.flushed.lock().is_some() {
+            self.link.flushed(Some(Instant::now()));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            match this.closing {
+                Closing::No => {
+                    // Sends what says "no more" and only then listens to what the peer still has to say.
+                    ready!(this.io()?.poll_shutdown(cx))?;
+                    this.closing = match this.framing.position() {
+                        Position::Between => Closing::Done,
+                        Position::Head | Position::Body => {
+                            Closing::Lingering { until: Instant::now() + LINGER, bytes: LINGER_BYTES }
+                        }
+                    };
+                }
+                Closing::Lingering { until, bytes } => {
+                    ready!(this.poll_linger(cx, until, bytes));
+                    this.closing = Closing::Done;
+                }
+                Closing::Done => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+impl<T: Transport> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        if self.link.reset.load(Ordering::Relaxed)
+            && let Some(io) = &self.io
+        {
+            io.reset_on_close();
+        }
+        self.link.flushed(None);
+    }
+}

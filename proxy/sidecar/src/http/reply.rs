@@ -1,0 +1,31 @@
+//! Answers of the proxy's own.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use outrigger_core::reason::Reason;
+
+use super::ResponseBody;
+use crate::telemetry::Exchange;
+
+/// The answer to a request that is not forwarded, or could not be. After what the client did wrong the connection is
+/// not trusted any further.
+pub(crate) fn own_answer(reason: Reason, mut exchange: Exchange) -> Response<ResponseBody> {
+    // A reason without a status ends exchanges whose head is out; one that comes earlier is a defect of ours.
+    let status = reason.status().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    exchange.note(|record| record.refuse(reason));
+    exchange.answered(status);
+    let text = Bytes::from(format!("outrigger: {reason}: {}\n", reason.description()));
+    let mut response = Response::new(ResponseBody::own(text, Some(exchange)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if matches!(reason, Reason::BadRequest | Reason::UnsupportedProtocol | Reason::BodyTimeout) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// `200` to a CONNECT.
+pub(crate) fn accepted(exchange: Exchange) -> Response<ResponseBody> {
+    Response::new(ResponseBody::own(Bytes::new(), Some(exchange)))
+}

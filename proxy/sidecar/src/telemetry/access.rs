@@ -1,0 +1,167 @@
+//! One line per request.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method, Request, StatusCode, Version, header};
+use outrigger_core::{
+    model::{ServiceName, SpiffeId},
+    reason::Reason,
+    telemetry::PhaseTimes,
+};
+
+use crate::headers::Names;
+
+/// Seen from the own workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// To it.
+    Inbound,
+    /// From it.
+    Outbound,
+}
+
+impl Direction {
+    /// As in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is known of a request when it is over. Queries, and headers other than the two that name a request, are not
+/// in it: they carry secrets.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) direction: Direction,
+    pub(crate) downstream: SocketAddr,
+    pub(crate) downstream_identity: Option<SpiffeId>,
+    pub(crate) method: Option<Method>,
+    pub(crate) version: Option<Version>,
+    pub(crate) authority: Option<String>,
+    pub(crate) path: Option<String>,
+    pub(crate) request_id: Option<HeaderValue>,
+    pub(crate) traceparent: Option<HeaderValue>,
+    pub(crate) destination: Option<(ServiceName, u16)>,
+    pub(crate) route: Option<Arc<str>>,
+    pub(crate) upstream: Option<SocketAddr>,
+    pub(crate) upstream_identity: Option<SpiffeId>,
+    pub(crate) generation: u64,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) reason: Option<Reason>,
+    /// Of the response's body.
+    pub(crate) bytes: u64,
+    pub(crate) duration: Duration,
+    pub(crate) phases: PhaseTimes,
+}
+
+impl Record {
+    pub(crate) fn new(direction: Direction, downstream: SocketAddr) -> Self {
+        Self {
+            direction,
+            downstream,
+            downstream_identity: None,
+            method: None,
+            version: None,
+            authority: None,
+            path: None,
+            request_id: None,
+            traceparent: None,
+            destination: None,
+            route: None,
+            upstream: None,
+            upstream_identity: None,
+            generation: 0,
+            status: None,
+            reason: None,
+            bytes: 0,
+            duration: Duration::ZERO,
+            phases: PhaseTimes::default(),
+        }
+    }
+
+    /// What the head says.
+    pub(crate) fn describe<B>(&mut self, request: &Request<B>) {
+        self.method = Some(request.method().clone());
+        self.version = Some(request.version());
+        self.path = Some(request.uri().path().to_owned());
+        let host = request.headers().get(header::HOST);
+        self.authority = host.and_then(|host| host.to_str().ok().map(str::to_owned));
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&mut self, names: Names) {
+        self.request_id = Some(names.request_id);
+        self.traceparent = Some(names.traceparent);
+    }
+
+    /// The proxy answered by itself, or ended the exchange. The first reason is the cause; later ones follow from it.
+    pub(crate) fn refuse(&mut self, reason: Reason) {
+        if self.reason.is_none() {
+            self.reason = Some(reason);
+            self.status = self.status.or(reason.status());
+        }
+    }
+
+    /// Answered 5xx, cut short, or made by the proxy itself; a client that went away is no failure of the edge.
+    pub(crate) fn is_failure(&self) -> bool {
+        let reason = self.reason.is_some_and(|reason| reason != Reason::ClientClosed);
+        reason || self.status.is_some_and(|status| status.is_server_error())
+    }
+
+    pub(crate) fn log(&self) {
+        let text = |value: &Option<HeaderValue>| {
+            value.as_ref().and_then(|value| value.to_str().ok().map(str::to_owned))
+        };
+        let destination = self.destination.as_ref();
+        tracing::info!(
+            target: "access",
+            direction = self.direction.as_str(),
+            downstream.addr = %self.downstream,
+            downstream.identity = self.downstream_identity.as_ref().map(SpiffeId::as_str),
+            method = self.method.as_ref().map(Method::as_str),
+            version = self.version.map(tracing::field::debug),
+            authority = self.authority.as_deref(),
+            path = self.path.as_deref(),
+            request_id = text(&self.request_id),
+            traceparent = text(&self.traceparent),
+            destination = destination.map(|(service, _)| tracing::field::display(service)),
+            port = destination.map(|(_, port)| *port),
+            route = self.route.as_deref(),
+            upstream.addr = self.upstream.map(tracing::field::display),
+            upstream.identity = self.upstream_identity.as_ref().map(SpiffeId::as_str),
+            generation = self.generation,
+            status = self.status.map(|status| status.as_u16()),
+            reason = self.reason.map(Reason::as_str),
+            bytes = self.bytes,
+            duration_us = micros(self.duration),
+            phases_us = (self.direction == Direction::Outbound).then(|| tracing::field::display(Phases(&self.phases))),
+            "request"
+        );
+    }
+}
+
+/// `client_proxy=12 network=340`, microseconds, those that are not zero.
+struct Phases<'a>(&'a PhaseTimes);
+
+impl fmt::Display for Phases<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut space = "";
+        for (phase, time) in self.0.iter().filter(|(_, time)| !time.is_zero()) {
+            write!(f, "{space}{phase}={}", micros(time))?;
+            space = " ";
+        }
+        Ok(())
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,230 @@
+//! One request from its head to its last byte: what it holds, when each step was, and how it ended. However it ends,
+//! it is recorded exactly once.
+
+use std::{fmt, sync::Arc};
+
+use http::StatusCode;
+use outrigger_core::{
+    reason::Reason,
+    telemetry::{
+        hop::{self, Stamps},
+        timing::Figures,
+    },
+};
+use tokio::time::Instant;
+
+use super::{EdgeCounters, Record, Telemetry};
+use crate::{
+    endpoint::InFlight,
+    http::{Gate, Link, Upload},
+    pool::Lease,
+};
+
+/// What an exchange holds until the response's last byte came from the upstream.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// Goes back to its pool, if the exchange ended well.
+    pub(crate) lease: Option<Lease>,
+    /// Counts the request at its endpoint.
+    pub(crate) in_flight: Option<InFlight>,
+}
+
+/// See the module.
+pub(crate) struct Exchange(Option<Box<Inner>>);
+
+struct Inner {
+    telemetry: Telemetry,
+    link: Arc<Link>,
+    record: Record,
+    stamps: Stamps,
+    figures: Option<Figures>,
+    edge: Option<Arc<EdgeCounters>>,
+    upload: Option<Arc<Upload>>,
+    held: Held,
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.0.as_ref().map(|inner| &inner.record);
+        f.debug_tuple("Exchange").field(&record).finish()
+    }
+}
+
+impl Exchange {
+    /// Begins with a head that was just read.
+    pub(crate) fn begin(telemetry: &Telemetry, link: &Arc<Link>, record: Record) -> Self {
+        link.set_busy(true);
+        Self(Some(Box::new(Inner {
+            telemetry: telemetry.clone(),
+            link: Arc::clone(link),
+            record,
+            stamps: Stamps::new(Instant::now().into_std()),
+            figures: None,
+            edge: None,
+            upload: None,
+            held: Held::default(),
+        })))
+    }
+
+    /// Adds to what is logged.
+    pub(crate) fn note(&mut self, note: impl FnOnce(&mut Record)) {
+        if let Some(inner) = &mut self.0 {
+            note(&mut inner.record);
+        }
+    }
+
+    /// Stamps a step.
+    pub(crate) fn stamp(&mut self, stamp: impl FnOnce(&mut Stamps)) {
+        if let Some(inner) = &mut self.0 {
+            stamp(&mut inner.stamps);
+        }
+    }
+
+    /// The steps so far.
+    pub(crate) fn stamps(&self) -> Option<&Stamps> {
+        self.0.as_ref().map(|inner| &inner.stamps)
+    }
+
+    /// An inbound sidecar's own figures, up to now.
+    pub(crate) fn inbound_figures(&self) -> Figures {
+        let Some(inner) = &self.0 else {
+            return Figures::default();
+        };
+        let stamps = &inner.stamps;
+        let now = Instant::now().into_std();
+        let total = now.saturating_duration_since(stamps.head_read);
+        let (Some(handed_on), Some(answered)) = (stamps.handed_on, stamps.response_head) else {
+            return Figures { total, ..Figures::default() };
+        };
+        let uploaded = inner.upload.as_ref().and_then(|upload| upload.ended()).map(Instant::into_std);
+        let uploaded = uploaded.unwrap_or(answered).clamp(handed_on, answered.max(handed_on));
+        Figures {
+            total,
+            upload: uploaded.saturating_duration_since(handed_on),
+            app: answered.saturating_duration_since(uploaded),
+        }
+    }
+
+    /// Whose figures its time goes to.
+    pub(crate) fn set_edge(&mut self, edge: Arc<EdgeCounters>) {
+        if let Some(inner) = &mut self.0 {
+            inner.edge = Some(edge);
+        }
+    }
+
+    /// Where the rest of the request's body is.
+    pub(crate) fn set_upload(&mut self, upload: &Arc<Upload>) {
+        if let Some(inner) = &mut self.0 {
+            inner.upload = Some(Arc::clone(upload));
+        }
+    }
+
+    /// What the inbound sidecar told of its time.
+    pub(crate) fn set_figures(&mut self, figures: Figures) {
+        if let Some(inner) = &mut self.0 {
+            inner.figures = Some(figures);
+        }
+    }
+
+    /// What is held until the response's last byte.
+    pub(crate) fn hold(&mut self, held: Held) {
+        if let Some(inner) = &mut self.0 {
+            inner.held = held;
+        }
+    }
+
+    /// The head is on its way to the downstream.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        if let Some(inner) = &mut self.0 {
+            inner.record.status = Some(status);
+            inner.stamps.head_sent = Some(Instant::now().into_std());
+        }
+    }
+
+    /// So many bytes of the response's body went through.
+    pub(crate) fn delivered(&mut self, bytes: usize) {
+        if let Some(inner) = &mut self.0 {
+            inner.record.bytes += bytes as u64;
+        }
+    }
+
+    /// The whole response was taken from the upstream: ends when the kernel has its last byte.
+    pub(crate) fn complete(mut self) {
+        let Some(mut inner) = self.0.take() else {
+            return;
+        };
+        inner.release(true);
+        inner.link.set_busy(false);
+        let link = Arc::clone(&inner.link);
+        link.on_flushed(Box::new(move |flushed| match flushed {
+            Some(at) => inner.end(at, None),
+            None => inner.end(Instant::now(), Some(Reason::ClientClosed)),
+        }));
+    }
+
+    /// The response broke off after its head: the downstream must see a reset.
+    pub(crate) fn broke(mut self, reason: Reason) {
+        if let Some(mut inner) = self.0.take() {
+            inner.link.reset();
+            inner.release(false);
+            inner.end(Instant::now(), Some(reason));
+        }
+    }
+
+    /// The downstream does not want the rest.
+    pub(crate) fn cancelled(mut self) {
+        self.cancel();
+    }
+
+    fn cancel(&mut self) {
+        if let Some(mut inner) = self.0.take() {
+            inner.release(false);
+            inner.link.set_busy(false);
+            inner.end(Instant::now(), Some(Reason::ClientClosed));
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // Only when the service itself was dropped: the client went away before there was an answer.
+        self.cancel();
+    }
+}
+
+impl Inner {
+    /// Gives back what is held. A connection whose request is not over is of no use to another one.
+    fn release(&mut self, whole: bool) {
+        let uploaded = self.upload.as_ref().is_none_or(|upload| upload.ended().is_some());
+        if let Some(upload) = &self.upload
+            && !uploaded
+        {
+            upload.set_gate(Gate::Abandoned);
+        }
+        let Held { lease, in_flight } = std::mem::take(&mut self.held);
+        drop(in_flight);
+        if let Some(lease) = lease {
+            if whole && uploaded { lease.keep() } else { drop(lease) }
+        }
+    }
+
+    fn end(mut self: Box<Self>, at: Instant, reason: Option<Reason>) {
+        if let Some(reason) = reason {
+            self.record.refuse(reason);
+        }
+        self.stamps.end = at.into_std();
+        if let Some(upload) = &self.upload {
+            self.stamps.uploaded = upload.ended().map(Instant::into_std);
+        }
+        let split = hop::split(&self.stamps, self.figures.as_ref());
+        if split.clamped {
+            self.telemetry.metrics().timings_clamped.inc();
+        }
+        self.record.duration = split.total;
+        self.record.phases = split.phases;
+        if let Some(edge) = &self.edge {
+            edge.record(&split, self.record.is_failure());
+        }
+        self.telemetry.record(&self.record);
+    }
+}

@@ -1,0 +1,158 @@
+//! Counters of the data path that are not an edge's. Labels come from closed lists and from the settings only.
+
+use outrigger_tls::PeerRejected;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use super::{Direction, Record};
+
+/// Labels of requests.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Requests {
+    direction: &'static str,
+    /// `2xx`, ..., `none` when no head was delivered.
+    status: &'static str,
+    /// Why the proxy answered by itself or ended the exchange; empty when it did not.
+    reason: &'static str,
+}
+
+/// One label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Side {
+    direction: &'static str,
+}
+
+/// Labels of refused peers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Rejected {
+    direction: &'static str,
+    reason: &'static str,
+}
+
+/// The counters.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    requests: Family<Requests, Counter>,
+    accepted: Family<Side, Counter>,
+    open: Family<Side, Gauge>,
+    opened: Family<Side, Counter>,
+    rejected: Family<Rejected, Counter>,
+    handshakes_failed: Family<Side, Counter>,
+    /// Inbound figures that exceeded the time that passed.
+    pub(crate) timings_clamped: Counter,
+    /// Inbound figures that could not be read.
+    pub(crate) timings_invalid: Counter,
+    /// `1xx` answers other than `100` that were not passed on.
+    pub(crate) informational_dropped: Counter,
+    /// Pooled connections found closed and replaced before the request was handed on.
+    pub(crate) pool_replaced: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            accepted: Family::default(),
+            open: Family::default(),
+            opened: Family::default(),
+            rejected: Family::default(),
+            handshakes_failed: Family::default(),
+            timings_clamped: Counter::default(),
+            timings_invalid: Counter::default(),
+            informational_dropped: Counter::default(),
+            pool_replaced: Counter::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("outrigger");
+        registry.register("requests", "Requests that are over", metrics.requests.clone());
+        registry.register("connections_accepted", "Connections accepted", metrics.accepted.clone());
+        registry.register("connections_open", "Accepted connections that are open", metrics.open.clone());
+        registry.register(
+            "upstream_connections_opened",
+            "Connections opened to upstreams",
+            metrics.opened.clone(),
+        );
+        registry.register(
+            "peers_rejected",
+            "Peers refused in the handshake, by the reason",
+            metrics.rejected.clone(),
+        );
+        registry.register(
+            "handshakes_failed",
+            "TLS handshakes that failed for another reason than the peer's identity",
+            metrics.handshakes_failed.clone(),
+        );
+        registry.register(
+            "timings_clamped",
+            "Inbound figures that exceeded the time that passed, and were cut",
+            metrics.timings_clamped.clone(),
+        );
+        registry.register(
+            "timings_invalid",
+            "Inbound figures that could not be read",
+            metrics.timings_invalid.clone(),
+        );
+        registry.register(
+            "informational_dropped",
+            "1xx answers other than 100 that were not passed on",
+            metrics.informational_dropped.clone(),
+        );
+        registry.register(
+            "pooled_connections_replaced",
+            "Pooled connections found closed when a request wanted them",
+            metrics.pool_replaced.clone(),
+        );
+        metrics
+    }
+
+    pub(super) fn count(&self, record: &Record) {
+        let status = match record.status.map(|status| status.as_u16()) {
+            Some(100..=199) => "1xx",
+            Some(200..=299) => "2xx",
+            Some(300..=399) => "3xx",
+            Some(400..=499) => "4xx",
+            Some(_) => "5xx",
+            None => "none",
+        };
+        let reason = record.reason.map_or("", |reason| reason.as_str());
+        let labels = Requests { direction: record.direction.as_str(), status, reason };
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    /// A connection was accepted; it is open until the guard is dropped.
+    pub(crate) fn accepted(&self, direction: Direction) -> Open {
+        let side = Side { direction: direction.as_str() };
+        self.accepted.get_or_create(&side).inc();
+        let open = self.open.get_or_create_owned(&side);
+        open.inc();
+        Open(open)
+    }
+
+    /// A connection to an upstream was opened.
+    pub(crate) fn opened(&self, direction: Direction) {
+        self.opened.get_or_create(&Side { direction: direction.as_str() }).inc();
+    }
+
+    /// A peer was refused.
+    pub(crate) fn rejected(&self, direction: Direction, reason: PeerRejected) {
+        let labels = Rejected { direction: direction.as_str(), reason: reason.as_str() };
+        self.rejected.get_or_create(&labels).inc();
+    }
+
+    /// A handshake failed otherwise.
+    pub(crate) fn handshake_failed(&self, direction: Direction) {
+        self.handshakes_failed.get_or_create(&Side { direction: direction.as_str() }).inc();
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(crate) struct Open(Gauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
