@@ -129,9 +129,8 @@ async fn connection(
         }
         connection.await
     };
-    match tokio::time::timeout(CONNECTION_LIFE, whole).await {
-        Ok(Err(error)) => tracing::debug!(%error, "a connection to the health endpoint failed"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_LIFE, whole).await {
+        tracing::debug!(%error, "a connection to the health endpoint failed");
     }
     drop(place);
 }

@@ -223,10 +223,10 @@ impl Layers {
         if self.defects.is_empty() { Ok(settings) } else { Err(SettingsError(self.defects)) }
     }
 
-    fn merged<T: Serialize + DeserializeOwned + Default>(&self) -> Result<T, Found> {
+    fn merged<T: Serialize + DeserializeOwned + Default>(&self) -> Result<T, Box<Found>> {
         let defaults = Figment::from(Serialized::defaults(T::default()));
         let all = self.layers.iter().fold(defaults, |all, layer| all.merge(layer));
-        all.extract()
+        all.extract().map_err(Box::new)
     }
 
     fn origin(&self, key: &str) -> Origin {

@@ -8,4 +8,6 @@ mod trust;
 
 pub use channel::{ChannelError, channel, channel_lazy};
 pub use incoming::{Connection, Limits, Peer, Refused, RefusedCause, incoming};
+#[cfg(test)]
+pub(crate) use trust::Caller;
 pub use trust::{OperatorAuthorities, ServerTrust, server_config};

@@ -16,7 +16,7 @@ mod provider;
 mod rejected;
 mod resolve;
 mod svid;
-#[cfg(feature = "test-support")]
+#[cfg(any(test, feature = "test-support"))]
 pub mod testing;
 mod verifier;
 mod verify;

@@ -80,6 +80,23 @@ impl Leaf {
     }
 }
 
+impl Leaf {
+    fn params(&self) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names =
+            self.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().expect("ASCII"))).collect();
+        params.not_before = self.not_before.into();
+        params.not_after = self.not_after.into();
+        params.extended_key_usages.clone_from(&self.purposes);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        if self.authority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        params
+    }
+}
+
 impl Authority {
     /// Makes one for `trust_domain`, with new keys.
     pub fn new(trust_domain: &str) -> Self {
@@ -145,25 +162,24 @@ impl Authority {
 
     /// Issues any leaf: its chain without the root, and its key.
     pub fn issue_raw(&self, leaf: &Leaf) -> (Vec<Vec<u8>>, Key) {
-        let key = Key::generate().expect("a key");
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names =
-            leaf.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().expect("ASCII"))).collect();
-        params.not_before = leaf.not_before.into();
-        params.not_after = leaf.not_after.into();
-        params.extended_key_usages = leaf.purposes.clone();
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        if leaf.authority {
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        }
         let (issuer, intermediate) = match leaf.under {
             Under::Workloads => (&self.workloads, Some(self.workloads.der.clone())),
             Under::Operators => (&self.operators, Some(self.operators.der.clone())),
             Under::Root => (&self.root, None),
         };
-        let leaf = params.signed_by(&key.pair(), &issuer.issuer()).expect("a leaf");
-        let chain = std::iter::once(leaf.der().to_vec()).chain(intermediate);
+        let key = Key::generate().expect("a key");
+        let certificate = leaf.params().signed_by(key.pair(), &issuer.issuer()).expect("a leaf");
+        let chain = std::iter::once(certificate.der().to_vec()).chain(intermediate);
+        (chain.collect(), key)
+    }
+
+    /// Issues a leaf with a key that has no business issuing: `chain`'s owner's.
+    pub fn issue_under(chain: &[Vec<u8>], owner: &Key, leaf: &Leaf) -> (Vec<Vec<u8>>, Key) {
+        let above = chain.first().expect("a chain").as_slice().into();
+        let issuer = Issuer::from_ca_cert_der(&above, owner.pair()).expect("an issuer");
+        let key = Key::generate().expect("a key");
+        let certificate = leaf.params().signed_by(key.pair(), &issuer).expect("a leaf");
+        let chain = std::iter::once(certificate.der().to_vec()).chain(chain.iter().cloned());
         (chain.collect(), key)
     }
 }

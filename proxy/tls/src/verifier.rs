@@ -115,3 +115,6 @@ impl<J: Judge> ServerCertVerifier for Verifier<J> {
 fn tls12_signature() -> Result<HandshakeSignatureValid, Error> {
     Err(PeerIncompatible::SupportedVersionsExtensionRequired.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,9 +115,9 @@ pub fn server_config(identity: &Identity, operators: &OperatorAuthorities) -> Ar
 
 /// A client of the control plane.
 #[derive(Debug)]
-struct Caller {
-    identity: Identity,
-    operators: OperatorAuthorities,
+pub(crate) struct Caller {
+    pub(crate) identity: Identity,
+    pub(crate) operators: OperatorAuthorities,
 }
 
 impl Judge for Caller {

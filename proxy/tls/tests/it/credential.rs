@@ -1,0 +1,141 @@
+//! What is kept on disk.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use outrigger_tls::{
+    InvalidSvid, Key, Svid,
+    credential::{CredentialError, load, save},
+    testing::{Authority, Leaf},
+};
+
+use crate::support::TRUST_DOMAIN;
+
+#[test]
+fn a_credential_comes_back_as_it_was_and_is_closed_to_others() {
+    let authority = Authority::new(TRUST_DOMAIN);
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("state/admin");
+    assert!(matches!(load(&dir), Err(CredentialError::Missing(_))));
+    for svid in [authority.operator("admin"), authority.operator("admin")] {
+        save(&dir, &svid, &authority.bundle()).unwrap();
+        let back = load(&dir).unwrap();
+        assert_eq!(back.svid.id(), svid.id());
+        assert_eq!(back.svid.chain(), svid.chain());
+        assert_eq!(back.svid.key().to_pem(), svid.key().to_pem());
+        assert_eq!(back.bundle.authorities(), authority.bundle().authorities());
+    }
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&dir), 0o700);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        names.push(path.file_name().unwrap().to_owned());
+    }
+    names.sort();
+    assert_eq!(names, ["ca.crt", "tls.crt", "tls.key"]);
+}
+
+#[test]
+fn a_key_or_directory_open_to_others_is_refused() {
+    let authority = Authority::new(TRUST_DOMAIN);
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("admin");
+    save(&dir, &authority.operator("admin"), &authority.bundle()).unwrap();
+    let open =
+        |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    open(&dir.join("tls.key"), 0o640);
+    assert!(matches!(load(&dir), Err(CredentialError::Open { remedy: "600", .. })));
+    open(&dir.join("tls.key"), 0o600);
+    open(&dir, 0o755);
+    assert!(matches!(load(&dir), Err(CredentialError::Open { remedy: "700", .. })));
+    let saved = save(&dir, &authority.operator("admin"), &authority.bundle());
+    assert!(matches!(saved, Err(CredentialError::Open { remedy: "700", .. })));
+}
+
+#[test]
+fn an_interrupted_save_leaves_the_old_credential_or_the_new() {
+    let authority = Authority::new(TRUST_DOMAIN);
+    let home = tempfile::tempdir().unwrap();
+    let (old, new) = (authority.operator("admin"), authority.operator("admin"));
+    let other = home.path().join("new");
+    save(&other, &new, &authority.bundle()).unwrap();
+    // The steps of a save after everything is written, cut off after each.
+    let steps = ["", "ca.crt", "tls.key", "tls.crt"];
+    for cut in 0..=steps.len() {
+        let dir = home.path().join(format!("cut-{cut}"));
+        save(&dir, &old, &authority.bundle()).unwrap();
+        for name in ["ca.crt", "tls.key", "tls.crt"] {
+            fs::copy(other.join(name), dir.join(format!("{name}.new"))).unwrap();
+        }
+        for name in steps.iter().take(cut).filter(|name| !name.is_empty()) {
+            fs::rename(dir.join(format!("{name}.new")), dir.join(name)).unwrap();
+        }
+        let key = if cut >= 3 { &new } else { &old };
+        for _again in 0..2 {
+            assert_eq!(load(&dir).unwrap().svid.chain(), key.chain(), "cut after {cut}");
+        }
+        save(&dir, &new, &authority.bundle()).unwrap();
+        assert_eq!(load(&dir).unwrap().svid.chain(), new.chain());
+    }
+}
+
+#[test]
+fn a_damaged_credential_is_an_error_that_names_the_file() {
+    let authority = Authority::new(TRUST_DOMAIN);
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("admin");
+    for (name, content) in [
+        ("tls.crt", ""),
+        ("tls.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n"),
+        ("ca.crt", "x"),
+        ("tls.key", "x"),
+    ] {
+        save(&dir, &authority.operator("admin"), &authority.bundle()).unwrap();
+        fs::write(dir.join(name), content).unwrap();
+        let error = load(&dir).unwrap_err();
+        assert!(error.to_string().contains(name), "{name}: {error}");
+    }
+    save(&dir, &authority.operator("admin"), &authority.bundle()).unwrap();
+    fs::write(dir.join("tls.key"), Key::generate().unwrap().to_pem()).unwrap();
+    assert!(matches!(load(&dir), Err(CredentialError::Svid { source: InvalidSvid::KeyMismatch, .. })));
+}
+
+#[test]
+fn an_svid_has_one_identity_and_its_own_key() {
+    let authority = Authority::new(TRUST_DOMAIN);
+    let leaf = Leaf::of(&authority.workload_id("demo", "price"));
+    let (chain, key) = authority.issue_raw(&leaf);
+    let svid = Svid::from_parts(chain.clone(), key.clone()).unwrap();
+    assert_eq!(svid.id(), &authority.workload_id("demo", "price"));
+    let life = svid.not_after().duration_since(svid.not_before()).unwrap();
+    assert_eq!(life.as_secs(), 24 * 3600);
+    assert!(svid.is_valid_at(std::time::SystemTime::now()));
+
+    assert!(matches!(Svid::from_parts(Vec::new(), key.clone()), Err(InvalidSvid::Empty)));
+    let other = Key::generate().unwrap();
+    assert!(matches!(Svid::from_parts(chain.clone(), other), Err(InvalidSvid::KeyMismatch)));
+    let cut = vec![chain[0].clone(), vec![1, 2, 3]];
+    assert!(matches!(Svid::from_parts(cut, key), Err(InvalidSvid::Certificate { index: 1, .. })));
+    for (uris, count) in [(Vec::new(), 0), (vec![leaf.uris[0].clone(), "spiffe://x/y".to_owned()], 2)] {
+        let (chain, key) = authority.issue_raw(&Leaf { uris, ..leaf.clone() });
+        assert!(matches!(Svid::from_parts(chain, key), Err(InvalidSvid::UriNames(found)) if found == count));
+    }
+}
+
+#[test]
+fn a_key_is_never_shown_and_its_request_names_the_identity() {
+    let authority = Authority::new(TRUST_DOMAIN);
+    let key = Key::generate().unwrap();
+    assert_eq!(format!("{key:?}"), "Key(<redacted>)");
+    let back = Key::from_pem(&key.to_pem()).unwrap();
+    assert_eq!(back.public_key_der(), key.public_key_der());
+    let id = authority.workload_id("demo", "price");
+    let csr = rcgen::CertificateSigningRequestParams::from_der(&key.csr_der(&id).unwrap().into()).unwrap();
+    assert_eq!(csr.params.subject_alt_names, [rcgen::SanType::URI(id.as_str().try_into().unwrap())]);
+    for bad in ["", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"] {
+        assert!(Key::from_pem(bad).is_err());
+    }
+    let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    assert!(Key::from_pem(&p384.serialize_pem()).is_err());
+}
