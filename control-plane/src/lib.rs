@@ -26,3 +26,5 @@ pub mod discovery;
 pub mod status;
 
 pub mod telemetry;
+
+pub mod mesh;

@@ -4,10 +4,13 @@
 
 mod claim;
 mod record;
+pub mod service;
 mod table;
+mod writer;
 
 pub use claim::{AddressRules, Claim, InvalidClaim, Pair, WorkloadName};
 pub use record::{Malformed, Registration};
 pub use table::{
     Limits, Member, Outcome, Plan, Refusal, SessionId, SessionOver, Snapshot, Standing, Table, Write,
 };
+pub use writer::{Answer, LoadError, Registry, Session, SessionError};

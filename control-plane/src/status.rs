@@ -1,1 +1,9 @@
-//! Which proxy applied which revision, and why not.
+//! Which proxy runs what: told by its discovery stream (sent, accepted, rejected) and by its own report (applied).
+
+mod board;
+mod convergence;
+mod report;
+pub mod service;
+
+pub use board::{Board, Node, Progress, Reported};
+pub use report::ReportService;

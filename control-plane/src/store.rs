@@ -119,6 +119,18 @@ impl StoreError {
     }
 }
 
+/// How far the store has come, told in one piece: a reader that has all objects up to `objects` and all workloads up to
+/// `workloads` has everything that concerns a proxy up to `newest`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The newest revision.
+    pub newest: Revision,
+    /// The newest that changed an object, since the file was opened.
+    pub objects: Revision,
+    /// The newest that changed a workload, since the file was opened.
+    pub workloads: Revision,
+}
+
 /// A handle on the store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -130,6 +142,7 @@ pub struct Store {
 struct Inner {
     database: redb::Database,
     newest: watch::Sender<Revision>,
+    progress: watch::Sender<Progress>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -147,7 +160,11 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let (database, revision) = file::open(path)?;
         let (newest, _) = watch::channel(revision);
-        Ok(Self { inner: Arc::new(Inner { database, newest }), writer: Arc::new(Semaphore::new(1)) })
+        let (progress, _) = watch::channel(Progress { newest: revision, ..Progress::default() });
+        Ok(Self {
+            inner: Arc::new(Inner { database, newest, progress }),
+            writer: Arc::new(Semaphore::new(1)),
+        })
     }
 
     /// The newest revision.
@@ -158,6 +175,11 @@ impl Store {
     /// The newest revision, as it grows. Revisions in between may be skipped.
     pub fn watch(&self) -> watch::Receiver<Revision> {
         self.inner.newest.subscribe()
+    }
+
+    /// How far the store has come, as it goes on. Told before what was written can be read elsewhere.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.inner.progress.subscribe()
     }
 
     /// Applies all of `commit` as one revision, durably, or nothing of it.
@@ -257,6 +279,17 @@ impl Inner {
         };
         transaction.commit().map_err(StoreError::from_redb)?;
         // The writer's turn is still held: revisions are announced in their order.
+        self.progress.send_modify(|progress| {
+            progress.newest = revision;
+            for op in &commit.ops {
+                let (Op::Put { key, .. } | Op::Delete { key }) = op;
+                if key.is_in(Keyspace::Objects) {
+                    progress.objects = revision;
+                } else if key.is_in(Keyspace::Workloads) {
+                    progress.workloads = revision;
+                }
+            }
+        });
         self.newest.send_replace(revision);
         Ok(revision)
     }

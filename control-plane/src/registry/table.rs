@@ -86,6 +86,11 @@ pub struct Snapshot {
 type Accounts = BTreeMap<(Name, Name), BTreeSet<WorkloadName>>;
 
 impl Snapshot {
+    /// Whether `other` was taken before anything changed.
+    pub fn same(&self, other: &Self) -> bool {
+        self.revision == other.revision && Arc::ptr_eq(&self.members, &other.members)
+    }
+
     /// The members that run under a service account, by name.
     pub fn of_account(&self, namespace: &Name, account: &Name) -> impl Iterator<Item = &Arc<Member>> {
         let names = self.accounts.get(&(namespace.clone(), account.clone()));

@@ -45,6 +45,11 @@ impl Key {
         &self.0
     }
 
+    /// Whether it belongs to `keyspace`.
+    pub(super) fn is_in(&self, keyspace: Keyspace) -> bool {
+        self.0.starts_with(keyspace.prefix())
+    }
+
     pub(super) fn from_stored(key: &str) -> Self {
         Self(key.to_owned())
     }

@@ -1,0 +1,173 @@
+//! The mesh's side of the control plane, put together: registry, compile, discovery, status and telemetry, from the
+//! store and the operators' objects to the services of both ports.
+
+mod metrics;
+
+use std::sync::Arc;
+
+use outrigger_core::model::{ServiceName, TrustBundle};
+use outrigger_proto::{
+    envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
+    registry::v1alpha1::registry_service_server::RegistryServiceServer,
+    status::v1alpha1::{
+        proxy_status_service_server::ProxyStatusServiceServer, status_service_server::StatusServiceServer,
+    },
+    telemetry::v1alpha1::telemetry_service_server::TelemetryServiceServer,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use metrics::Metrics;
+
+use crate::{
+    clock::Clock,
+    compile,
+    discovery::{self, World},
+    registry::{self, AddressRules, LoadError, Registration, Registry, service::ServiceSettings},
+    status::{Board, ReportService, service::StatusApi},
+    store::{Store, objects::Objects},
+    telemetry::{self, Edges},
+};
+
+/// What the mesh's side is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Holds the registrations.
+    pub store: Store,
+    /// The operators' objects, as they change.
+    pub objects: watch::Receiver<Arc<Objects>>,
+    /// Whom the mesh trusts, as it changes.
+    pub bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Whether workloads may register loopback addresses.
+    pub allow_loopback: bool,
+    /// Ends every stream.
+    pub stop: CancellationToken,
+}
+
+/// Open streams of each kind; one more is refused.
+const STREAMS: usize = 10_000;
+
+/// The running mesh side. Cheap to clone; each call of a service's function makes one to be served.
+#[derive(Debug, Clone)]
+pub struct Mesh {
+    store: Store,
+    registry: Registry,
+    worlds: watch::Receiver<Arc<World>>,
+    board: Arc<Board>,
+    edges: Arc<Edges>,
+    metrics: Metrics,
+    clock: Clock,
+    allow_loopback: bool,
+    stop: CancellationToken,
+}
+
+impl Mesh {
+    /// Loads the registry, builds the first world and starts what keeps both true. Nothing can be asked before.
+    ///
+    /// # Errors
+    /// The registry cannot be read.
+    pub async fn start(parts: Parts) -> Result<Self, LoadError> {
+        let limits = registry::Limits::default();
+        let registry = Registry::start(parts.store.clone(), parts.clock.clone(), limits).await?;
+        let worlds = discovery::start(discovery::Inputs {
+            progress: parts.store.progress(),
+            objects: parts.objects,
+            registry: registry.watch(),
+            bundle: parts.bundle,
+        });
+        Ok(Self {
+            store: parts.store,
+            registry,
+            worlds,
+            board: Arc::default(),
+            edges: Arc::new(Edges::new(rand::random())),
+            metrics: Metrics::default(),
+            clock: parts.clock,
+            allow_loopback: parts.allow_loopback,
+            stop: parts.stop,
+        })
+    }
+
+    /// The proxies' configuration; discovery port.
+    pub fn discovery_service(&self) -> AggregatedDiscoveryServiceServer<discovery::service::Service> {
+        AggregatedDiscoveryServiceServer::new(discovery::service::Service::new(
+            self.worlds.clone(),
+            Arc::clone(&self.board),
+            self.metrics.clone(),
+            self.clock.clone(),
+            discovery::service::Limits::default(),
+            self.stop.clone(),
+        ))
+    }
+
+    /// The proxies' registrations; discovery port.
+    pub fn registry_service(&self) -> RegistryServiceServer<registry::service::Service<Around>> {
+        let settings = ServiceSettings {
+            limits: registry::Limits::default(),
+            addresses: AddressRules { allow_loopback: self.allow_loopback },
+            streams: STREAMS,
+            stop: self.stop.clone(),
+        };
+        let around = Around { worlds: self.worlds.clone(), board: Arc::clone(&self.board) };
+        let (registry, store) = (self.registry.clone(), self.store.clone());
+        RegistryServiceServer::new(registry::service::Service::new(registry, store, around, settings))
+    }
+
+    /// What the proxies applied; discovery port.
+    pub fn report_service(&self) -> ProxyStatusServiceServer<ReportService> {
+        let service = ReportService::new(Arc::clone(&self.board), STREAMS, self.stop.clone());
+        ProxyStatusServiceServer::new(service)
+    }
+
+    /// Where the proxies' time went; discovery port.
+    pub fn telemetry_service(&self) -> TelemetryServiceServer<telemetry::service::Service> {
+        let edges = Arc::clone(&self.edges);
+        let service = telemetry::service::Service::new(edges, STREAMS, self.stop.clone());
+        TelemetryServiceServer::new(service).max_decoding_message_size(telemetry::service::MAX_REPORT_BYTES)
+    }
+
+    /// Who runs what; policy port.
+    pub fn status_service(&self) -> StatusServiceServer<StatusApi> {
+        StatusServiceServer::new(StatusApi::new(
+            self.worlds.clone(),
+            self.store.clone(),
+            Arc::clone(&self.board),
+            Arc::clone(&self.edges),
+            self.clock.clone(),
+            self.stop.clone(),
+        ))
+    }
+
+    /// The figures of this side, to be registered.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What proxies are told, as it changes.
+    pub fn worlds(&self) -> watch::Receiver<Arc<World>> {
+        self.worlds.clone()
+    }
+}
+
+/// What the registry asks of its surroundings.
+#[derive(Debug)]
+pub struct Around {
+    worlds: watch::Receiver<Arc<World>>,
+    board: Arc<Board>,
+}
+
+impl registry::service::Mesh for Around {
+    fn services(&self, registration: &Registration) -> Vec<ServiceName> {
+        compile::granted(self.worlds.borrow().policies(), registration)
+    }
+
+    async fn propagated(&self, revision: u64) {
+        let mut worlds = self.worlds.clone();
+        // Proxies cannot be ahead of the world that they are told of.
+        if worlds.wait_for(|world| world.revision() >= revision).await.is_ok() {
+            self.board.propagated(revision).await;
+        }
+    }
+}

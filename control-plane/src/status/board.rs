@@ -1,0 +1,247 @@
+//! What is known of each proxy.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use outrigger_core::{model::SpiffeId, wire};
+use outrigger_proto::status::v1alpha1::{AppliedNonce, AppliedReport, PendingName, ProxyState, Rejection};
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
+
+/// A proxy whose stream broke is remembered, and named, for so long: as long as its workload may still be registered
+/// and lapsed.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Pending names kept of one report; more are counted only in what is missing.
+const MAX_PENDING: usize = 256;
+
+/// What a proxy said that it applied.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Reported {
+    /// Counts its snapshots.
+    pub generation: u64,
+    /// The newest nonce of each type in its snapshot.
+    pub applied: Vec<AppliedNonce>,
+}
+
+/// What its stream says of a proxy.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Progress {
+    /// Everything up to this revision is in its snapshot.
+    pub applied: u64,
+    /// The newest revision that concerns it.
+    pub target: u64,
+    /// What it rejected and would still be sent.
+    pub rejections: Vec<Rejection>,
+}
+
+/// One proxy.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// `<SPIFFE ID>#<instance>`.
+    pub id: Arc<str>,
+    /// As proven.
+    pub identity: SpiffeId,
+    /// As it says.
+    pub version: String,
+    /// Since when it is connected, or not.
+    pub since: SystemTime,
+    /// What its stream says.
+    pub progress: Progress,
+    /// What it said last itself.
+    pub reported: Reported,
+    /// Received and valid, but not in its snapshot.
+    pub pending: Vec<PendingName>,
+    /// When its certificate ends, as it says.
+    pub svid_not_after: Option<prost_types::Timestamp>,
+    /// Nonce prefix of its newest stream.
+    stream: String,
+    /// When that broke; `None`: it is open.
+    lost: Option<Instant>,
+}
+
+impl Node {
+    /// Whether its stream is open.
+    pub fn connected(&self) -> bool {
+        self.lost.is_none()
+    }
+
+    /// Whether its snapshot holds everything up to `revision`.
+    pub fn current(&self, revision: u64) -> bool {
+        self.connected() && self.progress.applied >= revision && self.pending.is_empty()
+    }
+
+    /// For the API.
+    pub fn to_wire(&self) -> ProxyState {
+        ProxyState {
+            node_id: self.id.to_string(),
+            spiffe_id: self.identity.to_string(),
+            version: self.version.clone(),
+            connected: self.connected(),
+            since: Some(wire::time::encode_timestamp(self.since)),
+            applied_revision: self.progress.applied,
+            target_revision: self.progress.target,
+            generation: self.reported.generation,
+            pending: self.pending.clone(),
+            rejections: self.progress.rejections.clone(),
+            svid_not_after: self.svid_not_after,
+        }
+    }
+}
+
+/// All proxies, written by their streams. Bounded by the streams that are open or broke within the last minute.
+#[derive(Debug)]
+pub struct Board {
+    inner: Mutex<Inner>,
+    /// Counts the changes.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    nodes: BTreeMap<Arc<str>, Node>,
+    streams: BTreeMap<String, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    node: Arc<str>,
+    identity: SpiffeId,
+    reports: watch::Sender<Reported>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), changed: watch::channel(0).0 }
+    }
+}
+
+impl Board {
+    /// A proxy opened `stream`; returns where its reports arrive. A stream that it had before is its past.
+    pub fn connect(
+        &self,
+        stream: &str,
+        id: &str,
+        identity: &SpiffeId,
+        version: &str,
+        now: SystemTime,
+    ) -> watch::Receiver<Reported> {
+        let (reports, receiver) = watch::channel(Reported::default());
+        let id: Arc<str> = Arc::from(id);
+        let node = Node {
+            id: Arc::clone(&id),
+            identity: identity.clone(),
+            version: version.chars().take(64).collect(),
+            since: now,
+            progress: Progress::default(),
+            reported: Reported::default(),
+            pending: Vec::new(),
+            svid_not_after: None,
+            stream: stream.to_owned(),
+            lost: None,
+        };
+        {
+            let mut inner = self.inner.lock();
+            let open = Open { node: Arc::clone(&id), identity: identity.clone(), reports };
+            inner.streams.insert(stream.to_owned(), open);
+            inner.nodes.insert(id, node);
+        }
+        self.tell();
+        receiver
+    }
+
+    /// `stream` came on.
+    pub fn progress(&self, stream: &str, progress: Progress) {
+        let news = {
+            let mut inner = self.inner.lock();
+            inner.of_stream(stream).is_some_and(|node| {
+                let news = node.progress != progress;
+                node.progress = progress;
+                news
+            })
+        };
+        if news {
+            self.tell();
+        }
+    }
+
+    /// `stream` ended: by a good-bye, which forgets the proxy, or it broke.
+    pub fn disconnect(&self, stream: &str, good_bye: bool, now: (Instant, SystemTime)) {
+        {
+            let mut inner = self.inner.lock();
+            if let Some(node) = inner.of_stream(stream) {
+                let id = Arc::clone(&node.id);
+                node.lost = Some(now.0);
+                node.since = now.1;
+                if good_bye {
+                    inner.nodes.remove(&id);
+                }
+            }
+            inner.streams.remove(stream);
+            inner.nodes.retain(|_, node| node.lost.is_none_or(|lost| now.0 - lost < REMEMBERED));
+        }
+        self.tell();
+    }
+
+    /// `identity` says what it applied. Ignored for a stream that is not open, or not its own.
+    pub fn report(&self, identity: &SpiffeId, report: AppliedReport) {
+        {
+            let mut inner = self.inner.lock();
+            let Some(open) = inner.streams.get(&report.stream) else { return };
+            if open.identity != *identity {
+                return;
+            }
+            let reported = Reported { generation: report.generation, applied: report.applied };
+            open.reports.send_replace(reported.clone());
+            if let Some(node) = inner.of_stream(&report.stream) {
+                node.reported = reported;
+                node.pending = report.pending;
+                node.pending.truncate(MAX_PENDING);
+                node.svid_not_after = report.svid_not_after;
+            }
+        }
+        self.tell();
+    }
+
+    /// All proxies, by id; one that broke off more than a minute ago is forgotten.
+    pub fn nodes(&self, now: Instant) -> Vec<Node> {
+        let inner = self.inner.lock();
+        let known = inner.nodes.values().filter(|node| node.lost.is_none_or(|lost| now - lost < REMEMBERED));
+        known.cloned().collect()
+    }
+
+    /// Counts the changes.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Returns when every connected proxy has everything up to `revision`.
+    pub async fn propagated(&self, revision: u64) {
+        let mut changed = self.watch();
+        loop {
+            let behind = {
+                let inner = self.inner.lock();
+                let mut connected = inner.nodes.values().filter(|node| node.connected());
+                connected.any(|node| node.progress.applied < revision)
+            };
+            // The board outlives whoever asks it.
+            if !behind || changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+impl Inner {
+    /// The proxy whose newest stream this is.
+    fn of_stream(&mut self, stream: &str) -> Option<&mut Node> {
+        let id = Arc::clone(&self.streams.get(stream)?.node);
+        self.nodes.get_mut(&id).filter(|node| node.stream == stream)
+    }
+}

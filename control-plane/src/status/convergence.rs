@@ -1,0 +1,71 @@
+//! Has everybody applied it, and who has not.
+
+use outrigger_core::wire;
+use outrigger_proto::status::v1alpha1::{Convergence, ProxyState};
+use tokio::time::Instant;
+
+use super::Node;
+use crate::registry::{Snapshot, Standing};
+
+/// How far the proxies are with one revision.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Standings {
+    revision: u64,
+    targeted: usize,
+    behind: Vec<ProxyState>,
+    /// Some proxy rejected it, and no news is to be expected.
+    rejected: bool,
+}
+
+impl Standings {
+    /// Judges the proxies on the board and those that are registered without a stream, which nobody can reach.
+    pub(super) fn new(revision: u64, nodes: &[Node], registry: &Snapshot) -> Self {
+        let unreachable: Vec<ProxyState> = unreachable(nodes, registry);
+        let mut behind: Vec<ProxyState> =
+            nodes.iter().filter(|node| !node.current(revision)).map(Node::to_wire).collect();
+        let rejected = nodes.iter().any(|node| {
+            node.connected()
+                && node.progress.applied < revision
+                && node.progress.rejections.iter().any(|rejection| rejection.revision >= revision)
+        });
+        let targeted = nodes.len() + unreachable.len();
+        behind.extend(unreachable);
+        Self { revision, targeted, behind, rejected }
+    }
+
+    /// Whether waiting longer changes nothing.
+    pub(super) fn done(&self) -> bool {
+        self.behind.is_empty() || self.rejected
+    }
+
+    /// For the API.
+    pub(super) fn to_wire(&self, committed: Option<Instant>, last: bool) -> Convergence {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Convergence {
+            revision: self.revision,
+            targeted: count(self.targeted),
+            current: count(self.targeted - self.behind.len()),
+            done: last,
+            converged: self.behind.is_empty(),
+            behind: self.behind.clone(),
+            elapsed: committed.map(|since| wire::time::encode_duration(since.elapsed())),
+        }
+    }
+}
+
+/// Registered workloads whose proxies have no discovery stream: they run on what they know.
+pub(super) fn unreachable(nodes: &[Node], registry: &Snapshot) -> Vec<ProxyState> {
+    let members = registry.members.values().filter(|member| member.standing == Standing::Live);
+    let states = members.filter_map(|member| {
+        let claim = &member.registration.claim;
+        let id = format!("{}#{}", claim.identity, claim.name.id);
+        let known = nodes.iter().any(|node| *node.id == *id);
+        (!known).then(|| ProxyState {
+            node_id: id,
+            spiffe_id: claim.identity.to_string(),
+            connected: false,
+            ..ProxyState::default()
+        })
+    });
+    states.collect()
+}
