@@ -1,2 +1,78 @@
-//! Placeholder.
-fn main() {}
+//! `outrigger`: the operator's command. It speaks to the control plane's policy port and nothing else; `demo` also
+//! starts the sibling binaries.
+
+mod args;
+mod command;
+mod connect;
+mod demo;
+mod document;
+mod duration;
+mod failure;
+mod output;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Arguments, Command, DEMO_APP, DemoAppArgs};
+use failure::Failure;
+use output::Output;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1).peekable();
+    if words.peek().is_some_and(|word| word == DEMO_APP) {
+        return match DemoAppArgs::try_parse_from(words) {
+            Ok(args) => end(&Output::plain(), demo::app_main(args)),
+            Err(error) => misread(&error),
+        };
+    }
+    match Arguments::try_parse() {
+        Ok(arguments) => {
+            let output = Output::new(&arguments.global);
+            let outcome = run(arguments, &output);
+            end(&output, outcome)
+        }
+        Err(error) => misread(&error),
+    }
+}
+
+/// clap prints to the right stream and knows its code: 0 for help, 2 for a wrong command line.
+fn misread(error: &clap::Error) -> ExitCode {
+    match (error.print(), error.exit_code()) {
+        (Ok(()), 0) => ExitCode::SUCCESS,
+        _ => failure::Exit::Usage.into(),
+    }
+}
+
+fn end(output: &Output, outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit()
+        }
+    }
+}
+
+fn run(arguments: Arguments, output: &Output) -> Result<(), Failure> {
+    let Arguments { global, command } = arguments;
+    // One thread, the main one: the children of the demo are tied to the life of the thread that starts them.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("cannot start the runtime", error))?;
+    runtime.block_on(async {
+        match command {
+            Command::Apply(args) => command::apply::run(&global, output, args).await,
+            Command::Get(args) => command::get::run(&global, output, args).await,
+            Command::Delete(args) => command::delete::run(&global, output, args).await,
+            Command::Status => command::status::run(&global, output).await,
+            Command::Hops(args) => command::hops::run(&global, output, args).await,
+            Command::Token(args) => command::token::run(&global, output, args).await,
+            Command::Demo(args) => Box::pin(demo::run(output, args)).await,
+            Command::Version => command::version::run(output),
+            Command::Completion(args) => command::completion::run(&args),
+        }
+    })
+}

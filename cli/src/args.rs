@@ -1,0 +1,332 @@
+//! The command line: every command, flag and exit code, and the texts of `--help`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::duration;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused: by the control plane, by a check before it, or a promise of the demo broke
+  2  wrong command line
+  3  the control plane cannot be reached
+  4  stored, but not every proxy applied it in time
+  5  no such object
+  6  the credential is missing, unreadable, or not allowed to do this
+  130  interrupted";
+
+/// Operates an Outrigger mesh through its control plane.
+#[derive(Debug, Parser)]
+#[command(name = "outrigger", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Address of the control plane's policy API
+    #[arg(
+        long,
+        global = true,
+        env = "OUTRIGGER_SERVER",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:17100"
+    )]
+    pub(crate) server: String,
+    /// Directory with tls.crt, tls.key and ca.crt [default: `admin` in the control plane's default state directory]
+    #[arg(long, global = true, env = "OUTRIGGER_CREDENTIAL", value_name = "DIR")]
+    pub(crate) credential: Option<PathBuf>,
+    /// What to print: a table for people, json or yaml for programs
+    #[arg(short = 'o', long = "format", global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) format: Format,
+    /// How long one call to the control plane may take
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
+    pub(crate) call_timeout: Duration,
+}
+
+/// Form of what a command prints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Tables for people; may change between versions.
+    #[default]
+    Table,
+    /// One JSON document; stable.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a small mesh on this machine and hold it to its promises
+    #[command(after_help = EXIT_CODES)]
+    Demo(DemoArgs),
+    /// Create or change objects from YAML or JSON documents; all of them or none
+    #[command(after_help = EXIT_CODES)]
+    Apply(ApplyArgs),
+    /// Show objects
+    #[command(after_help = EXIT_CODES)]
+    Get(GetArgs),
+    /// Delete objects; all of them or none
+    #[command(after_help = EXIT_CODES)]
+    Delete(DeleteArgs),
+    /// Show which proxy runs which revision, what it waits for, and what it rejected
+    #[command(after_help = EXIT_CODES)]
+    Status,
+    /// Show where the latency of each hop goes
+    #[command(after_help = EXIT_CODES)]
+    Hops(HopsArgs),
+    /// Make join tokens
+    Token(TokenArgs),
+    /// Print the version
+    Version,
+    /// Print a script that completes this command in a shell
+    Completion(CompletionArgs),
+}
+
+/// `apply`.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// File of documents, or - for standard input; may be repeated
+    #[arg(short, long, required = true, value_name = "FILE")]
+    pub(crate) file: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) write: WriteArgs,
+}
+
+/// What the writing commands share.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct WriteArgs {
+    /// Return only when every proxy concerned has applied the change; 4 if one has not
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) wait: bool,
+    /// How long --wait waits
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse, requires = "wait")]
+    pub(crate) timeout: Duration,
+    /// Check everything, store nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `get`.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Kind of object
+    #[arg(value_enum, ignore_case = true)]
+    pub(crate) kind: KindArg,
+    /// Name, or NAMESPACE/NAME; without it, all of the kind
+    pub(crate) name: Option<String>,
+    /// Namespace [default: every one for a list, `default` for a name]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+}
+
+/// `delete`.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Kind of object
+    #[arg(value_enum, ignore_case = true, required_unless_present = "file", requires = "name")]
+    pub(crate) kind: Option<KindArg>,
+    /// Names, or NAMESPACE/NAME
+    pub(crate) name: Vec<String>,
+    /// Delete what these documents name instead; - for standard input; may be repeated
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["kind", "name", "namespace"])]
+    pub(crate) file: Vec<PathBuf>,
+    /// Namespace
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    pub(crate) namespace: String,
+    #[command(flatten)]
+    pub(crate) write: WriteArgs,
+}
+
+/// A kind, by any of the names that people type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KindArg {
+    /// Named destinations
+    #[value(name = "service", aliases = ["services", "svc"])]
+    Service,
+    /// How requests for services are matched and split
+    #[value(name = "route", aliases = ["routes"])]
+    Route,
+    /// The mesh's own settings
+    #[value(name = "meshconfig", aliases = ["meshconfigs", "mesh-config"])]
+    MeshConfig,
+}
+
+/// `hops`.
+#[derive(Debug, Args)]
+pub(crate) struct HopsArgs {
+    /// Only hops to this service: NAMESPACE/NAME, or NAME in `default`
+    pub(crate) service: Option<String>,
+    /// Take apart this share of the slowest requests, in percent
+    #[arg(long, value_name = "PERCENT", default_value = "1", value_parser = percent)]
+    pub(crate) slowest: u32,
+}
+
+/// `token`.
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    pub(crate) command: TokenCommand,
+}
+
+/// `token ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a join token, good for one workload and one use; the token goes to standard output
+    #[command(after_help = EXIT_CODES)]
+    Create(TokenCreateArgs),
+}
+
+/// `token create`.
+#[derive(Debug, Args)]
+pub(crate) struct TokenCreateArgs {
+    /// Namespace of the workload
+    #[arg(long, value_name = "NAMESPACE", default_value = "default")]
+    pub(crate) namespace: String,
+    /// Service account of the workload
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service_account: String,
+    /// Label of the workload, for services to select by; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// How long the token may be redeemed, 1s to 24h
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration::parse)]
+    pub(crate) ttl: Duration,
+    /// Write the token to this new file, readable by its owner only, instead
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `completion`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// Which shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// End with a verdict instead of a live table; 1 if a promise broke
+    #[arg(long)]
+    pub(crate) exit: bool,
+}
+
+/// The first word of a command line for [`DemoAppArgs`].
+pub(crate) const DEMO_APP: &str = "demo-app";
+
+/// The demo's own processes. Not a command for people: a grammar of its own, so that no help or completion offers it.
+#[derive(Debug, Parser)]
+#[command(name = DEMO_APP, disable_version_flag = true)]
+pub(crate) struct DemoAppArgs {
+    #[command(subcommand)]
+    pub(crate) role: DemoRole,
+}
+
+/// What a process of the demo does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DemoRole {
+    /// Asks `price` through its sidecar; reads the sidecar's address from standard input
+    Front,
+    /// Answers, and logs every request it saw
+    Price {
+        /// Its version, part of every answer
+        #[arg(long)]
+        version: String,
+        /// One in so many requests is slow; 0: none
+        #[arg(long, default_value_t = 0)]
+        slow_every: u64,
+        /// Where it logs
+        #[arg(long)]
+        log: PathBuf,
+    },
+    /// Becomes another program that dies with the process that started it
+    Guard {
+        /// Process id of the one that started it
+        #[arg(long)]
+        parent: i32,
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE, such as version=v2".to_owned()),
+    }
+}
+
+/// Percent as parts per million.
+fn percent(text: &str) -> Result<u32, String> {
+    const REMEDY: &str = "write a percentage from 0.0001 to 100, such as 1 or 0.1";
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if fraction.len() > 4 || whole.len() > 3 || !digits(whole) || !digits(fraction) {
+        return Err(REMEDY.to_owned());
+    }
+    let parts: u32 = format!("{whole}{fraction:0<4}").parse().map_err(|_not_a_number| REMEDY.to_owned())?;
+    if (1..=1_000_000).contains(&parts) { Ok(parts) } else { Err(REMEDY.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::{Arguments, Command, percent};
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_percentage_is_parts_per_million() {
+        assert_eq!(percent("1"), Ok(10_000));
+        assert_eq!(percent("0.1"), Ok(1_000));
+        assert_eq!(percent("100"), Ok(1_000_000));
+        for bad in ["", "0", "-1", "101", "1.00001", "x", "1.x", "+5", "."] {
+            assert!(percent(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn kinds_go_by_the_names_that_people_type() {
+        for kind in ["service", "Service", "services", "svc", "Route", "meshconfig", "MeshConfig"] {
+            assert!(Arguments::try_parse_from(["outrigger", "get", kind]).is_ok(), "{kind}");
+        }
+        assert!(Arguments::try_parse_from(["outrigger", "get", "gateway"]).is_err());
+    }
+
+    #[test]
+    fn delete_takes_names_or_files_but_not_both() {
+        let parse = |rest: &[&str]| Arguments::try_parse_from([&["outrigger", "delete"], rest].concat());
+        assert!(parse(&["route", "price"]).is_ok());
+        assert!(parse(&["-f", "mesh.yaml"]).is_ok());
+        for bad in [&[][..], &["route"], &["route", "price", "-f", "x"]] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn wait_and_dry_run_exclude_each_other() {
+        let parse =
+            |rest: &[&str]| Arguments::try_parse_from([&["outrigger", "apply", "-f", "-"], rest].concat());
+        assert!(matches!(
+            parse(&["--wait", "--timeout", "1m"]).map(|arguments| arguments.command),
+            Ok(Command::Apply(args)) if args.write.wait && args.write.timeout.as_secs() == 60
+        ));
+        assert!(parse(&["--wait", "--dry-run"]).is_err());
+        assert!(parse(&["--timeout", "1m"]).is_err());
+    }
+}

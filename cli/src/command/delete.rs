@@ -1,0 +1,31 @@
+//! `delete`.
+
+use outrigger_proto::policy::v1alpha1::ObjectRef;
+
+use super::{apply, get};
+use crate::{
+    args::{DeleteArgs, Global},
+    connect::ControlPlane,
+    document,
+    failure::Failure,
+    output::Output,
+};
+
+/// Deletes what was named, or what the documents name, in one call.
+pub(crate) async fn run(global: &Global, output: &Output, args: DeleteArgs) -> Result<(), Failure> {
+    let references = match args.kind {
+        Some(kind) => args
+            .name
+            .iter()
+            .map(|name| {
+                get::reference(kind.into(), name, Some(&args.namespace)).map(|own| ObjectRef::from(&own))
+            })
+            .collect::<Result<Vec<_>, _>>()?,
+        None => {
+            document::read(&args.file)?.iter().map(|sourced| ObjectRef::from(&sourced.reference())).collect()
+        }
+    };
+    let control_plane = ControlPlane::new(global)?;
+    let response = control_plane.delete(references, args.write.dry_run).await?;
+    apply::finish(&control_plane, output, args.write, response.revision, response.results).await
+}

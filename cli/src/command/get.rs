@@ -1,0 +1,185 @@
+//! `get`: objects as tables, or as documents that `apply` takes back.
+
+use std::time::SystemTime;
+
+use outrigger_core::{
+    model::{Kind, Name, Object, ObjectRef, Spec},
+    policy, wire,
+};
+use outrigger_proto::policy::v1alpha1 as proto;
+
+use crate::{
+    args::{Format, GetArgs, Global, KindArg},
+    connect::{self, ControlPlane},
+    duration,
+    failure::Failure,
+    output::Output,
+    view,
+};
+
+impl From<KindArg> for Kind {
+    fn from(kind: KindArg) -> Self {
+        match kind {
+            KindArg::Service => Self::Service,
+            KindArg::Route => Self::Route,
+            KindArg::MeshConfig => Self::MeshConfig,
+        }
+    }
+}
+
+/// Shows one object, or all of a kind.
+pub(crate) async fn run(global: &Global, output: &Output, args: GetArgs) -> Result<(), Failure> {
+    let kind = Kind::from(args.kind);
+    let control_plane = ControlPlane::new(global)?;
+    let found = match &args.name {
+        Some(name) => {
+            let reference = reference(kind, name, args.namespace.as_deref())?;
+            vec![control_plane.get((&reference).into()).await?]
+        }
+        None => {
+            control_plane.list(connect::kind(kind), args.namespace.as_deref().unwrap_or_default()).await?
+        }
+    };
+    let objects = found.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    show(output, kind, &objects, args.name.is_some())
+}
+
+/// Reads a name of the command line: `NAME` or `NAMESPACE/NAME`.
+pub(crate) fn reference(kind: Kind, name: &str, namespace: Option<&str>) -> Result<ObjectRef, Failure> {
+    let parse = |text: &str| text.parse::<Name>().map_err(|error| Failure::Usage(error.to_string()));
+    let (namespace, name) = match (name.split_once('/'), namespace) {
+        (Some((own, _)), Some(other)) if own != other && other != "default" => {
+            return Err(Failure::Usage(format!(
+                "two namespaces for one object: {own} in its name and {other} from --namespace"
+            )));
+        }
+        (Some((namespace, name)), _) => (namespace, name),
+        (None, namespace) => (namespace.unwrap_or("default"), name),
+    };
+    Ok(ObjectRef {
+        kind,
+        namespace: match kind {
+            Kind::MeshConfig => None,
+            Kind::Service | Kind::Route => Some(parse(namespace)?),
+        },
+        name: parse(name)?,
+    })
+}
+
+fn decode(object: &proto::Object) -> Result<Object, Failure> {
+    wire::policy::object(object).map_err(|violations| {
+        let what = violations.first().map(ToString::to_string).unwrap_or_default();
+        Failure::refused(
+            format!("the control plane sent an object that this version cannot read: {what}"),
+            "use the `outrigger` of the control plane's version",
+        )
+    })
+}
+
+fn show(output: &Output, kind: Kind, objects: &[Object], single: bool) -> Result<(), Failure> {
+    match (output.format(), objects) {
+        (Format::Table, []) => {
+            output.note(&format!("no {} found", kind.as_str()));
+            Ok(())
+        }
+        (Format::Table, objects) => output.print(&table(output, kind, objects, SystemTime::now())),
+        (Format::Yaml, objects) => {
+            output.print(objects.iter().map(policy::to_yaml).collect::<Vec<_>>().join("---\n").trim_end())
+        }
+        (Format::Json, [object]) if single => output.result(&policy::to_json(object), String::new),
+        (Format::Json, objects) => {
+            let items: Vec<_> = objects.iter().map(policy::to_json).collect();
+            output.result(&serde_json::json!({ "items": items }), String::new)
+        }
+    }
+}
+
+fn table(output: &Output, kind: Kind, objects: &[Object], now: SystemTime) -> String {
+    let header: &[&str] = match kind {
+        Kind::Service => &["NAMESPACE", "NAME", "PORTS", "SELECTOR", "REVISION", "AGE", "CONDITIONS"],
+        Kind::Route => &["NAMESPACE", "NAME", "PARENTS", "BACKENDS", "REVISION", "AGE", "CONDITIONS"],
+        Kind::MeshConfig => &["NAME", "EXTERNAL", "CLUSTER DOMAIN", "REVISION", "AGE", "CONDITIONS"],
+    };
+    let rows = objects
+        .iter()
+        .map(|object| {
+            let metadata = &object.metadata;
+            let mut row: Vec<String> = metadata.namespace.iter().map(ToString::to_string).collect();
+            row.push(metadata.name.to_string());
+            row.extend(spec(&object.spec));
+            row.push(metadata.revision.to_string());
+            row.push(duration::age(metadata.created, now));
+            row.push(conditions(object));
+            row
+        })
+        .collect();
+    output.table(header, rows, &[])
+}
+
+/// The two columns that differ between kinds.
+fn spec(spec: &Spec) -> [String; 2] {
+    match spec {
+        Spec::Service(service) => {
+            let ports = service.ports.iter().map(|port| match &port.name {
+                Some(name) => format!("{}/{name}", port.port),
+                None => port.port.to_string(),
+            });
+            [join(ports), view::labels(&service.selector)]
+        }
+        Spec::Route(route) => {
+            let parents = route.parents.iter().map(|parent| match &parent.namespace {
+                Some(namespace) => format!("{namespace}/{}", parent.name),
+                None => parent.name.to_string(),
+            });
+            let backends = route.rules.iter().map(|rule| {
+                let backends =
+                    rule.backends.iter().map(|backend| format!("{}={}", backend.name, backend.weight));
+                join(backends)
+            });
+            [join(parents), backends.collect::<Vec<_>>().join("; ")]
+        }
+        Spec::MeshConfig(config) => [
+            match config.external_traffic {
+                outrigger_core::model::ExternalTraffic::Deny => "deny",
+                outrigger_core::model::ExternalTraffic::Connect443 => "CONNECT to 443",
+            }
+            .to_owned(),
+            config.cluster_domain.clone(),
+        ],
+    }
+}
+
+fn conditions(object: &Object) -> String {
+    let broken: Vec<String> = object
+        .conditions
+        .iter()
+        .filter(|condition| !condition.status)
+        .map(|condition| format!("{}: {}", condition.kind, condition.reason))
+        .collect();
+    match (object.conditions.is_empty(), broken.is_empty()) {
+        (true, _) => "-".to_owned(),
+        (false, true) => join(object.conditions.iter().map(|condition| condition.kind.clone())),
+        (false, false) => format!("not {}", broken.join(", not ")),
+    }
+}
+
+fn join(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, reference};
+
+    #[test]
+    fn a_name_may_carry_its_namespace() {
+        let text =
+            |kind, name, namespace| reference(kind, name, namespace).map(|found| found.to_string()).ok();
+        assert_eq!(text(Kind::Route, "price", None).as_deref(), Some("Route default/price"));
+        assert_eq!(text(Kind::Route, "price", Some("demo")).as_deref(), Some("Route demo/price"));
+        assert_eq!(text(Kind::Route, "demo/price", None).as_deref(), Some("Route demo/price"));
+        assert_eq!(text(Kind::Route, "demo/price", Some("other")), None);
+        assert_eq!(text(Kind::MeshConfig, "mesh", None).as_deref(), Some("MeshConfig mesh"));
+        assert_eq!(text(Kind::Route, "Price", None), None);
+    }
+}

@@ -1,0 +1,70 @@
+//! `status`: which proxy runs which revision, what it waits for, and what it rejected.
+
+use std::time::SystemTime;
+
+use outrigger_proto::status::v1alpha1::ListProxiesResponse;
+
+use crate::{
+    args::Global,
+    connect::ControlPlane,
+    duration,
+    failure::Failure,
+    output::{Colour, Output},
+    view::{self, Status},
+};
+
+/// Shows every proxy.
+pub(crate) async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
+    let response = ControlPlane::new(global)?.proxies().await?;
+    let status = Status::new(&response);
+    output.result(&status, || people(output, &status, &response))
+}
+
+/// The table of all proxies, and below it everything that is not as it should be.
+pub(crate) fn people(output: &Output, status: &Status, response: &ListProxiesResponse) -> String {
+    let now = SystemTime::now();
+    let expiry = |node_id: &str| {
+        let state = response.proxies.iter().find(|state| state.node_id == node_id);
+        duration::until(state.and_then(|state| view::instant(state.svid_not_after.as_ref())), now)
+    };
+    let rows = status
+        .proxies
+        .iter()
+        .map(|proxy| {
+            vec![
+                view::node(&proxy.node_id),
+                proxy.version.clone(),
+                if proxy.connected { "yes" } else { "no" }.to_owned(),
+                format!("{}/{}", proxy.applied_revision, proxy.target_revision),
+                proxy.pending.len().to_string(),
+                proxy.rejections.len().to_string(),
+                expiry(&proxy.node_id),
+            ]
+        })
+        .collect();
+    let current = status.proxies.iter().filter(|proxy| proxy.is_current()).count();
+    let mut lines = vec![format!(
+        "revision {}: {current} of {} proxies are current",
+        status.revision,
+        status.proxies.len()
+    )];
+    if !status.proxies.is_empty() {
+        lines.push(String::new());
+        lines.push(output.table(
+            &["PROXY", "VERSION", "CONNECTED", "APPLIED", "PENDING", "REJECTED", "CERTIFICATE EXPIRES"],
+            rows,
+            &[3, 4, 5],
+        ));
+    }
+    for proxy in &status.proxies {
+        let name = view::node(&proxy.node_id);
+        for pending in &proxy.pending {
+            lines.push(format!("{name}: {} is pending: {}", pending.resource, pending.cause));
+        }
+        for rejection in &proxy.rejections {
+            let text = format!("{name}: rejected {}", rejection.sentence());
+            lines.push(output.paint(Colour::Yellow, &text));
+        }
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,107 @@
+//! `demo`: a whole mesh on this machine, as real processes, held to its promises under load.
+
+mod account;
+mod app;
+mod client;
+mod load;
+mod mesh;
+mod process;
+mod scenario;
+mod split;
+mod verdict;
+
+use std::{io, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+
+use self::{process::Stack, scenario::Scenario};
+use crate::{
+    args::{DemoAppArgs, DemoArgs, DemoRole, Format},
+    failure::Failure,
+    output::Output,
+};
+
+/// Runs a process of the demo: an application, or the guard in front of another program.
+pub(crate) fn app_main(args: DemoAppArgs) -> Result<(), Failure> {
+    if let DemoRole::Guard { parent, command } = &args.role {
+        return Err(process::guard(*parent, command));
+    }
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("cannot start the runtime", error))?
+        .block_on(async {
+            let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+            tokio::select! {
+                outcome = app::run(args.role) => outcome,
+                _ = terminate.recv() => Ok(()),
+            }
+        })
+}
+
+/// Runs the demo: to a verdict with `--exit`, else on with a live table until it is interrupted. However it ends, it
+/// stops what it started.
+pub(crate) async fn run(output: &Output, args: DemoArgs) -> Result<(), Failure> {
+    if output.format() != Format::Table {
+        return Err(Failure::Usage("the demo prints for people: leave out -o".to_owned()));
+    }
+    let mut interrupts = Interrupts::new().map_err(no_signals)?;
+    let (mut stack, mut deaths) = Stack::new()?;
+    let mut scenario = Scenario::new(output);
+    let outcome = tokio::select! {
+        outcome = scenario.run(&mut stack, !args.exit) => outcome,
+        Some(name) = died(&mut deaths) => Err(stack.explain(&name, "ended by itself")),
+        () = interrupts.next() => Err(Failure::Interrupted),
+    };
+    // A second signal kills: dropping the stack leaves nothing either.
+    let stopped = tokio::select! {
+        defects = stack.stop() => defects,
+        () = interrupts.next() => return Err(Failure::Interrupted),
+    };
+    match outcome {
+        // An interrupt is how the live table ends.
+        Err(Failure::Interrupted) if scenario.is_live() => {
+            output.print("")?;
+            scenario.stopped(&stopped)
+        }
+        Ok(()) => scenario.stopped(&stopped),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn died(deaths: &mut mpsc::Receiver<String>) -> Option<String> {
+    let name = deaths.recv().await;
+    // What it wrote last may still be on its way to the log.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    name
+}
+
+fn no_signals(error: io::Error) -> Failure {
+    Failure::io("cannot listen for signals", error)
+}
+
+/// Everything that asks a process to stop.
+#[derive(Debug)]
+struct Interrupts([Signal; 3]);
+
+impl Interrupts {
+    fn new() -> io::Result<Self> {
+        Ok(Self([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What the demo is built of: processes that end with their parent, and siblings of the same version.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+};
+
+const OUTRIGGER: &str = env!("CARGO_BIN_EXE_outrigger");
+
+/// A shell that starts a guarded `sleep` and waits for it; the pipe is open as long as any of them lives.
+fn guarded() -> std::process::Child {
+    Command::new("sh")
+        .arg("-c")
+        .arg("\"$0\" demo-app guard --parent $$ -- sh -c 'echo up; exec sleep 600' & wait")
+        .arg(OUTRIGGER)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a shell")
+}
+
+#[test]
+fn a_guarded_process_dies_with_its_parent() {
+    let mut parent = guarded();
+    let mut stdout = BufReader::new(parent.stdout.take().expect("piped"));
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("it starts");
+    assert_eq!(line, "up\n");
+    parent.kill().expect("killed");
+    parent.wait().expect("gone");
+    let mut rest = String::new();
+    // Ends only when the guarded process is gone too: the pipe has no other writer.
+    stdout.read_to_string(&mut rest).expect("the end");
+    assert_eq!(rest, "");
+}
+
+#[test]
+fn a_guard_whose_parent_is_gone_starts_nothing() {
+    let ran = Command::new(OUTRIGGER)
+        .args(["demo-app", "guard", "--parent", "1", "--", "echo", "started"])
+        .output()
+        .expect("it runs");
+    assert_eq!(ran.status.code(), Some(1));
+    assert!(ran.stdout.is_empty());
+}
+
+#[test]
+fn an_application_of_the_demo_ends_with_its_standard_input() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut app = Command::new(OUTRIGGER)
+        .args(["demo-app", "price", "--version", "v1", "--log"])
+        .arg(directory.path().join("log"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut line = String::new();
+    BufReader::new(app.stdout.take().expect("piped")).read_line(&mut line).expect("its address");
+    assert!(line.starts_with("127.0.0.1:"), "{line}");
+    drop(app.stdin.take());
+    assert!(app.wait().expect("it ends").success());
+}
+
+#[test]
+fn the_demo_without_its_siblings_says_how_to_build_them() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let alone = directory.path().join("outrigger");
+    std::fs::copy(OUTRIGGER, &alone).expect("copied");
+    let run = || {
+        Command::new(&alone)
+            .args(["demo", "--exit"])
+            .env("PATH", directory.path())
+            .env("TMPDIR", directory.path())
+            .output()
+            .expect("it runs")
+    };
+    let ran = run();
+    assert_eq!(ran.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(text.contains("outrigger-control-plane") && text.contains("cargo build"), "{text}");
+
+    let other = directory.path().join("outrigger-control-plane");
+    std::fs::write(&other, "#!/bin/sh\necho outrigger-control-plane 0.0.1\n").expect("written");
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let ran = run();
+    assert_eq!(ran.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(text.contains("says \"outrigger-control-plane 0.0.1\""), "{text}");
+    let left: Vec<_> = std::fs::read_dir(directory.path()).expect("listed").collect();
+    assert_eq!(left.len(), 2, "the demo left nothing behind: {left:?}");
+}

@@ -1,0 +1,8 @@
+//! The command as scripts see it: the built binary against a control plane of the test's own, over real TLS.
+
+#![expect(clippy::expect_used, reason = "in a test a panic is the report")]
+
+mod demo;
+mod fake;
+mod read;
+mod write;

@@ -1,0 +1,139 @@
+//! The commands that read: `get`, `status`, `hops`, and those that need nobody.
+
+use outrigger_proto::{policy::v1alpha1 as policy, status::v1alpha1 as status};
+
+use crate::fake::Fake;
+
+fn service(name: &str) -> policy::Object {
+    policy::Object {
+        metadata: Some(policy::Metadata {
+            namespace: "demo".to_owned(),
+            name: name.to_owned(),
+            revision: 3,
+            ..policy::Metadata::default()
+        }),
+        spec: Some(policy::object::Spec::Service(policy::ServiceSpec {
+            ports: vec![policy::ServicePort {
+                port: 80,
+                name: "http".to_owned(),
+                protocol: outrigger_proto::mesh::v1alpha1::AppProtocol::Http1.into(),
+                target_port: None,
+            }],
+            ..policy::ServiceSpec::default()
+        })),
+        status: None,
+    }
+}
+
+#[tokio::test]
+async fn get_lists_every_page() {
+    let fake = Fake::start().await;
+    fake.script.lock().expect("the script").objects = vec![service("front"), service("price")];
+    let ran = fake.run(&["get", "services"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let lines: Vec<Vec<&str>> = ran.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NAMESPACE", "NAME", "PORTS", "SELECTOR", "REVISION", "AGE", "CONDITIONS"]);
+    assert_eq!(lines[1][..3], ["demo", "front", "80/http"]);
+    assert_eq!(lines[2][..3], ["demo", "price", "80/http"]);
+}
+
+#[tokio::test]
+async fn what_get_prints_as_yaml_apply_takes_back() {
+    let fake = Fake::start().await;
+    fake.script.lock().expect("the script").objects = vec![service("front"), service("price")];
+    let got = fake.run(&["get", "service", "-o", "yaml"]).await;
+    assert_eq!(got.code, Some(0), "{got:?}");
+    let applied = fake.run_with(&["apply", "-f", "-"], &got.stdout).await;
+    assert_eq!(applied.code, Some(0), "{applied:?}");
+    assert_eq!(fake.script.lock().expect("the script").applied[0].items.len(), 2);
+    let got = fake.run(&["get", "service", "demo/price", "-o", "json"]).await;
+    let printed: serde_json::Value = serde_json::from_str(&got.stdout).expect("JSON");
+    assert_eq!(printed["metadata"]["name"], "price");
+}
+
+#[tokio::test]
+async fn an_object_that_is_not_there_is_5() {
+    let fake = Fake::start().await;
+    let ran = fake.run(&["get", "route", "price"]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(5), ""), "{ran:?}");
+}
+
+#[tokio::test]
+async fn status_shows_each_proxy_and_what_it_rejected() {
+    let fake = Fake::start().await;
+    fake.script.lock().expect("the script").proxies = vec![status::ProxyState {
+        node_id: "spiffe://outrigger.local/ns/demo/sa/front#front-1".to_owned(),
+        version: "0.1.0".to_owned(),
+        connected: true,
+        applied_revision: 6,
+        target_revision: 7,
+        rejections: vec![status::Rejection {
+            causes: vec![crate::fake::route("demo", "price")],
+            ..status::Rejection::default()
+        }],
+        ..status::ProxyState::default()
+    }];
+    let ran = fake.run(&["status"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for part in
+        ["revision 7: 0 of 1 proxies are current", "demo/front#front-1", "6/7", "(from Route demo/price)"]
+    {
+        assert!(ran.stdout.contains(part), "{part} in {}", ran.stdout);
+    }
+    let ran = fake.run(&["status", "-o", "yaml"]).await;
+    assert!(ran.stdout.contains("appliedRevision: 6"), "{}", ran.stdout);
+}
+
+#[tokio::test]
+async fn hops_shows_where_the_time_went() {
+    let time = |micros: i32| Some(prost_types::Duration { seconds: 0, nanos: micros * 1_000 });
+    let share = |phase: &str, micros| status::PhaseShare { phase: phase.to_owned(), time: time(micros) };
+    let fake = Fake::start().await;
+    fake.script.lock().expect("the script").hops = vec![status::Hop {
+        source: "spiffe://outrigger.local/ns/demo/sa/front".to_owned(),
+        destination: "demo/price-v1".to_owned(),
+        port: 80,
+        requests: 1_000,
+        failures: 1,
+        p50: time(1_300),
+        p99: time(2_500),
+        mean: time(1_400),
+        mean_phases: vec![share("client_proxy", 40), share("connect", 0), share("app", 1_360)],
+        slowest_mean: time(2_600),
+        slowest_phases: vec![share("client_proxy", 50), share("connect", 0), share("app", 2_550)],
+        slowest_requests: 10,
+        ..status::Hop::default()
+    }];
+    let ran = fake.run(&["hops"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for part in ["demo/front -> demo/price-v1", "99.90 %", "1.30ms", "CLIENT PROXY", "slowest 1 %", "2.55ms"]
+    {
+        assert!(ran.stdout.contains(part), "{part} in {}", ran.stdout);
+    }
+    assert!(!ran.stdout.contains("CONNECT"), "a phase that took no time: {}", ran.stdout);
+    let ran = fake.run(&["hops", "-o", "json"]).await;
+    let printed: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!(printed["hops"][0]["mean"]["phases"]["app"], 1.36);
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_is_2_and_help_names_the_codes() {
+    let fake = Fake::start().await;
+    assert_eq!(fake.run(&["aply"]).await.code, Some(2));
+    let ran = fake.run(&["apply", "--help"]).await;
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.stdout.contains("not every proxy applied it in time"), "{}", ran.stdout);
+}
+
+#[tokio::test]
+async fn version_and_completion_need_nobody() {
+    let fake = Fake::start().await;
+    let ran = fake.run(&["version"]).await;
+    assert_eq!(ran.stdout, format!("outrigger {}\n", env!("CARGO_PKG_VERSION")));
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = fake.run(&["completion", shell]).await;
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(ran.stdout.contains("outrigger"), "{shell}");
+        assert!(!ran.stdout.contains("demo-app"), "what is hidden is not offered: {shell}");
+    }
+}
