@@ -27,6 +27,8 @@ pub mod server;
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod world;
 
 /// One type of resource on the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

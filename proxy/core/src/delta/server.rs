@@ -120,6 +120,8 @@ pub struct Session {
     /// The newest revision whose changes were told.
     seen: u64,
     target: u64,
+    /// The client answered a response, so all that it held came with its first requests, which it sent before.
+    known: bool,
     /// In the order of additions.
     types: Vec<TypeState>,
 }
@@ -133,6 +135,7 @@ impl Session {
             counter: 0,
             seen: revision,
             target: revision,
+            known: false,
             types: types.iter().copied().map(TypeState::new).collect(),
         }
     }
@@ -167,6 +170,7 @@ impl Session {
             .ok_or_else(|| ProtocolError::UnknownType(request.type_url.clone()))?;
         // Rule 1: a stale nonce settles nothing, but does not spoil the rest.
         let answer = state.settle(&request.response_nonce, request.error_detail.as_ref());
+        self.known |= answer.is_some();
         let first = state.begin(request.initial_resource_versions);
         let subscription_changed =
             first || !names.is_empty() || !request.resource_names_unsubscribe.is_empty();
@@ -213,11 +217,14 @@ impl Session {
     }
 
     /// Everything up to this revision is in the client's snapshot: what is not sent, not applied or rejected holds it back.
-    /// 0 for a client that came with something older, as long as it is not known how much older.
+    /// 0 as long as it is not known what the client came with, and while that is not replaced.
     ///
     /// What a client had valid but not applied when its former stream broke is not known here; it reports such names as
     /// pending.
     pub fn applied_revision(&self) -> u64 {
+        if !self.known {
+            return 0;
+        }
         self.types
             .iter()
             .filter_map(TypeState::oldest)
@@ -264,7 +271,7 @@ impl Session {
         revision: u64,
         now: Instant,
     ) -> Option<DeltaDiscoveryResponse> {
-        let (place, batch) = plan::next(&mut self.types, source, self.seen, now)?;
+        let (place, batch) = plan::next(&mut self.types, source, (self.seen, self.known), now)?;
         self.counter += 1;
         let nonce = format!("{}-{}", self.stream, self.counter);
         let sending = plan::Sending { nonce, number: self.counter, revision, now };

@@ -45,33 +45,37 @@ struct Due {
     oldest_removal: Option<u64>,
 }
 
-/// The place of the type whose turn it is, and what it sends.
+/// The place of the type whose turn it is, and what it sends. Removals wait until all first requests are `known`: one to
+/// come may ask for what replaces them.
 pub(super) fn next(
     types: &mut [TypeState],
     source: &impl Source,
-    seen: u64,
+    (seen, known): (u64, bool),
     now: Instant,
 ) -> Option<(usize, Batch)> {
     let mut due: Vec<Due> = types.iter_mut().map(|state| look(state, source, seen, now)).collect();
-    // A removal waits for every addition as old as it or older: to be sent, and to be acknowledged. A rejected one is
-    // not acknowledged: its client runs what was before, and needs what that refers to.
-    let additions_since = types
+    // A removal waits for every addition as old as it or older, to be sent and to be acknowledged, and for the removals of
+    // later types, which may refer to it.
+    let mut barrier = types
         .iter()
         .zip(&due)
         .flat_map(|(state, due)| {
             let in_flight = state.in_flight.as_ref().and_then(|sent| sent.additions_since);
-            let rejected = state.rejected.values().map(|rejection| rejection.since).min();
-            [due.oldest_addition, in_flight, rejected]
+            [due.oldest_addition, in_flight]
         })
         .flatten()
-        .min();
-    // And for the removals of later types, which may refer to it.
-    let mut barrier = additions_since.unwrap_or(u64::MAX);
+        .min()
+        .unwrap_or(u64::MAX);
+    if !known {
+        barrier = 0;
+    }
     for (state, due) in types.iter().zip(&mut due).rev() {
         let mut since = due.removals_since.iter();
         due.batch.removals.retain(|_| since.next().is_some_and(|since| *since < barrier));
         let in_flight = state.in_flight.as_ref().and_then(|sent| sent.removals_since);
-        for since in [due.oldest_removal, in_flight].into_iter().flatten() {
+        // What was rejected is not acknowledged: the client runs what was before, and needs what that refers to.
+        let rejected = state.rejected.values().map(|rejection| rejection.since).min();
+        for since in [due.oldest_removal, in_flight, rejected].into_iter().flatten() {
             barrier = barrier.min(since);
         }
     }
@@ -163,36 +167,30 @@ enum Verdict {
 fn verdict(state: &mut TypeState, source: &impl Source, name: &str) -> Verdict {
     let Some(due) = state.due.get(name).copied() else { return Verdict::Nothing };
     let wanted = state.wants(name);
-    let held = matches!(state.known.get(name), Some(Known::Version(_)));
     let lookup = if wanted { source.get(state.kind.url, name) } else { Lookup::NotFound };
-    let Lookup::Found { version, .. } = lookup else {
-        state.rejected.remove(name);
-        let told = state.known.contains_key(name);
-        return match (held, due.forced) {
-            (true, false) => Verdict::Remove(due.since),
-            // Rule 7, and rule 8 for a name given up beside a wildcard.
-            (_, true) => Verdict::Add(due.since),
-            (false, false) if wanted && !told && state.subscribed.contains(name) => Verdict::Add(due.since),
-            (false, false) => Verdict::Nothing,
-        };
+    let version = match lookup {
+        Lookup::Found { version, .. } => Some(version),
+        Lookup::NotFound | Lookup::Denied(_) => None,
     };
-    let mut since = due.since;
-    if let Some(rejection) = state.rejected.get(name) {
-        // Rule 2: not again on this stream, unless the client asks for it.
-        if rejection.detail.version == version && !due.forced {
-            return Verdict::Nothing;
-        }
-        since = since.min(rejection.since);
-        state.rejected.remove(name);
-    }
-    let same = matches!(state.known.get(name), Some(Known::Version(known)) if known == version);
-    if same && !due.forced {
+    // Rule 2: not again on this stream, unless the client asks for it.
+    let again = |rejected: &str| version == Some(rejected) && !due.forced;
+    if state.rejected.get(name).is_some_and(|rejection| again(&rejection.detail.version)) {
         return Verdict::Nothing;
     }
+    // What replaces a rejected version makes good for all since it.
+    let since = state.rejected.remove(name).map_or(due.since, |rejection| rejection.since.min(due.since));
     if let Some(due) = state.due.get_mut(name) {
         due.since = since;
     }
-    Verdict::Add(since)
+    match (version, state.known.get(name)) {
+        (Some(version), Some(Known::Version(known))) if known == version && !due.forced => Verdict::Nothing,
+        (Some(_), _) => Verdict::Add(since),
+        (None, Some(Known::Version(_))) if !due.forced => Verdict::Remove(since),
+        // Rule 7, and rule 8 for a name given up beside a wildcard.
+        (None, _) if due.forced => Verdict::Add(since),
+        (None, None) if state.subscribed.contains(name) => Verdict::Add(since),
+        (None, _) => Verdict::Nothing,
+    }
 }
 
 /// Builds the response and takes note of it. What does not fit stays due.

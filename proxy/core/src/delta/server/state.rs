@@ -38,6 +38,8 @@ pub(super) struct TypeState {
     pub(super) due: Dirty,
     pub(super) in_flight: Option<InFlight>,
     outstanding: VecDeque<Outstanding>,
+    /// The newest response that was reported as applied.
+    applied: u64,
     pub(super) rejected: BTreeMap<String, Rejection>,
     /// Resources with a time to live, and when they were last spoken of.
     pub(super) mortal: BTreeMap<String, Mortal>,
@@ -131,6 +133,7 @@ impl TypeState {
             due: Dirty::new(),
             in_flight: None,
             outstanding: VecDeque::new(),
+            applied: 0,
             rejected: BTreeMap::new(),
             mortal: BTreeMap::new(),
         }
@@ -243,7 +246,10 @@ impl TypeState {
     pub(super) fn settle(&mut self, nonce: &str, error: Option<&Status>) -> Option<Answer> {
         let in_flight = self.in_flight.take_if(|in_flight| in_flight.nonce == nonce)?;
         // Rule 2: by the presence of the detail, never by a version.
-        let Some(error) = error else { return Some(Answer::Ack) };
+        let Some(error) = error else {
+            self.drop_applied();
+            return Some(Answer::Ack);
+        };
         let mut details = rejected_resources(error);
         // Rule 3; a NACK without details speaks of the whole response.
         let detailed = !details.is_empty();
@@ -267,6 +273,7 @@ impl TypeState {
             // Nothing of it will ever be applied; the rejections hold the revision back.
             self.outstanding.retain(|response| response.number != in_flight.number);
         }
+        self.drop_applied();
         Some(Answer::Nack { message: error.message.clone(), rejected })
     }
 
@@ -318,7 +325,16 @@ impl TypeState {
     }
 
     pub(super) fn applied(&mut self, number: u64) {
-        self.outstanding.retain(|response| response.number > number);
+        self.applied = self.applied.max(number);
+        self.drop_applied();
+    }
+
+    /// The report of the snapshot travels on a stream of its own and may overtake a NACK: what is in flight is not applied
+    /// yet, whatever is said.
+    fn drop_applied(&mut self) {
+        let in_flight = self.in_flight.as_ref().map(|in_flight| in_flight.number);
+        self.outstanding
+            .retain(|response| response.number > self.applied || Some(response.number) == in_flight);
     }
 
     /// The oldest change that the client may not run yet.
