@@ -2,7 +2,7 @@
 //!
 //! Availability before freshness: without a stream everything that is known stays in force, and nobody waits for a
 //! name that is not. A resource that this proxy cannot run whole is refused with its field, and what it replaces stays.
-//! The one entry is [`start`].
+//! The one entry is [`Discovery`].
 
 mod catalog;
 mod demand;
@@ -11,8 +11,9 @@ mod validate;
 
 use std::collections::BTreeMap;
 
+use outrigger_core::model::Name;
 use outrigger_tls::Identity;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -20,19 +21,18 @@ use crate::{endpoint::States, snapshot};
 
 pub use demand::Demand;
 
-/// What discovery works with.
+use demand::Question;
+use task::Task;
+
+/// The way to the control plane.
 #[derive(Debug, Clone)]
-pub struct Parts {
+pub struct Link {
     /// To the control plane; connects by itself.
     pub channel: Channel,
     /// Who we are; receives the trust bundles.
     pub identity: Identity,
     /// This instance's name in its namespace.
-    pub instance: String,
-    /// Where snapshots are published.
-    pub snapshot: snapshot::Handle,
-    /// Of the endpoints that snapshots name.
-    pub states: States,
+    pub instance: Name,
 }
 
 /// Where discovery stands, after each change.
@@ -50,6 +50,8 @@ pub struct Status {
     pub applied: BTreeMap<&'static str, String>,
     /// Received and valid, but not in force yet.
     pub pending: Vec<Pending>,
+    /// Resources refused so far.
+    pub refused: u64,
 }
 
 /// A resource that is not in force yet.
@@ -63,21 +65,35 @@ pub struct Pending {
     pub cause: String,
 }
 
-/// Discovery, running.
+/// Discovery, before it has anybody to ask: until then questions wait.
 #[derive(Debug)]
-pub struct Running {
-    /// For requests: names on demand.
-    pub demand: Demand,
-    /// Where it stands.
-    pub status: watch::Receiver<Status>,
-    /// Ends after `stop`.
-    pub task: JoinHandle<()>,
+pub struct Discovery {
+    snapshot: snapshot::Handle,
+    states: States,
+    demand: Demand,
+    questions: mpsc::Receiver<Question>,
+    status: watch::Sender<Status>,
 }
 
-/// Starts discovery on the current runtime; it reconnects for itself until `stop`.
-pub fn start(parts: Parts, stop: CancellationToken) -> Running {
-    let (demand, questions, marks) = Demand::new(parts.snapshot.clone());
-    let (sender, status) = watch::channel(Status::default());
-    let task = task::Task::new(parts, questions, marks, sender);
-    Running { demand, status, task: tokio::spawn(task.run(stop)) }
+impl Discovery {
+    /// Publishes to `snapshot`, with the endpoints' `states`.
+    pub fn new(snapshot: snapshot::Handle, states: States) -> Self {
+        let (demand, questions) = Demand::new(snapshot.clone());
+        Self { snapshot, states, demand, questions, status: watch::Sender::default() }
+    }
+
+    /// For requests: names on demand.
+    pub fn demand(&self) -> Demand {
+        self.demand.clone()
+    }
+
+    /// Where it stands.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Keeps a stream over `link`, opened again whenever it ends, until `stop`.
+    pub async fn run(self, link: Link, stop: CancellationToken) {
+        Box::pin(Task::new(self, link).run(stop)).await;
+    }
 }

@@ -1,2 +1,71 @@
-//! Placeholder.
-fn main() {}
+//! `outrigger-proxy`: the proxy beside a workload.
+
+use std::{error::Error, io::Write as _, process::ExitCode};
+
+use clap::Parser as _;
+use outrigger_process::{exit::Exit, logging, settings, shutdown::Shutdown};
+use outrigger_proxy::{
+    app::{App, shutdown_deadline},
+    settings::{Flags, JOIN_TOKEN_VARIABLE, Settings},
+};
+
+fn main() -> ExitCode {
+    let environment = settings::environment();
+    let token =
+        environment.iter().find(|(name, _)| name == JOIN_TOKEN_VARIABLE).map(|(_, text)| text.clone());
+    let settings = match Flags::parse().load(environment) {
+        Ok(settings) => settings,
+        Err(error) => return refuse(&error),
+    };
+    if let Err(error) = logging::init(&(&settings.log).into()) {
+        return refuse(&error);
+    }
+    // The control thread. Traffic has threads of its own.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    let exit = runtime.block_on(run(settings, token));
+    // Does not wait for what blocks.
+    runtime.shutdown_background();
+    exit
+}
+
+async fn run(settings: Settings, token: Option<String>) -> ExitCode {
+    let shutdown = Shutdown::new(shutdown_deadline(&settings));
+    if let Err(error) = shutdown.on_signals() {
+        return fail(&error);
+    }
+    let app = match App::start(settings, token.as_deref(), shutdown).await {
+        Ok(app) => app,
+        Err(error) => return fail(&error),
+    };
+    match Box::pin(app.run()).await {
+        Ok(exit) => exit.into(),
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &dyn Error) -> ExitCode {
+    tracing::error!(error = chain(error), "cannot go on");
+    Exit::Failure.into()
+}
+
+/// There is no log yet.
+fn refuse(error: &dyn Error) -> ExitCode {
+    // If nobody reads it, the exit code has to do.
+    let _written = writeln!(std::io::stderr(), "outrigger-proxy: {}", chain(error)).is_ok();
+    Exit::Settings.into()
+}
+
+/// An error with its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

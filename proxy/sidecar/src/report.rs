@@ -6,11 +6,11 @@ mod telemetry;
 
 use outrigger_core::telemetry::Edge;
 use outrigger_tls::Identity;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::discovery::Status;
+use crate::{discovery::Status, reconnect::keep};
 
 pub use telemetry::Reporter;
 
@@ -24,12 +24,11 @@ pub trait Figures: Send + Sync {
 }
 
 /// Reports what is applied, after each change, until `stop`.
-pub fn applied(
+pub async fn applied(
     channel: Channel,
     status: watch::Receiver<Status>,
-    identity: &Identity,
+    identity: Identity,
     stop: CancellationToken,
-) -> JoinHandle<()> {
-    let mut reporter = applied::Reporter::new(channel, status, identity.clone());
-    tokio::spawn(async move { crate::reconnect::keep(&mut reporter, &stop).await })
+) {
+    keep(&mut applied::Reporter::new(channel, status, identity), &stop).await;
 }

@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use outrigger_process::{logging::Logging, settings::duration};
+use outrigger_process::{
+    logging::{Format, Logging},
+    settings::duration,
+};
 use serde::{Deserialize, Serialize};
 
 pub use check::check;
@@ -54,9 +57,7 @@ pub struct Settings {
     /// How the proxy stops.
     pub drain: Drain,
     /// What is written to standard error, and how.
-    pub log: Logging,
-    /// Whether each request is logged, one line with a stable reason for every answer the proxy itself makes.
-    pub access_log: bool,
+    pub log: Log,
 }
 
 /// Where the control plane is.
@@ -135,6 +136,31 @@ pub struct Drain {
     pub timeout: Duration,
 }
 
+/// What is written to standard error, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `json` (default) or `text`.
+    pub format: Format,
+    /// A level (`error`, `warn`, `info`, `debug`, `trace`; default `info`), or levels by target.
+    pub level: String,
+    /// One line per request, with a stable reason for every answer that the proxy itself makes. Default true.
+    pub access: bool,
+}
+
+impl From<&Log> for Logging {
+    fn from(log: &Log) -> Self {
+        Self { format: log.format, level: log.level.clone() }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        let Logging { format, level } = Logging::default();
+        Self { format, level, access: true }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -149,8 +175,7 @@ impl Default for Settings {
             instance: None,
             limits: Limits::default(),
             drain: Drain::default(),
-            log: Logging::default(),
-            access_log: true,
+            log: Log::default(),
         }
     }
 }

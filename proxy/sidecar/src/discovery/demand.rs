@@ -40,10 +40,14 @@ pub struct Demand {
 }
 
 impl Demand {
-    pub(super) fn new(snapshot: snapshot::Handle) -> (Self, mpsc::Receiver<Question>, Arc<Marks>) {
+    pub(super) fn new(snapshot: snapshot::Handle) -> (Self, mpsc::Receiver<Question>) {
         let (questions, receiver) = mpsc::channel(QUESTIONS);
-        let marks = Arc::new(Marks::default());
-        (Self { questions, snapshot, marks: Arc::clone(&marks) }, receiver, marks)
+        (Self { questions, snapshot, marks: Arc::default() }, receiver)
+    }
+
+    /// The sweep's side of the marks.
+    pub(super) fn usage(&self) -> Usage {
+        Usage { marks: Arc::clone(&self.marks), names: BTreeMap::new() }
     }
 
     async fn ask(&self, service: &ServiceName) -> Result<Arc<Snapshot>, DiscoverError> {
@@ -74,7 +78,7 @@ impl Discover for Demand {
 /// A mark on each name that was used since the last sweep. No clock and, while a name is busy, no write on a request's
 /// path: the sweep reads the time, once for all names.
 #[derive(Debug, Default)]
-pub(super) struct Marks(ArcSwap<HashMap<ServiceName, Arc<AtomicBool>>>);
+struct Marks(ArcSwap<HashMap<ServiceName, Arc<AtomicBool>>>);
 
 impl Marks {
     fn touch(&self, service: &ServiceName) {
@@ -94,10 +98,6 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    pub(super) fn new(marks: Arc<Marks>) -> Self {
-        Self { marks, names: BTreeMap::new() }
-    }
-
     /// `service` is in use now.
     pub(super) fn used(&mut self, service: &ServiceName, now: Instant) {
         match self.names.get_mut(service) {
@@ -146,8 +146,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_name_in_use_is_kept_and_an_idle_one_is_found() {
-        let (demand, _questions, marks) = Demand::new(snapshot::Handle::default());
-        let mut usage = Usage::new(marks);
+        let (demand, _questions) = Demand::new(snapshot::Handle::default());
+        let mut usage = demand.usage();
         let (busy, idle) = (name("demo/busy"), name("demo/idle"));
         usage.used(&busy, Instant::now());
         usage.used(&idle, Instant::now());
@@ -169,7 +169,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_longer_than_the_limit() {
-        let (demand, _questions, _marks) = Demand::new(snapshot::Handle::default());
+        let (demand, _questions) = Demand::new(snapshot::Handle::default());
         let service = name("demo/price");
         let answer = demand.resolve(&service, Duration::from_millis(300)).await;
         assert_eq!(answer.unwrap_err(), DiscoverError::Timeout);
@@ -177,7 +177,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_a_control_thread_that_is_gone() {
-        let (demand, questions, _marks) = Demand::new(snapshot::Handle::default());
+        let (demand, questions) = Demand::new(snapshot::Handle::default());
         drop(questions);
         let service = name("demo/price");
         let answer = demand.resolve(&service, Duration::from_secs(1)).await;

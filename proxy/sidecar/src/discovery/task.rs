@@ -33,16 +33,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Parts, Status,
+    Discovery, Link, Status,
     catalog::{Answer, Catalog},
-    demand::{Marks, Question, Usage},
+    demand::{Question, Usage},
     validate::{self, Resource},
 };
 use crate::{
     backoff::Backoff,
+    endpoint::States,
     outbound::DiscoverError,
     reconnect::{PATIENCE, StreamError, answer},
-    snapshot::Snapshot,
+    snapshot::{self, Snapshot},
 };
 
 /// Requests on their way to the control plane.
@@ -59,7 +60,9 @@ type Reply = oneshot::Sender<Result<Arc<Snapshot>, DiscoverError>>;
 /// Everything that discovery holds; one task owns it.
 #[derive(Debug)]
 pub(super) struct Task {
-    parts: Parts,
+    link: Link,
+    snapshot: snapshot::Handle,
+    states: States,
     client: Client,
     catalog: Catalog,
     usage: Usage,
@@ -74,17 +77,13 @@ pub(super) struct Task {
     stream: String,
     next_sweep: Instant,
     generation: u64,
+    refused: u64,
 }
 
 impl Task {
-    pub(super) fn new(
-        parts: Parts,
-        questions: mpsc::Receiver<Question>,
-        marks: Arc<Marks>,
-        status: watch::Sender<Status>,
-    ) -> Self {
+    pub(super) fn new(discovery: Discovery, link: Link) -> Self {
         let node = Node {
-            id: parts.instance.clone(),
+            id: link.instance.to_string(),
             user_agent_name: "outrigger-proxy".to_owned(),
             user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             client_features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
@@ -93,11 +92,14 @@ impl Task {
         let mut client = Client::new(node, &TYPES);
         // Without a stream nothing is sent: the first one begins with it.
         client.subscribe(type_url::PROXY_CONFIG, validate::SELF);
+        let Discovery { snapshot, states, demand, questions, status } = discovery;
         Self {
-            parts,
+            link,
+            snapshot,
+            states,
             client,
             catalog: Catalog::default(),
-            usage: Usage::new(marks),
+            usage: demand.usage(),
             questions,
             waiting: BTreeMap::new(),
             status,
@@ -107,6 +109,7 @@ impl Task {
             has_bundle: false,
             stream: String::new(),
             generation: 0,
+            refused: 0,
         }
     }
 
@@ -136,7 +139,7 @@ impl Task {
         // Sent before the stream is open: the control plane may want to see who asks before it answers.
         self.outbox = self.client.connect().into();
         self.flush(&requests).await?;
-        let mut ads = AggregatedDiscoveryServiceClient::new(self.parts.channel.clone())
+        let mut ads = AggregatedDiscoveryServiceClient::new(self.link.channel.clone())
             .max_decoding_message_size(MAX_RESPONSE);
         let opening = answer(ads.delta_aggregated_resources(ReceiverStream::new(outgoing)));
         tokio::pin!(opening);
@@ -220,7 +223,7 @@ impl Task {
             tracing::warn!(%service, limit = MAX_NAMES, "too many names are in use; this one is not asked for");
         }
         let known = match answer {
-            Some(Answer::Visible) => Some(Ok(self.parts.snapshot.load())),
+            Some(Answer::Visible) => Some(Ok(self.snapshot.load())),
             Some(Answer::Absent) => Some(Err(DiscoverError::NotFound)),
             Some(Answer::Awaited) | None if self.connected => None,
             Some(Answer::Awaited) | None => Some(Err(DiscoverError::Disconnected)),
@@ -258,12 +261,13 @@ impl Task {
             tracing::warn!(type_url = response.type_url, "a response of an unknown type is ignored");
             return;
         };
-        let own = self.parts.identity.id();
+        let own = self.link.identity.id();
         let now = Instant::now().into_std();
         let received = self
             .client
             .on_response(response, now, |name, any| validate::resource(own.as_ref(), kind.url, name, any));
         for rejected in &received.rejected {
+            self.refused += 1;
             tracing::warn!(
                 type_url = kind.url,
                 name = rejected.name,
@@ -286,7 +290,7 @@ impl Task {
             Update::Set { name, value, .. } => match value {
                 Resource::Config(config) => self.catalog.put_config(config),
                 Resource::Bundle(bundle) => {
-                    self.parts.identity.set_bundle(bundle);
+                    self.link.identity.set_bundle(bundle);
                     self.has_bundle = true;
                 }
                 Resource::Service(service) => self.catalog.put_service(service, Instant::now().into_std()),
@@ -312,7 +316,7 @@ impl Task {
         self.outbox.extend(self.client.change(type_url::ENDPOINT_SET, added, dropped));
         if self.catalog.take_changed() {
             self.generation += 1;
-            self.parts.snapshot.publish(self.catalog.snapshot(&self.parts.states, self.generation));
+            self.snapshot.publish(self.catalog.snapshot(&self.states, self.generation));
         }
         self.catalog.published();
         self.answer();
@@ -321,7 +325,7 @@ impl Task {
 
     fn answer(&mut self) {
         let catalog = &self.catalog;
-        let snapshot = &self.parts.snapshot;
+        let snapshot = &self.snapshot;
         self.waiting.retain(|name, waiting| {
             let answer = match catalog.answer(name) {
                 Some(Answer::Visible) => Ok(snapshot.load()),
@@ -348,6 +352,7 @@ impl Task {
             stream: self.stream.clone(),
             applied: self.catalog.applied(),
             pending: self.catalog.pending(),
+            refused: self.refused,
         };
         self.status.send_if_modified(|current| {
             let changed = *current != status;

@@ -32,7 +32,7 @@ Settings
   Every setting is a key of the settings file (--settings, TOML), a variable OUTRIGGER_<KEY> with '__' between the \
 levels (OUTRIGGER_LIMITS__MAX_HEADERS=200), or, for the common ones, a flag; the later wins. Further keys: \
 limits.{max_head_bytes, max_headers, head_timeout, idle_timeout, max_connections}, drain.{withdrawal, timeout}, \
-log.{format, level}, access_log. Port 0 takes any free port; the bound addresses are logged and written to \
+log.{format, level, access}. Port 0 takes any free port; the bound addresses are logged and written to \
 addresses.json in the state directory.
 
 Stopping
@@ -65,14 +65,14 @@ pub struct Flags {
     pub state_dir: Option<PathBuf>,
     /// Where the own workload reaches the mesh; loopback only [default: 127.0.0.1:17001].
     #[arg(long, value_name = "IP:PORT")]
-    pub outbound: Option<SocketAddr>,
+    pub outbound_listen: Option<SocketAddr>,
     /// Where the mesh reaches the own workload: LISTEN=APP[,name=NAME][,protocol=http1][,advertise=IP:PORT]. May be
     /// given several times.
     #[arg(long, value_name = "LISTEN=APP")]
     pub inbound: Vec<Inbound>,
     /// Where /live, /ready and /metrics are served [default: 127.0.0.1:17020].
     #[arg(long, value_name = "IP:PORT")]
-    pub health: Option<SocketAddr>,
+    pub health_listen: Option<SocketAddr>,
     /// Threads that carry traffic [default: 1].
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroU16>,
@@ -106,9 +106,9 @@ impl Flags {
             .flag("join.token_file", "--join-token-file", self.join_token_file)
             .flag("credential", "--credential", self.credential)
             .flag("state_dir", "--state-dir", self.state_dir)
-            .flag("outbound.listen", "--outbound", self.outbound)
+            .flag("outbound.listen", "--outbound-listen", self.outbound_listen)
             .flag("inbound", "--inbound", (!self.inbound.is_empty()).then_some(self.inbound))
-            .flag("health.listen", "--health", self.health)
+            .flag("health.listen", "--health-listen", self.health_listen)
             .flag("workers", "--workers", self.workers)
             .flag("instance", "--instance", self.instance)
             .flag("log.level", "--log-level", self.log_level)
@@ -169,14 +169,14 @@ mod tests {
     #[test]
     fn wrong_settings_are_refused_with_field_origin_and_remedy() {
         let error = load(
-            &["--outbound", "0.0.0.0:1"],
+            &["--outbound-listen", "0.0.0.0:1"],
             &[("OUTRIGGER_WORKRES", "2"), ("OUTRIGGER_DRAIN__TIMEOUT", "soon")],
         )
         .unwrap_err()
         .to_string();
         for part in [
             "outbound.listen: 0.0.0.0:1 is not a loopback address",
-            "(flag --outbound)",
+            "(flag --outbound-listen)",
             "did you mean 'workers'?",
             "(environment OUTRIGGER_DRAIN__TIMEOUT)",
             "'soon' is not a duration",
