@@ -5,6 +5,8 @@ pub mod settings;
 
 pub mod app;
 
+pub mod mesh;
+
 pub mod clock;
 
 pub mod access;
@@ -26,5 +28,3 @@ pub mod discovery;
 pub mod status;
 
 pub mod telemetry;
-
-pub mod mesh;

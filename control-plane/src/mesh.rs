@@ -14,12 +14,13 @@ use outrigger_proto::{
     },
     telemetry::v1alpha1::telemetry_service_server::TelemetryServiceServer,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use metrics::Metrics;
 
 use crate::{
+    api::{Programmed, Progress},
     clock::Clock,
     compile,
     discovery::{self, World},
@@ -36,8 +37,8 @@ pub struct Parts {
     pub store: Store,
     /// The operators' objects, as they change.
     pub objects: watch::Receiver<Arc<Objects>>,
-    /// Whom the mesh trusts, as it changes.
-    pub bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// Whom the mesh trusts.
+    pub bundle: TrustBundle,
     /// The wall clock.
     pub clock: Clock,
     /// Whether workloads may register loopback addresses.
@@ -71,12 +72,12 @@ impl Mesh {
     pub async fn start(parts: Parts) -> Result<Self, LoadError> {
         let limits = registry::Limits::default();
         let registry = Registry::start(parts.store.clone(), parts.clock.clone(), limits).await?;
-        let worlds = discovery::start(discovery::Inputs {
+        let inputs = discovery::Inputs {
             progress: parts.store.progress(),
             objects: parts.objects,
             registry: registry.watch(),
-            bundle: parts.bundle,
-        });
+        };
+        let worlds = discovery::start(inputs, parts.bundle);
         Ok(Self {
             store: parts.store,
             registry,
@@ -138,6 +139,18 @@ impl Mesh {
             self.clock.clone(),
             self.stop.clone(),
         ))
+    }
+
+    /// Tells how far a revision has come on the proxies.
+    pub fn progress(&self) -> Progress {
+        let board = Arc::clone(&self.board);
+        Arc::new(move |revision| {
+            let nodes = board.nodes(Instant::now());
+            match nodes.iter().filter(|node| !node.current(revision)).count() {
+                0 => Programmed::Everywhere { proxies: nodes.len() },
+                behind => Programmed::Behind { behind, proxies: nodes.len() },
+            }
+        })
     }
 
     /// The figures of this side, to be registered.

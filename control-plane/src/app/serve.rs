@@ -21,11 +21,7 @@ use tonic::{service::Routes, transport::Server};
 use super::start::State;
 use crate::{
     access::Door,
-    api::{
-        Programmed, Progress, guard::Guard, identity::IdentityApi, policy::PolicyApi, refusals::Refusals,
-        token::TokenApi,
-    },
-    settings::Settings,
+    api::{guard::Guard, identity::IdentityApi, policy::PolicyApi, refusals::Refusals, token::TokenApi},
 };
 
 /// A silent connection is probed so often.
@@ -52,13 +48,12 @@ struct Labels {
 /// Serves both ports.
 pub(super) fn spawn(
     state: &Arc<State>,
-    settings: &Settings,
     ports: Ports,
     shutdown: &Shutdown,
     registry: &mut Registry,
     servers: &mut JoinSet<Result<(), tonic::transport::Error>>,
 ) {
-    let State { store, objects, authority, grants, clock, .. } = &**state;
+    let State { store, objects, authority, grants, mesh, clock, .. } = &**state;
     let refusals = Refusals::new(store.clone(), clock.clone(), registry);
     let refused = Family::<Labels, Counter>::default();
     registry.register(
@@ -67,13 +62,19 @@ pub(super) fn spawn(
         refused.clone(),
     );
     let policy =
-        PolicyApi::new(objects.clone(), store.clone(), refusals.clone(), progress(settings), clock.clone());
+        PolicyApi::new(objects.clone(), store.clone(), refusals.clone(), mesh.progress(), clock.clone());
     let token = TokenApi::new(Arc::clone(authority), store.clone(), refusals.clone(), clock.clone());
     let identity =
         IdentityApi::new(Arc::clone(authority), store.clone(), refusals.clone(), clock.clone(), registry);
 
-    let operators = Routes::new(PolicyServiceServer::new(policy)).add_service(TokenServiceServer::new(token));
-    let proxies = Routes::new(IdentityServiceServer::new(identity));
+    let operators = Routes::new(PolicyServiceServer::new(policy))
+        .add_service(TokenServiceServer::new(token))
+        .add_service(mesh.status_service());
+    let proxies = Routes::new(IdentityServiceServer::new(identity))
+        .add_service(mesh.discovery_service())
+        .add_service(mesh.registry_service())
+        .add_service(mesh.report_service())
+        .add_service(mesh.telemetry_service());
     let port = |door, name, listener, routes, timeout| Port {
         guard: Guard::new(door, Arc::clone(grants), refusals.clone()),
         name,
@@ -87,11 +88,6 @@ pub(super) fn spawn(
     ] {
         servers.spawn(port.serve(Arc::clone(state), shutdown.clone(), refused.clone()));
     }
-}
-
-/// Nothing is compiled for proxies yet: everything is where it has to be.
-fn progress(_settings: &Settings) -> Progress {
-    Arc::new(|_revision| Programmed::Everywhere { proxies: 0 })
 }
 
 struct Port {

@@ -16,6 +16,7 @@ use outrigger_process::{
 };
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, Running, serve};
 use crate::{
@@ -24,6 +25,8 @@ use crate::{
     audit::Draft,
     authority::{Authority, AuthorityError, OPERATORS, Upkeep, UpkeepError},
     clock::Clock,
+    mesh::{Mesh, Parts},
+    registry,
     settings::Settings,
     store::{
         Commit, CommitError, Expect, Key, Keyspace, Op, OpenError, Store, StoreError,
@@ -86,6 +89,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The registrations in it.
+    #[error(transparent)]
+    Registry(#[from] registry::LoadError),
     /// The process itself.
     #[error("the start was cut off")]
     Interrupted,
@@ -104,6 +110,8 @@ pub struct State {
     pub upkeep: Upkeep,
     /// The operators' roles.
     pub grants: Grants,
+    /// What proxies are told, and what they tell.
+    pub mesh: Mesh,
     /// The time.
     pub clock: Clock,
 }
@@ -114,10 +122,10 @@ pub struct State {
 /// What is in the way; nothing runs then.
 pub async fn start(settings: &Settings, clock: Clock, shutdown: Shutdown) -> Result<Running, StartError> {
     let directory = settings.state_directory().ok_or(StartError::NoDirectory)?;
-    let trust_domain: TrustDomain = settings.trust_domain.parse()?;
     let addresses_file = directory.join("addresses.json");
     let mut registry = Registry::with_prefix("outrigger");
-    let state = Arc::new(open(&directory, &addresses_file, &trust_domain, clock, &mut registry).await?);
+    let stop = shutdown.draining().clone();
+    let state = Arc::new(open(&directory, &addresses_file, settings, clock, &mut registry, stop).await?);
     let policy = bind("policy.listen", settings.policy.listen).await?;
     let discovery = bind("discovery.listen", settings.discovery.listen).await?;
     let health_port = bind("health.listen", settings.health.listen).await?;
@@ -132,7 +140,7 @@ pub async fn start(settings: &Settings, clock: Clock, shutdown: Shutdown) -> Res
     let mut upkeep = JoinSet::new();
     upkeep.spawn(state.upkeep.clone().run(shutdown.draining().clone()));
     let ports = serve::Ports { policy, discovery };
-    serve::spawn(&state, settings, ports, &shutdown, &mut registry, &mut servers);
+    serve::spawn(&state, ports, &shutdown, &mut registry, &mut servers);
     let registry = Arc::new(registry);
     let metrics =
         Arc::new(move |text: &mut String| prometheus_client::encoding::text::encode(text, &registry));
@@ -153,7 +161,7 @@ pub async fn start(settings: &Settings, clock: Clock, shutdown: Shutdown) -> Res
         discovery = %addresses.discovery,
         health = %addresses.health,
         state = %directory.display(),
-        trust_domain = %trust_domain,
+        trust_domain = settings.trust_domain,
         revision = state.store.revision(),
         "the control plane is ready"
     );
@@ -164,10 +172,12 @@ pub async fn start(settings: &Settings, clock: Clock, shutdown: Shutdown) -> Res
 async fn open(
     directory: &Path,
     addresses_file: &Path,
-    trust_domain: &TrustDomain,
+    settings: &Settings,
     clock: Clock,
     registry: &mut Registry,
+    stop: CancellationToken,
 ) -> Result<State, StartError> {
+    let trust_domain: TrustDomain = settings.trust_domain.parse()?;
     files::private_dir(directory)?;
     let authority_directory = directory.join("authority");
     files::private_dir(&authority_directory)?;
@@ -185,14 +195,24 @@ async fn open(
     .await??;
     let root = store.get(&Key::authority("root")).await?;
     let known = root.as_ref().map(|entry| entry.value.as_slice());
-    let authority = Arc::new(Authority::open(&authority_directory, trust_domain, known, clock.clone())?);
+    let authority = Arc::new(Authority::open(&authority_directory, &trust_domain, known, clock.clone())?);
     if root.is_none() {
         store.commit(first(&authority, &clock)?).await?;
     }
     let grants = grants(&store).await?;
     let objects = ObjectStore::load(store.clone()).await?;
     let upkeep = Upkeep::start(Arc::clone(&authority), directory, clock.clone(), registry)?;
-    Ok(State { store, objects, authority, upkeep, grants, clock })
+    let mesh = Mesh::start(Parts {
+        store: store.clone(),
+        objects: objects.watch(),
+        bundle: authority.bundle(),
+        clock: clock.clone(),
+        allow_loopback: settings.registry.allow_loopback,
+        stop,
+    })
+    .await?;
+    mesh.metrics().register(registry);
+    Ok(State { store, objects, authority, upkeep, grants, mesh, clock })
 }
 
 /// The first write: the root that everybody will trust, and the roles of the first operators.

@@ -14,7 +14,7 @@ use tokio::{
 use super::{
     cache::Cache,
     debounce::Debounce,
-    world::{Change, ResourceName, Type, World},
+    world::{Change, ResourceName, World},
 };
 use crate::{
     compile::Policies,
@@ -34,8 +34,6 @@ pub struct Inputs {
     pub objects: watch::Receiver<Arc<Objects>>,
     /// Who is registered; loaded.
     pub registry: watch::Receiver<Snapshot>,
-    /// Whom the mesh trusts.
-    pub bundle: watch::Receiver<Arc<TrustBundle>>,
 }
 
 impl Inputs {
@@ -45,7 +43,6 @@ impl Inputs {
             changed = self.progress.changed() => changed,
             changed = self.objects.changed() => changed,
             changed = self.registry.changed() => changed,
-            changed = self.bundle.changed() => changed,
         }
         .ok()
     }
@@ -57,7 +54,6 @@ impl Inputs {
             progress,
             objects: Arc::clone(&self.objects.borrow_and_update()),
             registry: self.registry.borrow_and_update().clone(),
-            bundle: Arc::clone(&self.bundle.borrow_and_update()),
         }
     }
 }
@@ -67,7 +63,6 @@ struct Moment {
     progress: Progress,
     objects: Arc<Objects>,
     registry: Snapshot,
-    bundle: Arc<TrustBundle>,
 }
 
 impl Moment {
@@ -79,8 +74,8 @@ impl Moment {
     }
 }
 
-/// Builds the first world and starts the task that builds the next ones. It ends with its inputs or its readers.
-pub fn start(mut inputs: Inputs) -> watch::Receiver<Arc<World>> {
+/// Builds the first world, which trusts `bundle`, and starts the task that builds the next ones. It ends with its inputs or its readers.
+pub fn start(mut inputs: Inputs, bundle: TrustBundle) -> watch::Receiver<Arc<World>> {
     let moment = inputs.read();
     let first = World {
         sequence: 1,
@@ -88,7 +83,7 @@ pub fn start(mut inputs: Inputs) -> watch::Receiver<Arc<World>> {
         objects: moment.objects.revision(),
         policies: Policies::new(moment.objects.iter()),
         registry: moment.registry,
-        bundle: moment.bundle,
+        bundle: Arc::new(bundle),
         changes: VecDeque::new(),
         committed: VecDeque::from([(moment.progress.newest, Instant::now())]),
         cache: Arc::new(Cache::new(1)),
@@ -131,7 +126,6 @@ struct Next {
     objects: u64,
     policies: Policies,
     registry: Snapshot,
-    bundle: Arc<TrustBundle>,
     news: BTreeSet<ResourceName>,
 }
 
@@ -147,12 +141,6 @@ fn successor(world: &World, moment: Moment) -> Option<Next> {
             news.extend(ports.map(|port| ResourceName::endpoint_set(service, port.port)));
         }
     }
-    if world.bundle != moment.bundle {
-        news.extend([&world.bundle, &moment.bundle].map(|bundle| ResourceName {
-            kind: Type::TrustBundle,
-            name: Arc::from(bundle.trust_domain.as_str()),
-        }));
-    }
     // A registry that differs in nothing that anybody backs is still what statuses are read from.
     let same = news.is_empty()
         && revision == world.revision
@@ -163,7 +151,6 @@ fn successor(world: &World, moment: Moment) -> Option<Next> {
         objects: moment.objects.revision(),
         policies,
         registry: moment.registry,
-        bundle: moment.bundle,
         news,
     })
 }
@@ -205,7 +192,7 @@ impl Next {
             objects: self.objects,
             policies: self.policies,
             registry: self.registry,
-            bundle: self.bundle,
+            bundle: Arc::clone(&before.bundle),
             changes,
             committed,
             cache: Arc::clone(&before.cache),

@@ -221,12 +221,8 @@ impl Serving {
             }
             None => {
                 // Too far behind to know: whatever it has may differ.
-                let mut names: Vec<(&'static str, String)> =
+                let names: Vec<(&'static str, String)> =
                     self.session.subscribed().map(|(url, name)| (url, name.to_owned())).collect();
-                names.extend(
-                    [&self.world, &next]
-                        .map(|world| (Type::TrustBundle.url(), world.bundle_name().to_owned())),
-                );
                 let dirty = names.iter().map(|(url, name)| (*url, name.as_str()));
                 self.session.on_change(next.revision(), dirty);
             }
