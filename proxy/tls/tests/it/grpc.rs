@@ -286,17 +286,30 @@ async fn a_refused_caller_is_reported_with_its_reason() {
 }
 
 #[tokio::test]
-async fn plaintext_is_refused_and_a_silent_client_holds_up_nobody() {
+async fn a_silent_client_holds_up_nobody() {
     let authority = Authority::new(TRUST_DOMAIN);
     let svid = authority.control_plane();
-    let limits = Limits { handshakes: 2, handshake_timeout: Duration::from_millis(200), ..Limits::default() };
-    let mut control_plane = ControlPlane::start_as(authority, svid, limits).await;
-    let silent = TcpStream::connect(control_plane.address).await.unwrap();
-    // Beside the silent one there is a place for others.
+    let limits = Limits { handshakes: 2, ..Limits::default() };
+    let control_plane = ControlPlane::start_as(authority, svid, limits).await;
+    let _silent = TcpStream::connect(control_plane.address).await.unwrap();
     assert_eq!(control_plane.call(control_plane.pinned(), None).await.unwrap(), "nobody");
+}
+
+#[tokio::test]
+async fn a_handshake_that_takes_too_long_is_given_up() {
+    let authority = Authority::new(TRUST_DOMAIN);
+    let svid = authority.control_plane();
+    let limits = Limits { handshake_timeout: Duration::from_millis(50), ..Limits::default() };
+    let mut control_plane = ControlPlane::start_as(authority, svid, limits).await;
+    let mut silent = TcpStream::connect(control_plane.address).await.unwrap();
     let told = control_plane.refused.recv().await.unwrap();
     assert_eq!(told, (silent.local_addr().unwrap(), "timeout".to_owned()));
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+}
 
+#[tokio::test]
+async fn plaintext_is_refused() {
+    let mut control_plane = ControlPlane::start().await;
     let mut plain = TcpStream::connect(control_plane.address).await.unwrap();
     plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     let mut rest = Vec::new();
