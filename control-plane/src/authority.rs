@@ -7,6 +7,7 @@
 
 mod csr;
 pub mod join;
+pub mod labels;
 mod pair;
 mod profile;
 mod upkeep;
@@ -15,6 +16,7 @@ mod upkeep;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -24,7 +26,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use outrigger_core::model::{Name, SpiffeId, TrustBundle, TrustDomain};
 use outrigger_tls::{Key, Svid};
-use rcgen::{KeyPair, PublicKeyData};
+use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use rustls::pki_types::CertificateDer;
 
 pub use csr::{Csr, CsrError};
@@ -192,18 +194,24 @@ impl Authority {
         Ok(())
     }
 
-    /// Issues `id`, a workload of this trust domain, for the key of `csr`.
+    /// Issues `id`, a workload of this trust domain that carries `labels`, for the key of `csr`.
     ///
     /// # Errors
     /// The name is reserved or foreign, or the signing failed.
-    pub fn issue(&self, id: &SpiffeId, csr: &Csr) -> Result<Issued, IssueError> {
+    pub fn issue(
+        &self,
+        id: &SpiffeId,
+        labels: &BTreeMap<String, String>,
+        csr: &Csr,
+    ) -> Result<Issued, IssueError> {
         if id.as_workload().is_none() {
             return Err(IssueError::Reserved(id.clone()));
         }
         if id.trust_domain() != &self.trust_domain {
             return Err(IssueError::TrustDomain(id.clone()));
         }
-        Ok(self.leaf(&self.workload.load(), id, profile::SVID_LIFE, csr.key())?)
+        let profile = profile::leaf(id, labels)?;
+        Ok(self.leaf(&self.workload.load(), profile, profile::SVID_LIFE, csr.key())?)
     }
 
     /// Makes the control plane's own SVID.
@@ -224,7 +232,8 @@ impl Authority {
 
     fn svid(&self, id: &SpiffeId, life: Duration) -> Result<Svid, AuthorityError> {
         let key = Key::generate()?;
-        let issued = self.leaf(&self.operator.load(), id, life, key.pair())?;
+        let profile = profile::leaf(id, &BTreeMap::new())?;
+        let issued = self.leaf(&self.operator.load(), profile, life, key.pair())?;
         let chain = issued.chain.iter().map(|certificate| certificate.to_vec()).collect();
         Ok(Svid::from_parts(chain, key)?)
     }
@@ -232,13 +241,15 @@ impl Authority {
     fn leaf(
         &self,
         issuer: &Pair,
-        id: &SpiffeId,
+        mut params: CertificateParams,
         life: Duration,
         key: &impl PublicKeyData,
     ) -> Result<Issued, rcgen::Error> {
         let now = self.clock.now();
         let validity = Validity::starting(now, life, Some(issuer.validity));
-        let leaf = issuer.sign(&profile::leaf(id, validity)?, key)?;
+        params.not_before = validity.not_before.into();
+        params.not_after = validity.not_after.into();
+        let leaf = issuer.sign(&params, key)?;
         let left = validity.not_after.duration_since(now).unwrap_or_default();
         Ok(Issued {
             chain: vec![leaf, issuer.certificate.clone()],

@@ -1,11 +1,12 @@
 //! IdentityService: certificates for workloads, by join token at first and by the current certificate from then on.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use outrigger_core::{join_token::JoinToken, model::SpiffeId, wire};
 use outrigger_proto::identity::v1alpha1::{
     Bundle, IssueRequest, IssueResponse, identity_service_server::IdentityService,
 };
+use outrigger_tls::grpc::Peer;
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use tonic::{Request, Response, Status};
 
@@ -19,9 +20,10 @@ use crate::{
     authority::{
         Authority, Csr, IssueError,
         join::{Record, Redemption, TokenError},
+        labels,
     },
     clock::Clock,
-    store::{Commit, CommitError, Expect, Key, Op, Store, labels},
+    store::{Commit, CommitError, Expect, Key, Op, Store},
 };
 
 /// A redemption is tried so often when others redeem the same token at the same time.
@@ -62,8 +64,14 @@ impl IdentityApi {
         status
     }
 
-    /// Whom `token` is for. Binds it to the key of `csr`.
-    async fn redeem(&self, call: &Call, token: &str, csr: &Csr, claimed: &str) -> Result<SpiffeId, Status> {
+    /// Whom `token` is for, with its labels. Binds it to the key of `csr`.
+    async fn redeem(
+        &self,
+        call: &Call,
+        token: &str,
+        csr: &Csr,
+        claimed: &str,
+    ) -> Result<(SpiffeId, BTreeMap<String, String>), Status> {
         let Ok(token) = token.parse::<JoinToken>() else {
             return Err(self.bad_token(call, &TokenError::Invalid, "").await);
         };
@@ -88,9 +96,12 @@ impl IdentityApi {
             };
             // Before the token is spent on it.
             self.names_only(call, &identity, csr, claimed).await?;
-            let Redemption::First(bound) = redemption else { return Ok(identity) };
+            let labels = record.labels().clone();
+            let Redemption::First(bound) = redemption else {
+                return Ok((identity, labels));
+            };
             match self.bind(call, &id, &identity, entry.revision, &bound).await {
-                Ok(()) => return Ok(identity),
+                Ok(()) => return Ok((identity, labels)),
                 Err(CommitError::Conflict(_)) => {}
                 Err(CommitError::Store(error)) => return Err(store_failed(&error)),
             }
@@ -109,10 +120,7 @@ impl IdentityApi {
         let key = Key::token(id);
         let commit = Commit {
             expect: vec![(key.clone(), Expect::At(revision))],
-            ops: vec![
-                Op::Put { key, value: bound.encode() },
-                Op::Put { key: Key::labels(identity), value: labels::encode(bound.labels()) },
-            ],
+            ops: vec![Op::Put { key, value: bound.encode() }],
             audit: call.draft(self.clock.now(), format!("token {id} redeemed for {identity}")),
         };
         self.store.commit(commit).await.map(drop)
@@ -153,6 +161,7 @@ impl IdentityApi {
 impl IdentityService for IdentityApi {
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
         let call = call_of(&request)?;
+        let labels_shown = request.extensions().get::<Peer>().map_or_else(BTreeMap::new, labels::of);
         let request = request.into_inner();
         let csr = match Csr::parse(&request.csr_der) {
             Ok(csr) => csr,
@@ -161,15 +170,15 @@ impl IdentityService for IdentityApi {
                 return Err(self.refused(&call, "bad_request", status).await);
             }
         };
-        let identity = match (&call.caller, request.join_token.as_str()) {
+        let (identity, labels) = match (&call.caller, request.join_token.as_str()) {
             (Caller::Workload(id), "") => {
                 self.names_only(&call, id, &csr, &request.spiffe_id).await?;
-                id.clone()
+                (id.clone(), labels_shown)
             }
             (_, "") => return Err(refuse(&self.refusals, &call, &Denied::Anonymous).await),
             (_, token) => self.redeem(&call, token, &csr, &request.spiffe_id).await?,
         };
-        let issued = self.authority.issue(&identity, &csr).map_err(|error| sign_failed(&error))?;
+        let issued = self.authority.issue(&identity, &labels, &csr).map_err(|error| sign_failed(&error))?;
         self.issued.inc();
         tracing::info!(
             %identity,

@@ -1,6 +1,6 @@
 //! TokenService: makes join tokens.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use outrigger_core::{
     join_token::{JoinToken, TokenId, TokenSecret},
@@ -28,8 +28,8 @@ use crate::{
     store::{Commit, Expect, Key, Keyspace, Op, Store},
 };
 
-use std::sync::Arc;
-
+/// Most bytes of the labels of one token.
+const MAX_LABEL_BYTES: usize = 1024;
 /// Most tokens that are kept at once, those that ran out in the last day included.
 const MAX_TOKENS: usize = 10_000;
 
@@ -135,6 +135,13 @@ fn wanted(request: CreateTokenRequest) -> Result<(Purpose, Duration), Status> {
     }
     if let Err(found) = wire::policy::check_labels("labels", &request.labels) {
         violations.extend(found);
+    }
+    let bytes: usize = request.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > MAX_LABEL_BYTES {
+        let message = format!("the labels have {bytes} bytes, and travel in every handshake");
+        violations.push(
+            Violation::error("labels", "too_many", message).remedy(format!("keep to {MAX_LABEL_BYTES}")),
+        );
     }
     match (namespace, service_account, ttl) {
         (Some(namespace), Some(service_account), Some(ttl)) if violations.is_empty() => {

@@ -1,12 +1,17 @@
 //! What our certificates look like: four profiles, and nothing else is ever signed.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use outrigger_core::model::{SpiffeId, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyUsagePurpose, SanType, SerialNumber,
 };
+
+use super::labels;
 
 /// Life of a root: its renewal is a rotation that every proxy has to take part in.
 pub(super) const ROOT_LIFE: Duration = Duration::from_hours(10 * 365 * 24);
@@ -78,33 +83,33 @@ fn authority(
     let mut subject = DistinguishedName::new();
     subject.push(DnType::OrganizationName, "Outrigger");
     subject.push(DnType::CommonName, format!("{role} authority"));
-    let mut params = base(format!("spiffe://{trust_domain}"), subject, validity)?;
+    let mut params = base(format!("spiffe://{trust_domain}"), subject)?;
+    params.not_before = validity.not_before.into();
+    params.not_after = validity.not_after.into();
     params.is_ca = IsCa::Ca(path);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
 }
 
 /// An SVID or an operator's certificate: the name is in the URI SAN alone, which is critical because the subject is
-/// empty (RFC 5280 §4.1.2.6).
-pub(super) fn leaf(id: &SpiffeId, validity: Validity) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = base(id.to_string(), DistinguishedName::new(), validity)?;
+/// empty (RFC 5280 §4.1.2.6). Its dates are set when it is signed.
+pub(super) fn leaf(
+    id: &SpiffeId,
+    labels: &BTreeMap<String, String>,
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = base(id.to_string(), DistinguishedName::new())?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.custom_extensions = labels::extension(labels).into_iter().collect();
     Ok(params)
 }
 
-fn base(
-    uri: String,
-    subject: DistinguishedName,
-    validity: Validity,
-) -> Result<CertificateParams, rcgen::Error> {
+fn base(uri: String, subject: DistinguishedName) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = subject;
     params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
-    params.not_before = validity.not_before.into();
-    params.not_after = validity.not_after.into();
     // The default derives from the key: two certificates for one key would share a number.
     params.serial_number = Some(SerialNumber::from_slice(&serial()));
     params.use_authority_key_identifier_extension = true;

@@ -1,6 +1,7 @@
 //! The authority alone: profiles, renewal, what is refused at its opening.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::PermissionsExt,
     path::Path,
@@ -66,7 +67,7 @@ fn csr() -> Csr {
 fn a_workload_gets_a_leaf_of_the_promised_shape() {
     let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
     let authority = open(dir.path(), &time).unwrap();
-    let issued = authority.issue(&price(), &csr()).unwrap();
+    let issued = authority.issue(&price(), &BTreeMap::new(), &csr()).unwrap();
     assert_eq!(issued.chain.len(), 2, "leaf and intermediate, never the root");
 
     let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
@@ -104,12 +105,15 @@ fn reserved_and_foreign_names_are_never_issued() {
         "spiffe://outrigger.local/outrigger/operator/admin",
     ] {
         assert!(
-            matches!(authority.issue(&id.parse().unwrap(), &csr()), Err(IssueError::Reserved(_))),
+            matches!(
+                authority.issue(&id.parse().unwrap(), &BTreeMap::new(), &csr()),
+                Err(IssueError::Reserved(_))
+            ),
             "{id}"
         );
     }
     let foreign = "spiffe://elsewhere/ns/demo/sa/price".parse().unwrap();
-    assert!(matches!(authority.issue(&foreign, &csr()), Err(IssueError::TrustDomain(_))));
+    assert!(matches!(authority.issue(&foreign, &BTreeMap::new(), &csr()), Err(IssueError::TrustDomain(_))));
 }
 
 #[test]
@@ -118,7 +122,7 @@ fn operators_and_workloads_are_under_different_intermediates() {
     let authority = open(dir.path(), &time).unwrap();
     let admin = authority.operator(&"admin".parse().unwrap()).unwrap();
     let control_plane = authority.control_plane().unwrap();
-    let workload = authority.issue(&price(), &csr()).unwrap();
+    let workload = authority.issue(&price(), &BTreeMap::new(), &csr()).unwrap();
     assert_eq!(admin.chain()[1], authority.operator_authority());
     assert_eq!(control_plane.chain()[1], authority.operator_authority());
     assert_ne!(workload.chain[1], authority.operator_authority());
@@ -145,14 +149,14 @@ fn intermediates_are_renewed_at_half_life_and_only_the_operators_keep_their_key(
     let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
     let authority = open(dir.path(), &time).unwrap();
     let spki = |der: &[u8]| X509Certificate::from_der(der).unwrap().1.public_key().raw.to_vec();
-    let workload = authority.issue(&price(), &csr()).unwrap().chain[1].clone();
+    let workload = authority.issue(&price(), &BTreeMap::new(), &csr()).unwrap().chain[1].clone();
     let operator = authority.operator_authority();
     time.pass(14 * DAY);
     authority.renew().unwrap();
     assert_eq!(authority.operator_authority(), operator, "not before half of the life");
     time.pass(2 * DAY);
     authority.renew().unwrap();
-    let renewed = authority.issue(&price(), &csr()).unwrap().chain[1].clone();
+    let renewed = authority.issue(&price(), &BTreeMap::new(), &csr()).unwrap().chain[1].clone();
     assert_ne!(spki(&renewed), spki(&workload));
     assert_ne!(authority.operator_authority(), operator);
     assert_eq!(spki(&authority.operator_authority()), spki(&operator));
@@ -169,7 +173,7 @@ fn no_certificate_outlives_its_issuer() {
     let authority = open(dir.path(), &time).unwrap();
     let [_, (_, workload), _] = authority.validities();
     time.pass(30 * DAY - Duration::from_hours(1));
-    let issued = authority.issue(&price(), &csr()).unwrap();
+    let issued = authority.issue(&price(), &BTreeMap::new(), &csr()).unwrap();
     assert_eq!(issued.validity.not_after, workload.not_after);
     assert!(issued.renew_after < workload.not_after);
 
@@ -223,7 +227,7 @@ fn only_the_key_of_a_request_is_used() {
     params.subject_alt_names = vec![SanType::URI(price().as_str().try_into().unwrap())];
     let csr = Csr::parse(params.serialize_request(&key).unwrap().der()).unwrap();
     csr.names_only(&price()).unwrap();
-    let issued = authority.issue(&price(), &csr).unwrap();
+    let issued = authority.issue(&price(), &BTreeMap::new(), &csr).unwrap();
     let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
     assert!(!leaf.is_ca());
     assert_eq!(leaf.subject().iter().count(), 0);
@@ -257,4 +261,18 @@ fn malformed_unsigned_and_other_keys_are_refused() {
     let mut stolen = good.clone();
     stolen[at..at + 65].copy_from_slice(other.public_key_raw());
     assert_eq!(Csr::parse(&stolen).unwrap_err(), CsrError::Signature);
+}
+
+#[test]
+fn labels_are_in_the_certificate_and_only_there() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    let labels = BTreeMap::from([("version".to_owned(), "v2".to_owned()), ("é".to_owned(), "\"".to_owned())]);
+    let with = authority.issue(&price(), &labels, &csr()).unwrap();
+    let without = authority.issue(&price(), &BTreeMap::new(), &csr()).unwrap();
+    assert_eq!(super::labels::read(&with.chain[0]), Some(labels));
+    assert_eq!(super::labels::read(&without.chain[0]), None);
+    let (_, leaf) = X509Certificate::from_der(&with.chain[0]).unwrap();
+    assert!(leaf.extensions().iter().filter(|extension| extension.critical).count() <= 3);
+    assert_eq!(leaf.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 1);
 }

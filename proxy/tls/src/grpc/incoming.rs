@@ -10,7 +10,7 @@ use std::{
 };
 
 use outrigger_core::model::SpiffeId;
-use rustls::ServerConfig;
+use rustls::{ServerConfig, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -84,6 +84,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// As whom, proven; `None` without a certificate.
     pub id: Option<SpiffeId>,
+    /// The certificate that proves it.
+    pub certificate: Option<CertificateDer<'static>>,
 }
 
 /// Accepts from `listener` until the stream is dropped; to be given to tonic's `serve_with_incoming_shutdown`.
@@ -163,7 +165,10 @@ impl Acceptor {
         drop(slot);
         match tls {
             Ok(Ok(tls)) => {
-                let peer = Peer { address, id: peer_id(tls.get_ref().1) };
+                let connection = tls.get_ref().1;
+                let leaf = connection.peer_certificates().and_then(|chain| chain.first());
+                let certificate = leaf.map(|leaf| leaf.clone().into_owned());
+                let peer = Peer { address, id: peer_id(connection), certificate };
                 let connection = Connection { tls, peer, _permit: permit };
                 // Fails only if nobody accepts any more.
                 let _gone = self.ready.send(Ok(connection)).await.is_err();
