@@ -17,7 +17,10 @@ pub struct Violation {
     pub severity: Severity,
     /// Path of the field as its author wrote it: `spec.rules[0].backendRefs[1].weight`.
     pub field: String,
-    /// Stable, for programs: `required`, `out_of_range`, `unsupported`, `dangling_reference`, ...
+    /// Stable, for programs. Of a field: `required`, `wrong_type`, `invalid`, `invalid_name`, `invalid_regex`,
+    /// `invalid_duration`, `out_of_range`, `too_long`, `too_large`, `too_many`, `duplicate`, `reserved`, `conflict`,
+    /// `unknown_field`, `unsupported`, `all_weights_zero`. Of a text: `malformed`. Of several objects together:
+    /// `dangling_reference` and others of the control plane.
     pub code: &'static str,
     /// What is wrong, in one sentence without a full stop.
     pub message: String,

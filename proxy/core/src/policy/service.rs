@@ -31,17 +31,9 @@ const PROTOCOLS: [(&str, Wire); 6] = [
 ];
 
 /// As Kubernetes' `appProtocol` says it.
-const APP_PROTOCOLS: [(&str, Wire); 9] = [
-    ("http", Wire::Http1),
-    ("http1", Wire::Http1),
-    ("kubernetes.io/ws", Wire::Http1),
-    ("http2", Wire::Http2),
-    ("kubernetes.io/h2c", Wire::Http2),
-    ("grpc", Wire::Grpc),
-    ("tcp", Wire::Tcp),
-    ("tls", Wire::Tls),
-    ("https", Wire::Tls),
-];
+const APP_PROTOCOLS: [(&str, Wire); 2] = [("http", Wire::Http1), ("http1", Wire::Http1)];
+const LATER_APP_PROTOCOLS: [&str; 8] =
+    ["http2", "kubernetes.io/h2c", "kubernetes.io/ws", "kubernetes.io/wss", "grpc", "tcp", "tls", "https"];
 
 pub(super) fn read(findings: &mut Findings, spoken: &Spoken, fields: Fields<'_>) -> Message {
     Message {
@@ -71,7 +63,7 @@ fn protocol(findings: &mut Findings, fields: Fields<'_>) -> Wire {
     let chosen = match (protocol.as_str(), app_protocol.as_str()) {
         ("", "") => None,
         ("" | "TCP", word) if !word.is_empty() => {
-            choice::choose(findings, "appProtocol", word, &APP_PROTOCOLS, &["kubernetes.io/wss"])
+            choice::choose(findings, "appProtocol", word, &APP_PROTOCOLS, &LATER_APP_PROTOCOLS)
         }
         (word, "") => choice::choose(findings, "protocol", word, &PROTOCOLS, &["UDP", "SCTP"]),
         (_, _) => {

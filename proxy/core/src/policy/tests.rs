@@ -1,7 +1,12 @@
+mod refused;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::strategies;
+use crate::{
+    model::{AppProtocol, PathMatch, Spec},
+    wire::strategies,
+};
 
 const HEAD: &str = "apiVersion: outrigger.dev/v1alpha1\n";
 
@@ -25,266 +30,205 @@ fn errors(text: &str) -> Vec<DocumentError> {
 }
 
 #[test]
-fn every_bad_field_is_named_with_its_path_code_and_line() {
-    let backends = |refs: &str| rule(&format!("backendRefs: {refs}"));
-    let matches = |matches: &str| rule(&format!("matches: [{matches}]"));
-    let filter = |filter: &str| rule(&format!("filters: [{filter}]"));
-    let modify =
-        |edits: &str| filter(&format!("{{type: RequestHeaderModifier, requestHeaderModifier: {edits}}}"));
-    let config = |spec: &str| format!("{HEAD}kind: MeshConfig\nmetadata: {{name: mesh}}\nspec: {spec}\n");
-    let p = "{port: 80, name: a}";
-    let mut wrong = Vec::new();
-    for (text, field, code) in [
-        // Services.
-        (service("{prots: []}"), "spec.prots", "unknown_field"),
-        (service("{ports: []}"), "spec.ports", "required"),
-        (service("{ports: {}}"), "spec.ports", "wrong_type"),
-        (service("{ports: [80]}"), "spec.ports[0]", "wrong_type"),
-        (service("{ports: [{}]}"), "spec.ports[0].port", "required"),
-        (service("{ports: [{port: 0}]}"), "spec.ports[0].port", "out_of_range"),
-        (service("{ports: [{port: 65536}]}"), "spec.ports[0].port", "out_of_range"),
-        (service("{ports: [{port: -1}]}"), "spec.ports[0].port", "out_of_range"),
-        (service("{ports: [{port: 99999999999999999999}]}"), "spec.ports[0].port", "wrong_type"),
-        (service("{ports: [{port: '80'}]}"), "spec.ports[0].port", "wrong_type"),
-        (service("{ports: [{port: 80.5}]}"), "spec.ports[0].port", "wrong_type"),
-        (service("{ports: [{port: 80, nodePort: 1}]}"), "spec.ports[0].nodePort", "unsupported"),
-        (service("{ports: [{port: 80, name: HTTP}]}"), "spec.ports[0].name", "invalid_name"),
-        (service("{ports: [{port: 80, protocol: GRPC}]}"), "spec.ports[0].protocol", "unsupported"),
-        (service("{ports: [{port: 80, protocol: TCP}]}"), "spec.ports[0].protocol", "unsupported"),
-        (service("{ports: [{port: 80, protocol: UDP}]}"), "spec.ports[0].protocol", "unsupported"),
-        (service("{ports: [{port: 80, protocol: http}]}"), "spec.ports[0].protocol", "invalid"),
-        (service("{ports: [{port: 80, appProtocol: Http}]}"), "spec.ports[0].appProtocol", "invalid"),
-        (
-            service("{ports: [{port: 80, protocol: GRPC, appProtocol: http}]}"),
-            "spec.ports[0].appProtocol",
-            "conflict",
+fn everything_is_reported_at_once_where_it_is_written() {
+    let text = "\
+apiVersion: outrigger.dev/v1alpha1
+kind: Route
+metadata:
+  name: Price
+spec:
+  parentRefs:
+  - name: price
+  hostnames: [price.example]
+  rules:
+  - backendRefs:
+    - name: price-v1
+      port: 80
+      weight: '90'
+    - nmae: price-v2
+      port: 80
+  - timeouts:
+      request: 10 seconds
+---
+kind: Service
+metadata: {name: price}
+spec: {ports: [{port: 80}]}
+";
+    let found: Vec<_> = errors(text).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            "document 1, line 8, column 3: spec.hostnames: 'hostnames' is not supported by this version; leave it out",
+            "document 1, line 13, column 7: spec.rules[0].backendRefs[0].weight: this is a text, a number is needed; \
+             write 90 without quotes",
+            "document 1, line 14, column 7: spec.rules[0].backendRefs[1].nmae: there is no field 'nmae' here; \
+             did you mean 'name'?",
+            "document 1, line 17, column 7: spec.rules[1].timeouts.request: '10 seconds' is not a duration; \
+             write it like 1s, 250ms or 1h30m",
+            "document 1, line 4, column 3: metadata.name: 'Price' is not a DNS label: 1 to 63 of a-z, 0-9 and '-', \
+             starting and ending with a letter or digit",
+            "document 2, line 19, column 1: apiVersion: it is missing; write apiVersion: outrigger.dev/v1alpha1",
+        ]
+    );
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let text = format!(
+        "{}---\n{}---\n{HEAD}kind: MeshConfig\nmetadata: {{name: mesh}}\nspec: {{timeouts: {{request: 0s}}}}\n",
+        service(
+            "{ports: [{port: 80, protocol: TCP, appProtocol: http, name: null}], serviceAccounts: [price, a/b]}"
         ),
-        (service("{ports: [{port: 80, targetPort: 0}]}"), "spec.ports[0].targetPort", "out_of_range"),
-        (service("{ports: [{port: 80, targetPort: a_b}]}"), "spec.ports[0].targetPort", "invalid_name"),
-        (service(&format!("{{ports: [{p}, {{port: 80, name: b}}]}}")), "spec.ports[1].port", "duplicate"),
-        (service(&format!("{{ports: [{p}, {{port: 81, name: a}}]}}")), "spec.ports[1].name", "duplicate"),
-        (service(&format!("{{ports: [{p}, {{port: 81}}]}}")), "spec.ports[1].name", "required"),
-        (
-            service("{ports: [{port: 80}], serviceAccounts: [a/b/c]}"),
-            "spec.serviceAccounts[0]",
-            "invalid_name",
-        ),
-        (
-            service("{ports: [{port: 80}], serviceAccounts: [a, default/a]}"),
-            "spec.serviceAccounts[1]",
-            "duplicate",
-        ),
-        (service("{ports: [{port: 80}], selector: {version: 1.10}}"), "spec.selector.version", "wrong_type"),
-        (service("{ports: [{port: 80}], selector: {a.b/c: '?'}}"), "spec.selector[\"a.b/c\"]", "invalid"),
-        (service("{ports: [{port: 80}], selector: {'-': a}}"), "spec.selector", "invalid_name"),
-        // Routes.
-        (route("    []\n"), "spec.rules", "required"),
-        (route("  - {}\n").replace("[{name: price}]", "[]"), "spec.parentRefs", "required"),
-        (
-            route("  - {}\n").replace("{name: price}", "{nmae: price}"),
-            "spec.parentRefs[0].nmae",
-            "unknown_field",
-        ),
-        (
-            route("  - {}\n").replace("{name: price}", "{name: price, sectionName: http}"),
-            "spec.parentRefs[0].sectionName",
-            "unsupported",
-        ),
-        (
-            route("  - {}\n").replace("{name: price}", "{name: price, kind: Gateway}"),
-            "spec.parentRefs[0].kind",
-            "unsupported",
-        ),
-        (
-            route("  - {}\n").replace("{name: price}", "{name: price}, {name: price, namespace: default}"),
-            "spec.parentRefs[1]",
-            "duplicate",
-        ),
-        (route("  - {}\n").replace("spec:", "spec:\n  hostnames: [a]"), "spec.hostnames", "unsupported"),
-        (rule("retry: {attempts: 2}"), "spec.rules[0].retry", "unsupported"),
-        (rule("sessionPersistence: {}"), "spec.rules[0].sessionPersistence", "unsupported"),
-        (route("  - name: a\n  - name: a\n"), "spec.rules[1].name", "duplicate"),
-        (
-            backends("[{name: a, port: 80, weight: 0}, {name: b, port: 80, weight: 0}]"),
-            "spec.rules[0].backendRefs",
-            "all_weights_zero",
-        ),
-        (backends("[{name: a}]"), "spec.rules[0].backendRefs[0].port", "required"),
-        (backends("[{port: 80}]"), "spec.rules[0].backendRefs[0].name", "required"),
-        (
-            backends("[{name: a, port: 80, weight: 1000001}]"),
-            "spec.rules[0].backendRefs[0].weight",
-            "out_of_range",
-        ),
-        (
-            backends("[{name: a, port: 80, weight: -1}]"),
-            "spec.rules[0].backendRefs[0].weight",
-            "out_of_range",
-        ),
-        (backends("[{name: a, port: 80, weight: 50%}]"), "spec.rules[0].backendRefs[0].weight", "wrong_type"),
-        (
-            backends("[{name: a, port: 80}, {name: a, namespace: default, port: 80}]"),
-            "spec.rules[0].backendRefs[1]",
-            "duplicate",
-        ),
-        (
-            backends("[{name: a, port: 80, filters: []}]"),
-            "spec.rules[0].backendRefs[0].filters",
-            "unsupported",
-        ),
-        (rule("timeouts: {request: 5}"), "spec.rules[0].timeouts.request", "invalid_duration"),
-        (rule("timeouts: {request: 5 s}"), "spec.rules[0].timeouts.request", "invalid_duration"),
-        (rule("timeouts: {request: 1.5s}"), "spec.rules[0].timeouts.request", "invalid_duration"),
-        (rule("timeouts: {request: 25h}"), "spec.rules[0].timeouts.request", "out_of_range"),
-        (
-            rule("timeouts: {request: 1s, backendRequest: 1s}"),
-            "spec.rules[0].timeouts.backendRequest",
-            "unsupported",
-        ),
-        (matches("{path: {value: v1}}"), "spec.rules[0].matches[0].path.value", "invalid"),
-        (matches("{path: {value: /a/../b}}"), "spec.rules[0].matches[0].path.value", "invalid"),
-        (matches("{path: {value: '/a?b'}}"), "spec.rules[0].matches[0].path.value", "invalid"),
-        (matches("{path: {value: ''}}"), "spec.rules[0].matches[0].path.value", "required"),
-        (matches("{path: {type: Prefix, value: /}}"), "spec.rules[0].matches[0].path.type", "invalid"),
-        (
-            matches("{path: {type: RegularExpression, value: '(a'}}"),
-            "spec.rules[0].matches[0].path.value",
-            "invalid_regex",
-        ),
-        (
-            matches("{path: {type: RegularExpression, value: 'a)(b'}}"),
-            "spec.rules[0].matches[0].path.value",
-            "invalid_regex",
-        ),
-        (
-            matches("{path: {type: RegularExpression, value: '(?=a)'}}"),
-            "spec.rules[0].matches[0].path.value",
-            "invalid_regex",
-        ),
-        (
-            matches("{path: {type: RegularExpression, value: '((a{100}){100}){100}'}}"),
-            "spec.rules[0].matches[0].path.value",
-            "too_large",
-        ),
-        (matches("{method: get}"), "spec.rules[0].matches[0].method", "invalid"),
-        (
-            matches("{headers: [{name: a b, value: c}]}"),
-            "spec.rules[0].matches[0].headers[0].name",
-            "invalid_name",
-        ),
-        (
-            matches("{headers: [{name: a, value: b}, {name: A, value: c}]}"),
-            "spec.rules[0].matches[0].headers[1].name",
-            "duplicate",
-        ),
-        (
-            matches("{headers: [{name: a, value: true}]}"),
-            "spec.rules[0].matches[0].headers[0].value",
-            "wrong_type",
-        ),
-        (matches("{headers: [{name: a}]}"), "spec.rules[0].matches[0].headers[0].value", "required"),
-        (
-            matches("{headers: [{name: a, type: Prefix, value: b}]}"),
-            "spec.rules[0].matches[0].headers[0].type",
-            "invalid",
-        ),
-        (
-            matches("{queryParams: [{name: a=b, value: c}]}"),
-            "spec.rules[0].matches[0].queryParams[0].name",
-            "invalid_name",
-        ),
-        (
-            matches("{queryParams: [{name: a, value: 'a&b'}]}"),
-            "spec.rules[0].matches[0].queryParams[0].value",
-            "invalid",
-        ),
-        (
-            filter("{type: RequestRedirect, requestRedirect: {}}").replace("requestRedirect: {}", ""),
-            "spec.rules[0].filters[0].type",
-            "unsupported",
-        ),
-        (filter("{type: URLRewrite}"), "spec.rules[0].filters[0].type", "unsupported"),
-        (filter("{type: RequestMirror}"), "spec.rules[0].filters[0].type", "unsupported"),
-        (filter("{type: CORS}"), "spec.rules[0].filters[0].type", "unsupported"),
-        (filter("{requestHeaderModifier: {}}"), "spec.rules[0].filters[0].type", "required"),
-        (modify("{}"), "spec.rules[0].filters[0].requestHeaderModifier", "required"),
-        (
-            modify("{set: [{name: host, value: a}]}"),
-            "spec.rules[0].filters[0].requestHeaderModifier.set[0].name",
-            "reserved",
-        ),
-        (
-            modify("{remove: [content-length]}"),
-            "spec.rules[0].filters[0].requestHeaderModifier.remove[0]",
-            "reserved",
-        ),
-        (
-            modify("{add: [{name: Outrigger-Timing, value: a}]}"),
-            "spec.rules[0].filters[0].requestHeaderModifier.add[0].name",
-            "reserved",
-        ),
-        (
-            modify("{set: [{name: a, value: ' b'}]}"),
-            "spec.rules[0].filters[0].requestHeaderModifier.set[0].value",
-            "invalid",
-        ),
-        (
-            modify("{set: [{name: a, value: \"b\\r\\nc: d\"}]}"),
-            "spec.rules[0].filters[0].requestHeaderModifier.set[0].value",
-            "invalid",
-        ),
-        (modify("{remove: [a, A]}"), "spec.rules[0].filters[0].requestHeaderModifier.remove[1]", "duplicate"),
-        // The mesh's knobs.
-        (config("{externalTraffic: Allow}"), "spec.externalTraffic", "invalid"),
-        (config("{clusterDomain: Cluster.local}"), "spec.clusterDomain", "invalid_name"),
-        (config("{timeouts: {connect: 0s}}"), "spec.timeouts.connect", "out_of_range"),
-        (config("{timeouts: {discovery: 5m}}"), "spec.timeouts.discovery", "out_of_range"),
-        (config("{timeouts: {idle: 5m}}"), "spec.timeouts.idle", "unknown_field"),
-        (config("{}").replace("name: mesh", "name: other"), "metadata.name", "invalid"),
-        (config("{}").replace("name: mesh", "name: mesh, namespace: a"), "metadata.namespace", "invalid"),
-        // What every document has.
-        (config("{}").replace("v1alpha1", "v1"), "apiVersion", "unsupported"),
-        (config("{}").replace("MeshConfig", "TrafficPolicy"), "kind", "unsupported"),
-        (config("{}").replace("MeshConfig", "AuthorizationPolicy"), "kind", "unsupported"),
-        (config("{}").replace("MeshConfig", "MtlsPolicy"), "kind", "unsupported"),
-        (config("{}").replace("MeshConfig", "ExternalService"), "kind", "unsupported"),
-        (config("{}").replace("MeshConfig", "Fault"), "kind", "unsupported"),
-        (config("{}").replace("MeshConfig", "meshConfig"), "kind", "invalid"),
-        (config("{}").replace("spec: {}", "sepc: {}").replace("sepc", "status"), "spec", "required"),
-        (service("{ports: [{port: 80}]}").replace("{name: price}", "{}"), "metadata.name", "required"),
-        (
-            service("{ports: [{port: 80}]}").replace("name: price", "name: Price"),
-            "metadata.name",
-            "invalid_name",
-        ),
-        (
-            service("{ports: [{port: 80}]}").replace("name: price", "name: price, namespace: a.b"),
-            "metadata.namespace",
-            "invalid_name",
-        ),
-        (service("{ports: [{port: 80}]}").replace("name: price", "name: 5"), "metadata.name", "wrong_type"),
-        (
-            service("{ports: [{port: 80}]}").replace("name: price", "name: price, labels: {a: 'b c'}"),
-            "metadata.labels.a",
-            "invalid",
-        ),
-        ("[]".to_owned(), "", "wrong_type"),
-        (String::new(), "", "required"),
-        ("a: [".to_owned(), "", "malformed"),
-        ("a: 1\na: 2\n".to_owned(), "", "duplicate"),
-        ("a: *b".to_owned(), "", "malformed"),
-    ] {
-        let found: Vec<_> =
-            errors(&text).iter().map(|error| (error.violation.field.clone(), error.violation.code)).collect();
-        if found != [(field.to_owned(), code)] {
-            wrong.push(format!(
-                "{text}
-  expected {field} {code}
-  found {found:?}"
-            ));
-        }
+        rule("{matches: [{path: {}, headers: [{name: X-A, value: b}]}], backendRefs: [{name: a, port: 1}]}"),
+    );
+    let documents = parse(&text).unwrap();
+    assert_eq!(
+        documents.iter().map(|document| (document.index, document.line)).collect::<Vec<_>>(),
+        [(0, 1), (1, 6), (2, 14)]
+    );
+    let [service, route, config] = [0, 1, 2].map(|index| &documents[index].object);
+    assert_eq!(service.reference().to_string(), "Service default/price");
+    let Spec::Service(spec) = &service.spec else { panic!("{service:?}") };
+    assert_eq!(spec.ports[0].protocol, AppProtocol::Http1);
+    assert_eq!(spec.service_accounts.len(), 1, "the account named like the service is granted anyway");
+    let Spec::Route(spec) = &route.spec else { panic!("{route:?}") };
+    assert_eq!(spec.rules[0].matches[0].path, Some(PathMatch::Prefix("/".to_owned())));
+    assert_eq!(spec.rules[0].matches[0].headers[0].name, "x-a");
+    assert_eq!(spec.rules[0].backends[0].weight, 1);
+    assert_eq!(config.spec, Spec::MeshConfig(crate::model::MeshConfigSpec::default()));
+}
+
+#[test]
+fn an_object_is_written_once() {
+    let text = format!("{0}---\n{1}---\n{0}", service("{ports: [{port: 80}]}"), rule("{}"));
+    let found = errors(&text);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let error = &found[0];
+    assert_eq!((error.index, error.line, error.violation.code), (2, 16, "duplicate"));
+    assert_eq!(error.violation.message, "Service default/price is also document 1");
+}
+
+#[test]
+fn json_is_read_with_or_without_what_yaml_lacks() {
+    let json = r#"{
+\t"apiVersion": "outrigger.dev\/v1alpha1", "kind": "Service",
+\t"metadata": {"name": "price", "annotations": {"face": "FACE"}},
+\t"spec": {"ports": [{"port": 80}]}
+}"#
+    .replace("\\t", "\t");
+    let plain = parse(&json).unwrap();
+    assert_eq!((plain[0].line, plain[0].object.metadata.annotations["face"].as_str()), (1, "FACE"));
+    let halves = parse(&json.replace("FACE", r"\ud83d\ude00")).unwrap();
+    assert_eq!(halves[0].object.metadata.annotations["face"], "\u{1f600}");
+    let two = format!("{json}\n{}", json.replace("price", "stock"));
+    assert_eq!(parse(&two).unwrap().len(), 2);
+    assert_eq!(
+        errors(&json.replace("\"port\": 80", "\"port\": 80, \"port\": 81"))[0].violation.code,
+        "duplicate"
+    );
+}
+
+#[test]
+fn what_the_server_keeps_can_be_written_back() {
+    let text = "\
+apiVersion: outrigger.dev/v1alpha1
+kind: Service
+metadata: {name: price, revision: 7, generation: 2, created: '2026-01-01T00:00:00Z', updated: x, updatedBy: y, uid: z}
+spec: {ports: [{port: 80}]}
+status: {conditions: [{type: Accepted, status: 'True'}]}
+";
+    let object = &parse(text).unwrap()[0].object;
+    assert_eq!((object.metadata.revision, object.metadata.uid.as_str()), (0, ""));
+    assert!(object.conditions.is_empty());
+}
+
+#[test]
+fn an_object_reads_as_its_author_would_write_it() {
+    let mut object = parse(&rule(
+        "{name: canary, matches: [{path: {type: Exact, value: /buy}, method: POST}], timeouts: {request: 90s}, \
+         filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: 'true'}]}}], \
+         backendRefs: [{name: price-v1, port: 80, weight: 90}, {name: price-v2, port: 80, weight: 10}]}",
+    ))
+    .unwrap()[0]
+        .object
+        .clone();
+    object.metadata.revision = 12;
+    object.metadata.created = Some(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000));
+    object.conditions.push(crate::model::Condition {
+        kind: "Accepted".to_owned(),
+        status: true,
+        reason: "Accepted".to_owned(),
+        message: "the object is valid".to_owned(),
+        observed_generation: 1,
+        since: None,
+    });
+    let expected = "\
+apiVersion: outrigger.dev/v1alpha1
+kind: Route
+metadata:
+  created: \"2023-11-14T22:13:20Z\"
+  name: r
+  namespace: default
+  revision: 12
+spec:
+  parentRefs:
+  - name: price
+  rules:
+  - backendRefs:
+    - name: price-v1
+      port: 80
+      weight: 90
+    - name: price-v2
+      port: 80
+      weight: 10
+    filters:
+    - requestHeaderModifier:
+        set:
+        - name: x-a
+          value: \"true\"
+      type: RequestHeaderModifier
+    matches:
+    - method: POST
+      path:
+        type: Exact
+        value: /buy
+    name: canary
+    timeouts:
+      request: 1m30s
+status:
+  conditions:
+  - message: the object is valid
+    observedGeneration: 1
+    reason: Accepted
+    status: \"True\"
+    type: Accepted
+";
+    assert_eq!(to_yaml(&object), expected);
+}
+
+#[test]
+fn what_would_take_too_much_is_refused() {
+    let bomb: String = (1..20).fold("a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, level| {
+        let before = level - 1;
+        text + &format!("a{level}: &a{level} [{}]\n", vec![format!("*a{before}"); 9].join(", "))
+    });
+    let deep_flow = "[".repeat(100_000);
+    let deep_block: String = (0..500).map(|level| format!("{}a:\n", " ".repeat(level))).collect();
+    let wide = format!("a: [{}]", "1,".repeat(100_000));
+    let long = format!("a: {}", "x".repeat(MAX_TEXT));
+    assert_eq!(errors(&deep_flow)[0].violation.code, "malformed", "the scanner's own limit");
+    for text in [bomb, deep_block, wide, long] {
+        let found = errors(&text);
+        let codes: Vec<_> = found.iter().map(|error| error.violation.code).collect();
+        assert_eq!(codes, ["too_large"], "{text:.80}\n{found:?}");
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let many = service("{ports: [{port: 80}]}") + "---\n";
+    let many: String =
+        (0..100).map(|index| many.replace("name: price", &format!("name: s{index}"))).collect();
+    assert_eq!(errors(&many).last().unwrap().violation.code, "too_many");
+    let matches = vec!["{path: {type: RegularExpression, value: a}}"; 33].join(", ");
+    let text = route(&format!("  - matches: [{matches}]\n").repeat(2));
+    assert_eq!(errors(&text)[0].violation.code, "too_many");
 }
 
 proptest! {
@@ -296,5 +240,20 @@ proptest! {
         prop_assert_eq!(&read.unwrap()[0].object, &object, "{}", yaml);
         let json = to_json(&object).to_string();
         prop_assert_eq!(&parse(&json).unwrap()[0].object, &object);
+    }
+
+    #[test]
+    fn no_text_panics(text in "\\PC{0,40}|[a-z0-9:{}\\[\\], \n'\"&*!|>?%@`#-]{0,60}") {
+        drop(parse(&text));
+    }
+
+    #[test]
+    fn no_change_of_a_document_panics(object in strategies::written_object(), at: prop::sample::Index, c: char) {
+        let mut yaml: Vec<char> = to_yaml(&object).chars().collect();
+        let at = at.index(yaml.len());
+        yaml[at] = c;
+        drop(parse(&yaml.iter().collect::<String>()));
+        yaml.truncate(at);
+        drop(parse(&yaml.into_iter().collect::<String>()));
     }
 }

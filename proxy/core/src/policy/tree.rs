@@ -150,7 +150,8 @@ fn read_json(text: &str) -> Option<Vec<Node>> {
 fn options() -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_reader_input_bytes: Some(MAX_TEXT),
+            // Its length is known already.
+            max_reader_input_bytes: None,
             max_events: 4 * MAX_NODES,
             max_nodes: MAX_NODES,
             max_depth: MAX_DEPTH,
@@ -179,7 +180,11 @@ fn refused(error: &serde_saphyr::Error) -> (Place, Violation) {
     use serde_saphyr::Error;
     let place = error.location().map_or(Place::UNKNOWN, Place::from);
     let malformed = |code, message: String, remedy: &str| Violation::error("", code, message).remedy(remedy);
-    let violation = match error.without_snippet() {
+    let mut cause = error;
+    while let Error::AliasError { error, .. } | Error::WithSnippet { error, .. } = cause {
+        cause = error;
+    }
+    let violation = match cause {
         Error::DuplicateMappingKey { key, .. } => {
             let key = key.as_deref().unwrap_or("a key");
             malformed("duplicate", format!("'{}' is given twice", crate::wire::cut(key)), "write it once")

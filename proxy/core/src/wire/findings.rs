@@ -143,9 +143,12 @@ impl Findings {
         {
             return Some(duration);
         }
-        let given = decoded.map_or_else(|| "it".to_owned(), |duration| format!("{duration:?}"));
-        let remedy = format!("write a duration from {min:?} to {max:?}");
-        self.error(field, "out_of_range", format!("{given} is out of range"), &remedy);
+        let message = match decoded {
+            Some(duration) => format!("{} is out of range", super::limits::describe(duration)),
+            None => "this is not a duration".to_owned(),
+        };
+        let (min, max) = (super::limits::describe(min), super::limits::describe(max));
+        self.error(field, "out_of_range", message, &format!("write a duration from {min} to {max}"));
         None
     }
 

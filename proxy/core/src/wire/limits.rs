@@ -31,7 +31,7 @@ pub(super) fn request_timeout(
         return Some(timeout);
     }
     let remedy = "write 0s for none, or at least 1ms";
-    findings.error(field, "out_of_range", format!("{timeout:?} is too short"), remedy);
+    findings.error(field, "out_of_range", format!("{} is too short", describe(timeout)), remedy);
     None
 }
 
@@ -52,9 +52,18 @@ pub(super) fn domain(findings: &mut Findings, field: &str, value: &str) -> Optio
 /// A duration that an operator can write: the finest unit of GEP-2257 is the millisecond.
 pub(super) fn whole_milliseconds(findings: &mut Findings, field: &str, value: Option<Duration>) {
     if let Some(value) = value
-        && value.subsec_nanos() % 1_000_000 != 0
+        && !value.subsec_nanos().is_multiple_of(1_000_000)
     {
-        let message = format!("{value:?} is not a whole number of milliseconds");
+        let message = format!("{} is not a whole number of milliseconds", describe(value));
         findings.error(field, "invalid_duration", message, "write it in ms, s, m or h");
+    }
+}
+
+/// A duration as an operator would write it, if one can.
+pub(super) fn describe(duration: Duration) -> String {
+    if duration.subsec_nanos().is_multiple_of(1_000_000) {
+        crate::policy::duration::format(duration)
+    } else {
+        format!("{duration:?}")
     }
 }

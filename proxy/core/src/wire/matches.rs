@@ -97,6 +97,16 @@ pub(super) fn http_match(
     (findings.count() == before).then_some(HttpMatch { path, method, headers, query_params })
 }
 
+/// How many regular expressions are in it.
+pub(super) fn patterns(wire: &proto::HttpMatch) -> usize {
+    let path = wire.path.as_ref().and_then(|path| path.kind.as_ref());
+    let headers = wire.headers.iter().filter_map(|header| header.value.as_ref());
+    let params = wire.query_params.iter().filter_map(|param| param.value.as_ref());
+    let values = headers.chain(params).filter_map(|value| value.kind.as_ref());
+    values.filter(|kind| matches!(kind, proto::value_match::Kind::Regex(_))).count()
+        + usize::from(matches!(path, Some(proto::path_match::Kind::Regex(_))))
+}
+
 fn path(findings: &mut Findings, words: &Vocabulary, wire: &proto::PathMatch) -> Option<PathMatch> {
     match findings.required("path", wire.kind.as_ref())? {
         proto::path_match::Kind::Exact(path) => {

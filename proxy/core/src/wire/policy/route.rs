@@ -19,6 +19,8 @@ const MAX_RULES: usize = 16;
 const MAX_MATCHES: usize = 64;
 /// Of all rules together, as in the Gateway API.
 const MAX_MATCHES_OF_ROUTE: usize = 128;
+/// Of all rules together: each costs a proxy up to [`crate::model::Pattern::MAX_COMPILED`].
+const MAX_PATTERNS_OF_ROUTE: usize = 64;
 
 pub(super) fn decode(
     findings: &mut Findings,
@@ -52,6 +54,14 @@ pub(super) fn decode(
     if matches > MAX_MATCHES_OF_ROUTE {
         let message =
             format!("{matches} matches are given, at most {MAX_MATCHES_OF_ROUTE} are allowed in a route");
+        findings.error("rules", "too_many", message, "split the route");
+        return RouteSpec { parents, rules: Vec::new() };
+    }
+    let patterns: usize = wire.rules.iter().flat_map(|rule| &rule.matches).map(matches::patterns).sum();
+    if patterns > MAX_PATTERNS_OF_ROUTE {
+        let message = format!(
+            "{patterns} regular expressions are given, at most {MAX_PATTERNS_OF_ROUTE} are allowed in a route"
+        );
         findings.error("rules", "too_many", message, "split the route");
         return RouteSpec { parents, rules: Vec::new() };
     }
