@@ -12,4 +12,4 @@ mod conditions;
 mod plan;
 mod references;
 
-pub use conditions::{Programmed, Progress};
+pub use conditions::{Applied, Progress};

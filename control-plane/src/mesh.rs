@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub use metrics::Metrics;
 
 use crate::{
-    api::{Programmed, Progress},
+    api::Progress,
     clock::Clock,
     compile,
     discovery::{self, World},
@@ -112,8 +112,7 @@ impl Mesh {
             stop: self.stop.clone(),
         };
         let around = Around { worlds: self.worlds.clone(), board: Arc::clone(&self.board) };
-        let (registry, store) = (self.registry.clone(), self.store.clone());
-        RegistryServiceServer::new(registry::service::Service::new(registry, store, around, settings))
+        RegistryServiceServer::new(registry::service::Service::new(self.registry.clone(), around, settings))
     }
 
     /// What the proxies applied; discovery port.
@@ -141,15 +140,13 @@ impl Mesh {
         ))
     }
 
-    /// Tells how far a revision has come on the proxies.
+    /// Tells how far each proxy is.
     pub fn progress(&self) -> Progress {
         let board = Arc::clone(&self.board);
-        Arc::new(move |revision| {
+        Arc::new(move || {
             let nodes = board.nodes(Instant::now());
-            match nodes.iter().filter(|node| !node.current(revision)).count() {
-                0 => Programmed::Everywhere { proxies: nodes.len() },
-                behind => Programmed::Behind { behind, proxies: nodes.len() },
-            }
+            // What is not in force now says nothing of what will be.
+            nodes.iter().map(|node| if node.current(0) { node.progress.applied } else { 0 }).collect()
         })
     }
 

@@ -7,7 +7,6 @@
 
 mod file;
 mod key;
-pub mod labels;
 
 pub mod objects;
 

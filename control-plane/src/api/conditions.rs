@@ -6,28 +6,32 @@ use outrigger_core::model::{Condition, Kind, Object};
 
 use crate::store::Revision;
 
-/// How far a revision has come on the proxies that it concerns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Programmed {
-    /// All of them applied it.
-    Everywhere {
-        /// How many.
-        proxies: usize,
-    },
-    /// Some did not, yet.
-    Behind {
-        /// How many did not.
-        behind: usize,
-        /// Of how many.
-        proxies: usize,
-    },
+/// What each proxy applied: everything up to a revision.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Ascending.
+    revisions: Vec<Revision>,
 }
 
-/// Tells how far a revision has come.
-pub type Progress = Arc<dyn Fn(Revision) -> Programmed + Send + Sync>;
+impl FromIterator<Revision> for Applied {
+    fn from_iter<I: IntoIterator<Item = Revision>>(revisions: I) -> Self {
+        let mut revisions: Vec<Revision> = revisions.into_iter().collect();
+        revisions.sort_unstable();
+        Self { revisions }
+    }
+}
+
+impl Applied {
+    fn behind(&self, revision: Revision) -> usize {
+        self.revisions.partition_point(|applied| *applied < revision)
+    }
+}
+
+/// Tells what each proxy applied.
+pub type Progress = Arc<dyn Fn() -> Applied + Send + Sync>;
 
 /// The object with its conditions.
-pub(super) fn with_conditions(object: &Object, progress: &Progress) -> Object {
+pub(super) fn with_conditions(object: &Object, applied: &Applied) -> Object {
     let generation = object.metadata.generation;
     let condition = |kind: &str, status: bool, reason: &str, message: String| Condition {
         kind: kind.to_owned(),
@@ -47,19 +51,29 @@ pub(super) fn with_conditions(object: &Object, progress: &Progress) -> Object {
             ..condition("ResolvedRefs", true, "ResolvedRefs", String::new())
         });
     }
-    conditions.push(match progress(object.metadata.revision) {
-        Programmed::Everywhere { proxies: 0 } => {
-            condition("Programmed", true, "NoProxies", "no proxy is connected".to_owned())
-        }
-        Programmed::Everywhere { proxies } => {
-            condition("Programmed", true, "Programmed", format!("applied by all of {proxies} proxies"))
-        }
-        Programmed::Behind { behind, proxies } => condition(
+    let proxies = applied.revisions.len();
+    conditions.push(match applied.behind(object.metadata.revision) {
+        0 if proxies == 0 => condition("Programmed", true, "NoProxies", "no proxy is connected".to_owned()),
+        0 => condition("Programmed", true, "Programmed", format!("in force on all of {proxies} proxies")),
+        behind => condition(
             "Programmed",
             false,
             "Pending",
-            format!("{behind} of {proxies} proxies have not applied it"),
+            format!("not in force on {behind} of {proxies} proxies"),
         ),
     });
     Object { conditions, ..object.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_behind_until_it_applied_the_revision() {
+        let applied: Applied = [7, 0, 9].into_iter().collect();
+        for (revision, behind) in [(0, 0), (1, 1), (7, 1), (8, 2), (10, 3)] {
+            assert_eq!(applied.behind(revision), behind, "{revision}");
+        }
+    }
 }

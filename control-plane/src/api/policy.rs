@@ -159,8 +159,9 @@ impl PolicyService for PolicyApi {
             diagnostics::status(Code::InvalidArgument, vec![said])
         })?;
         self.inside(&call, reference.namespace.as_ref()).await?;
+        let applied = (self.progress)();
         match self.objects.current().get(&reference) {
-            Some(object) => Ok(Response::new((&with_conditions(object, &self.progress)).into())),
+            Some(object) => Ok(Response::new((&with_conditions(object, &applied)).into())),
             None => Err(Status::not_found(format!("there is no {reference}"))),
         }
     }
@@ -176,11 +177,12 @@ impl PolicyService for PolicyApi {
             self.inside(&call, Some(namespace)).await?;
         }
         let objects = self.objects.current();
+        let applied = (self.progress)();
         let (page, next_page_token) = filter.page(&objects, &call.caller);
         let objects = page
             .iter()
             .filter_map(|reference| objects.get(reference))
-            .map(|object| (&with_conditions(object, &self.progress)).into())
+            .map(|object| (&with_conditions(object, &applied)).into())
             .collect();
         Ok(Response::new(proto::ListResponse { objects, revision: self.store.revision(), next_page_token }))
     }

@@ -1,6 +1,6 @@
 //! The registry's gRPC: a stream is a lease.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use outrigger_core::model::{Health, ServiceName, SpiffeId};
 use outrigger_proto::{
@@ -22,7 +22,7 @@ use super::{
     AddressRules, Claim, InvalidClaim, Limits, Refusal, Registration, Registry, Session, SessionError,
     writer::Answer,
 };
-use crate::store::{Store, labels};
+use crate::authority::labels;
 
 /// How long a stream may be open without a registration.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
@@ -66,16 +66,15 @@ pub struct Service<M> {
 #[derive(Debug)]
 struct Inner<M> {
     registry: Registry,
-    store: Store,
     mesh: M,
     settings: ServiceSettings,
 }
 
 impl<M: Mesh> Service<M> {
-    /// Serves `registry`, whose labels are in `store`.
-    pub fn new(registry: Registry, store: Store, mesh: M, settings: ServiceSettings) -> Self {
+    /// Serves `registry`.
+    pub fn new(registry: Registry, mesh: M, settings: ServiceSettings) -> Self {
         let streams = Arc::new(Semaphore::new(settings.streams));
-        Self { inner: Arc::new(Inner { registry, store, mesh, settings }), streams }
+        Self { inner: Arc::new(Inner { registry, mesh, settings }), streams }
     }
 }
 
@@ -89,6 +88,7 @@ impl<M: Mesh> RegistryService for Service<M> {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::unauthenticated("a workload's certificate is needed"))?;
+        let labels = labels::of(&peer);
         let identity = peer
             .id
             .filter(|id| id.as_workload().is_some())
@@ -101,6 +101,7 @@ impl<M: Mesh> RegistryService for Service<M> {
             session: self.inner.registry.session(),
             inner: Arc::clone(&self.inner),
             identity,
+            labels,
             peer: peer.address.to_string(),
             answers,
             _permit: permit,
@@ -115,6 +116,7 @@ struct Serve<M> {
     inner: Arc<Inner<M>>,
     session: Session,
     identity: SpiffeId,
+    labels: BTreeMap<String, String>,
     peer: String,
     answers: mpsc::Sender<Result<SessionResponse, Status>>,
     _permit: OwnedSemaphorePermit,
@@ -162,11 +164,7 @@ impl<M: Mesh> Serve<M> {
             Some(Kind::Register(workload)) => {
                 let claim = Claim::new(&self.identity, &workload, self.inner.settings.addresses)
                     .map_err(|invalid| invalid_status(&invalid))?;
-                let labels = labels::read(&self.inner.store, &self.identity).await.map_err(|error| {
-                    tracing::error!(error = &error as &dyn std::error::Error, "labels cannot be read");
-                    Status::unavailable("the registry cannot read")
-                })?;
-                self.session.register(claim, labels, self.peer.clone()).await
+                self.session.register(claim, self.labels.clone(), self.peer.clone()).await
             }
             Some(Kind::Health(health)) => self.session.health(health_of(health)?).await,
             Some(Kind::Heartbeat(_)) => self.session.heartbeat().await,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use outrigger_core::model::{Name, ObjectRef, SpiffeId};
+use outrigger_core::model::{Name, ObjectRef};
 
 /// The name of one value in the store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,11 +18,6 @@ impl Key {
     /// A registered workload.
     pub fn workload(namespace: &Name, id: &Name) -> Self {
         Self(format!("workload/{namespace}/{id}"))
-    }
-
-    /// The labels of the workloads of one identity, from the join token that it redeemed last.
-    pub fn labels(identity: &SpiffeId) -> Self {
-        Self(format!("labels/{identity}"))
     }
 
     /// A join token.
@@ -68,8 +63,6 @@ pub enum Keyspace {
     Objects,
     /// [`Key::workload`].
     Workloads,
-    /// [`Key::labels`].
-    Labels,
     /// [`Key::token`].
     Tokens,
     /// [`Key::role`].
@@ -82,7 +75,6 @@ impl Keyspace {
         match self {
             Self::Objects => "object/",
             Self::Workloads => "workload/",
-            Self::Labels => "labels/",
             Self::Tokens => "token/",
             Self::Roles => "role/",
         }
