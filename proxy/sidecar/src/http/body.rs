@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::{Request, header};
+use http::{Request, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use outrigger_core::reason::Reason;
@@ -164,7 +164,9 @@ impl RequestBody {
     /// Wraps the body of `request`, which may stand still for `timeout`. With `Expect: 100-continue` it is not asked for
     /// before the upstream says `100`.
     pub(crate) fn wrap(request: Request<Incoming>, timeout: Duration) -> (Request<Self>, Arc<Upload>) {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        // The version is the hop's own; the client's is answered to the client (RFC 9110 §2.5).
+        head.version = Version::HTTP_11;
         if body.is_end_stream() {
             let upload = Upload::none(Instant::now());
             return (Request::from_parts(head, Self::none(Arc::clone(&upload))), upload);

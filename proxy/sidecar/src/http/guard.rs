@@ -63,6 +63,8 @@ type OnFlushed = Box<dyn FnOnce(Option<Instant>) + Send>;
 #[derive(Default)]
 pub(crate) struct Link {
     busy: AtomicBool,
+    /// When the last answer was complete.
+    answered: Mutex<Option<Instant>>,
     ambiguous: AtomicBool,
     timed_out: AtomicBool,
     reset: AtomicBool,
@@ -76,9 +78,20 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    /// A request is being answered: neither the idle nor the head timeout runs.
+    /// A request is being answered, or is no longer: meanwhile neither the idle nor the head timeout runs.
     pub(crate) fn set_busy(&self, busy: bool) {
-        self.busy.store(busy, Ordering::Relaxed);
+        if !busy {
+            *self.answered.lock() = Some(Instant::now());
+        }
+        self.busy.store(busy, Ordering::Release);
+    }
+
+    /// Since when the peer is waited for: at the earliest since the last answer, and not at all while there is none.
+    fn waiting_since(&self, since: Instant, now: Instant) -> Instant {
+        if self.busy.load(Ordering::Acquire) {
+            return now;
+        }
+        self.answered.lock().map_or(since, |answered| answered.max(since))
     }
 
     /// The peer's framing can be understood in two ways: nothing more of this connection may be believed.
@@ -186,45 +199,41 @@ impl<T: Transport> Guarded<T> {
         }
     }
 
-    /// Nothing to read: has the peer been given enough time? Ready when it has.
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Position> {
+    /// Until when the peer has to go on, if it has to.
+    fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let position = self.framing.position();
         let patience = match position {
-            _ if self.link.busy.load(Ordering::Relaxed) => None,
-            Position::Between => Some(self.idle_timeout),
-            Position::Head => Some(self.head_timeout),
+            Position::Between => self.idle_timeout,
+            Position::Head => self.head_timeout,
             // Bodies have a timeout of their own, where they are forwarded.
-            Position::Body => None,
+            Position::Body => return None,
         };
-        let Some(patience) = patience else {
-            self.since = None;
-            return Poll::Pending;
-        };
-        let now = Instant::now();
         let since = match self.since {
             Some((before, since)) if before == position => since,
-            _ => {
-                self.since = Some((position, now));
-                now
-            }
+            _ => self.since.insert((position, now)).1,
         };
-        let deadline = since + patience;
-        if now >= deadline {
-            return Poll::Ready(position);
-        }
-        // A timer that fires too early is put off then; one that would fire too late is put forward now. So a busy
-        // connection does not touch the timer wheel with each request.
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return Poll::Ready(position);
+        Some(self.link.waiting_since(since, now) + patience)
+    }
+
+    /// Nothing to read: has the peer been given enough time? Ready when it has.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Position> {
+        loop {
+            let now = Instant::now();
+            let Some(deadline) = self.deadline(now) else {
+                return Poll::Pending;
+            };
+            if now >= deadline {
+                return Poll::Ready(self.framing.position());
             }
-            timer.as_mut().reset(deadline);
+            // The timer is armed although a request may be in flight: nobody polls here again just because it is over.
+            // One that fires too early is put off then, and only one that would fire too late is put forward now, so
+            // that a busy connection does not touch the timer wheel with each request.
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            if timer.deadline() > deadline || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
         }
-        Poll::Pending
     }
 
     /// Tells the peer that its head took too long. Nothing else is being written then, so the few bytes fit or the peer

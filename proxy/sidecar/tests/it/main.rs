@@ -1,1 +1,18 @@
 //! Integration tests of the proxy over real sockets.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "in a test a panic is the report, also in what its cases share"
+)]
+
+mod bodies;
+mod broken;
+mod forward;
+mod peers;
+mod refusals;
+mod routing;
+mod stopping;
+mod support;
+mod timing;

@@ -1,0 +1,229 @@
+//! A pair of data paths in one process, configured from memory, with hand-written peers on both ends.
+
+pub(crate) mod log;
+pub(crate) mod raw;
+
+use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
+
+use outrigger_core::model::{
+    AppProtocol, Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, RouteRule, Service,
+    ServiceName, ServicePort,
+};
+use outrigger_proxy::{
+    data_path::{DataPath, DataPathHandles, DataPathSettings},
+    endpoint::States,
+    http::Limits,
+    outbound::{Discover, DiscoverError, Resolving},
+    settings,
+    snapshot::{Builder, Handle},
+    telemetry::Telemetry,
+};
+use outrigger_tls::{Identity, testing::Authority};
+use prometheus_client::registry::Registry;
+use raw::{Raw, Server};
+
+pub(crate) const TRUST_DOMAIN: &str = "outrigger.local";
+
+/// Knows nothing beyond the snapshot.
+#[derive(Debug)]
+struct Nothing(DiscoverError);
+
+impl Discover for Nothing {
+    fn resolve<'a>(&'a self, _service: &'a ServiceName, _timeout: Duration) -> Resolving<'a> {
+        Box::pin(async { Err(self.0) })
+    }
+
+    fn touch(&self, _service: &ServiceName) {}
+}
+
+/// One sidecar's data path.
+pub(crate) struct Side {
+    pub(crate) path: DataPath,
+    pub(crate) snapshot: Handle,
+    pub(crate) states: States,
+    pub(crate) identity: Identity,
+    pub(crate) telemetry: Telemetry,
+    registry: Registry,
+}
+
+/// What may be different from the usual.
+pub(crate) struct Options {
+    pub(crate) limits: Limits,
+    pub(crate) workers: u16,
+    pub(crate) undiscovered: DiscoverError,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { limits: Limits::default(), workers: 1, undiscovered: DiscoverError::NotFound }
+    }
+}
+
+impl Side {
+    pub(crate) fn start(identity: Identity, apps: &[SocketAddr], options: &Options) -> Self {
+        log::capture();
+        let mut registry = Registry::default();
+        let telemetry = Telemetry::new(&mut registry, true);
+        let snapshot = Handle::default();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let inbound = apps
+            .iter()
+            .map(|app| settings::Inbound {
+                name: None,
+                listen: any,
+                app: *app,
+                protocol: settings::InboundProtocol::Http1,
+                advertise: None,
+            })
+            .collect();
+        let settings = DataPathSettings {
+            workers: NonZeroU16::new(options.workers).unwrap(),
+            outbound: any,
+            inbound,
+            limits: options.limits.clone(),
+            never_dialled: Vec::new(),
+        };
+        let handles = DataPathHandles {
+            identity: identity.clone(),
+            snapshot: snapshot.clone(),
+            discover: Arc::new(Nothing(options.undiscovered)),
+            telemetry: telemetry.clone(),
+        };
+        let path = DataPath::start(&settings, handles).unwrap();
+        Self { path, snapshot, states: States::default(), identity, telemetry, registry }
+    }
+
+    /// The exposition.
+    pub(crate) fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+
+    /// The value of the first metric whose line begins so; 0 if there is none.
+    pub(crate) fn metric(&self, line: &str) -> f64 {
+        let text = self.metrics();
+        let found = text.lines().find_map(|candidate| candidate.strip_prefix(line));
+        found.map_or(0.0, |rest| rest.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+}
+
+/// `front` calls `demo/price`, which listens behind a sidecar of its own.
+pub(crate) struct Pair {
+    pub(crate) authority: Authority,
+    pub(crate) front: Side,
+    pub(crate) price: Side,
+    pub(crate) app: Server,
+}
+
+impl Pair {
+    pub(crate) async fn start() -> Self {
+        Self::with(&Options::default()).await
+    }
+
+    pub(crate) async fn with(options: &Options) -> Self {
+        let app = Server::listen().await;
+        let authority = Authority::new(TRUST_DOMAIN);
+        let identity = |account| authority.identity(authority.workload("demo", account));
+        let front = Side::start(identity("front"), &[], options);
+        let price = Side::start(identity("price"), &[app.address()], options);
+        let pair = Self { authority, front, price, app };
+        pair.publish(1, pair.service(Vec::new()), &[pair.endpoint()]);
+        pair
+    }
+
+    /// The one instance of `price`.
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        endpoint(self.price.path.inbound()[0], &self.authority, "price")
+    }
+
+    /// `demo/price`, port 80, with `rules`.
+    pub(crate) fn service(&self, rules: Vec<RouteRule>) -> Service {
+        service(rules)
+    }
+
+    /// Puts a configuration in force at `front`.
+    pub(crate) fn publish(&self, generation: u64, service: Service, endpoints: &[Endpoint]) {
+        self.publish_with(generation, service, endpoints, |_| {});
+    }
+
+    pub(crate) fn publish_with(
+        &self,
+        generation: u64,
+        service: Service,
+        endpoints: &[Endpoint],
+        change: impl FnOnce(&mut ProxyConfig),
+    ) {
+        let mut config = ProxyConfig {
+            workload_id: self.front.identity.id().unwrap(),
+            cluster_domain: "cluster.local".to_owned(),
+            on_demand_timeout: Duration::from_secs(1),
+            on_demand_idle: Duration::from_secs(60),
+            external_traffic: ExternalTraffic::Deny,
+            request_timeout: None,
+            connect_timeout: Duration::from_secs(5),
+        };
+        change(&mut config);
+        let snapshot = Builder::new(&self.front.states)
+            .config(Arc::new(config))
+            .endpoint_set(Arc::from("demo/price:80"), Arc::new(endpoint_set(endpoints)))
+            .service(Arc::new(service))
+            .build(generation);
+        self.front.snapshot.publish(snapshot);
+    }
+
+    /// A connection of the own workload to the forward proxy.
+    pub(crate) async fn client(&self) -> Raw {
+        Raw::connect(self.front.path.outbound()).await
+    }
+
+    /// One whole exchange; returns what the application and what the client saw.
+    pub(crate) async fn exchange(&self, client: &mut Raw, request: &str, response: &str) -> (String, String) {
+        client.send(request).await;
+        let mut app = self.app.accept().await;
+        let seen = app.head().await;
+        app.send(response).await;
+        (seen, client.head().await)
+    }
+}
+
+pub(crate) fn endpoint(address: SocketAddr, authority: &Authority, account: &str) -> Endpoint {
+    Endpoint {
+        address,
+        identity: authority.workload_id("demo", account),
+        weight: 1,
+        health: Health::Healthy,
+        workload: Arc::from("demo/price-1"),
+    }
+}
+
+pub(crate) fn endpoint_set(endpoints: &[Endpoint]) -> EndpointSet {
+    EndpointSet {
+        service: "demo/price".parse().unwrap(),
+        port: 80,
+        endpoints: endpoints.to_vec(),
+        panic: false,
+    }
+}
+
+pub(crate) fn service(rules: Vec<RouteRule>) -> Service {
+    Service {
+        name: "demo/price".parse().unwrap(),
+        ports: vec![ServicePort {
+            port: 80,
+            protocol: AppProtocol::Http1,
+            name: None,
+            endpoint_set: Arc::from("demo/price:80"),
+            rules,
+        }],
+        warm_timeout: Duration::from_secs(1),
+    }
+}
+
+/// The value of a header in a head.
+pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}

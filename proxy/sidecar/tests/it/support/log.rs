@@ -1,0 +1,83 @@
+//! The access log of all data paths of this process.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    sync::{Mutex, Once},
+};
+
+use tokio::sync::Notify;
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+};
+
+use super::raw::soon;
+
+pub(crate) type Line = BTreeMap<String, String>;
+
+static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+static WRITTEN: Notify = Notify::const_new();
+static INSTALLED: Once = Once::new();
+
+pub(crate) fn capture() {
+    INSTALLED.call_once(|| tracing::subscriber::set_global_default(Capture).unwrap());
+}
+
+/// The first line with all of `fields`; waits for it.
+pub(crate) async fn line(fields: &[(&str, &str)]) -> Line {
+    let matches =
+        |line: &Line| fields.iter().all(|(name, value)| line.get(*name).is_some_and(|found| found == value));
+    let waiting = async {
+        loop {
+            let written = WRITTEN.notified();
+            tokio::pin!(written);
+            written.as_mut().enable();
+            if let Some(line) = LINES.lock().unwrap().iter().find(|line| matches(line)) {
+                return line.clone();
+            }
+            written.await;
+        }
+    };
+    soon(&format!("the log line {fields:?}"), waiting).await
+}
+
+struct Capture;
+
+impl Subscriber for Capture {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && (metadata.target() == "access" || *metadata.level() <= tracing::Level::WARN)
+    }
+
+    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line::new();
+        event.record(&mut Fields(&mut line));
+        LINES.lock().unwrap().push(line);
+        WRITTEN.notify_waiters();
+    }
+
+    fn enter(&self, _span: &span::Id) {}
+
+    fn exit(&self, _span: &span::Id) {}
+}
+
+struct Fields<'a>(&'a mut Line);
+
+impl Visit for Fields<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}"));
+    }
+}
