@@ -5,7 +5,7 @@
 //!
 //! 1. A nonce pairs an answer with its response; changes of the subscription count even if it is stale.
 //! 2. A NACK is the presence of `error_detail`. The client keeps its last good one; the version is not pushed again on that
-//!    stream, and not claimed on the next.
+//!    stream before another one is due, and not claimed on the next.
 //! 3. What is good in a response applies, what is bad is listed.
 //! 4. The first request of a type on a stream carries all names and the versions held.
 //! 5. What was held before a reconnect and is gone now comes back as removed.

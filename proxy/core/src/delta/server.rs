@@ -98,7 +98,7 @@ pub enum Answer {
     },
 }
 
-/// A resource that the client rejected and that is still what the server has.
+/// A resource that the client rejected, until something else of its name is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     /// Its type.
@@ -237,7 +237,7 @@ impl Session {
         self.target
     }
 
-    /// What the client rejected and would still be sent.
+    /// What the client rejected and was not replaced since.
     pub fn rejections(&self) -> impl Iterator<Item = &Rejection> {
         self.types.iter().flat_map(|state| state.rejected.values())
     }

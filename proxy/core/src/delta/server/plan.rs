@@ -91,11 +91,13 @@ pub(super) fn next(
             break;
         }
     }
-    due.iter_mut()
-        .enumerate()
-        .rev()
-        .find(|(place, due)| free(*place) && !due.batch.removals.is_empty())
-        .map(|(place, due)| (place, std::mem::take(&mut due.batch)))
+    // Only the removals: its additions, if it has any, are held up.
+    due.iter_mut().enumerate().rev().find(|(place, due)| free(*place) && !due.batch.removals.is_empty()).map(
+        |(place, due)| {
+            let removals = std::mem::take(&mut due.batch.removals);
+            (place, Batch { removals, ..Batch::default() })
+        },
+    )
 }
 
 /// Sorts what is due of a type, and drops what turns out to need nothing.
@@ -172,24 +174,33 @@ fn verdict(state: &mut TypeState, source: &impl Source, name: &str) -> Verdict {
         Lookup::Found { version, .. } => Some(version),
         Lookup::NotFound | Lookup::Denied(_) => None,
     };
-    // Rule 2: not again on this stream, unless the client asks for it.
-    let again = |rejected: &str| version == Some(rejected) && !due.forced;
-    if state.rejected.get(name).is_some_and(|rejection| again(&rejection.detail.version)) {
-        return Verdict::Nothing;
+    let mut since = due.since;
+    if let Some(rejection) = state.rejected.get(name) {
+        // Rule 2: not pushed again, unless the client asks for it.
+        if version == Some(rejection.detail.version.as_str()) && !due.forced {
+            return Verdict::Nothing;
+        }
+        // What replaces a rejected version makes good for all since it.
+        since = since.min(rejection.since);
     }
-    // What replaces a rejected version makes good for all since it.
-    let since = state.rejected.remove(name).map_or(due.since, |rejection| rejection.since.min(due.since));
     if let Some(due) = state.due.get_mut(name) {
         due.since = since;
     }
     match (version, state.known.get(name)) {
-        (Some(version), Some(Known::Version(known))) if known == version && !due.forced => Verdict::Nothing,
+        (Some(version), Some(Known::Version(known))) if known == version && !due.forced => {
+            // What the client fell back to is what it should have.
+            state.rejected.remove(name);
+            Verdict::Nothing
+        }
         (Some(_), _) => Verdict::Add(since),
         (None, Some(Known::Version(_))) if !due.forced => Verdict::Remove(since),
         // Rule 7, and rule 8 for a name given up beside a wildcard.
         (None, _) if due.forced => Verdict::Add(since),
         (None, None) if state.subscribed.contains(name) => Verdict::Add(since),
-        (None, _) => Verdict::Nothing,
+        (None, _) => {
+            state.rejected.remove(name);
+            Verdict::Nothing
+        }
     }
 }
 
@@ -274,6 +285,7 @@ impl<'a> Draft<'a> {
         }
         self.response.resources.push(resource);
         self.state.due.remove(name);
+        self.state.rejected.remove(name);
         let known = Known::Version(version.to_owned());
         let before = self.state.known.insert(name.to_owned(), known.clone());
         self.note.additions_since = older(self.note.additions_since, due.since);
@@ -329,6 +341,7 @@ impl<'a> Draft<'a> {
     /// The client is told that there is none.
     fn told_absent(&mut self, name: &str) {
         let due = self.state.due.remove(name);
+        self.state.rejected.remove(name);
         self.state.mortal.remove(name);
         let before = if self.state.wants(name) {
             self.state.known.insert(name.to_owned(), Known::Absent)

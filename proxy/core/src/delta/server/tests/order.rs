@@ -75,6 +75,23 @@ fn rule_11_removals_go_in_reverse_after_the_ack_of_what_replaces_them() {
 }
 
 #[test]
+fn rule_11_a_removal_takes_no_addition_along_that_is_held_up() {
+    let mut stream = Stream::at_rest(&[(SET, "e1", "1"), (SERVICE, "d/a", "1"), (SERVICE, "d/b", "1")]);
+    stream.tell(&[(SERVICE, "d/b", None)]);
+    stream.subscribe(SET, &["e2"]);
+    let set = stream.next();
+    assert_eq!(summary(&set), ["-e2", "?e2"]);
+    let removal = stream.next();
+    assert_eq!(summary(&removal), ["-d/b"]);
+    stream.ack(&removal);
+    stream.tell(&[(SERVICE, "d/a", None)]);
+    stream.tell(&[(SET, "e2", Some("1")), (SERVICE, "d/b", Some("e2"))]);
+    assert_eq!(summary(&stream.next()), ["-d/a"], "d/b waits for e2, which waits for its slot");
+    stream.ack(&set);
+    assert_eq!(summary(&stream.next()), ["e2=1"]);
+}
+
+#[test]
 fn rule_11_a_removal_is_not_starved_by_later_additions() {
     let mut stream = Stream::at_rest(&[(SET, "e1", "1"), (SET, "e2", "1")]);
     stream.tell(&[(SET, "e2", Some("2"))]);
