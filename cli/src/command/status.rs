@@ -10,7 +10,7 @@ use crate::{
     duration,
     failure::Failure,
     output::{Colour, Output},
-    view::{self, Status},
+    view::{self, Proxy, Status},
 };
 
 /// Shows every proxy.
@@ -35,7 +35,7 @@ pub(crate) fn people(output: &Output, status: &Status, response: &ListProxiesRes
                 view::node(&proxy.node_id),
                 proxy.version.clone(),
                 if proxy.connected { "yes" } else { "no" }.to_owned(),
-                format!("{}/{}", proxy.applied_revision, proxy.target_revision),
+                applied(proxy),
                 proxy.pending.len().to_string(),
                 proxy.rejections.len().to_string(),
                 expiry(&proxy.node_id),
@@ -67,4 +67,12 @@ pub(crate) fn people(output: &Output, status: &Status, response: &ListProxiesRes
         }
     }
     lines.join("\n")
+}
+
+/// The revision that it runs, and the one that it should, while that is a newer one.
+fn applied(proxy: &Proxy) -> String {
+    match (proxy.applied_revision, proxy.target_revision) {
+        (applied, target) if applied >= target => applied.to_string(),
+        (applied, target) => format!("{applied} of {target}"),
+    }
 }

@@ -76,7 +76,7 @@ async fn status_shows_each_proxy_and_what_it_rejected() {
     let ran = fake.run(&["status"]).await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
     for part in
-        ["revision 7: 0 of 1 proxies are current", "demo/front#front-1", "6/7", "(from Route demo/price)"]
+        ["revision 7: 0 of 1 proxies are current", "demo/front#front-1", "6 of 7", "(from Route demo/price)"]
     {
         assert!(ran.stdout.contains(part), "{part} in {}", ran.stdout);
     }
