@@ -23,10 +23,11 @@ use crate::{
 const BACKLOG: i32 = 1024;
 /// How long nothing is accepted after the process ran out of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
-/// When a peer that says nothing is asked whether it is still there, and how long it may take to acknowledge what it
-/// was sent: a machine that vanished holds nothing for longer.
+/// When a peer that says nothing is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+/// How long a peer may take to acknowledge what it was sent, or keep its window shut: a machine that vanished, or reads
+/// nothing, holds nothing for longer. As long as a body may stand still.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(300);
 
 /// What a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -75,6 +75,8 @@ enum Failed {
     Unsent(Box<Request<RequestBody>>),
     /// The connection broke before the first byte of a response.
     Broke,
+    /// The same, with an alert that ended it.
+    Refused,
     /// Everything else.
     For(Reason),
 }
@@ -108,7 +110,7 @@ impl<C: Connect> Attempt<'_, C> {
         let (slot, request) = match self.send_on(slot, sender, request, upload, exchange).await {
             Ok(answered) => return Ok(answered),
             Err((slot, Failed::Unsent(request))) => (slot, *request),
-            Err((slot, Failed::Broke)) => match head {
+            Err((slot, Failed::Broke | Failed::Refused)) => match head {
                 Some(head) => (slot, head.into_request(upload)),
                 None => return Err(Reason::UpstreamReset),
             },
@@ -138,6 +140,8 @@ impl<C: Connect> Attempt<'_, C> {
             Ok(answered) => Ok(answered),
             Err((_, Failed::Unsent(_))) => Err(Reason::ConnectFailed),
             Err((_, Failed::Broke)) => Err(Reason::UpstreamReset),
+            // On a new connection it is our certificate that was refused, and nothing was served.
+            Err((_, Failed::Refused)) => Err(Reason::PeerRejected),
             Err((_, Failed::For(reason))) => Err(reason),
         }
     }
@@ -191,7 +195,7 @@ fn why(error: &hyper::Error, upload: &Upload) -> Failed {
         });
     }
     if refused_us(error) {
-        return Failed::For(Reason::PeerRejected);
+        return Failed::Refused;
     }
     if error.is_parse() {
         return Failed::For(Reason::BadResponse);

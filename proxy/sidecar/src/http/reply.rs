@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use outrigger_core::reason::Reason;
+use tokio::time::Instant;
 
 use super::ResponseBody;
 use crate::telemetry::Exchange;
@@ -10,10 +11,10 @@ use crate::telemetry::Exchange;
 /// The answer to a request that is not forwarded, or could not be. After what the client did wrong the connection is
 /// not trusted any further.
 pub(crate) fn own_answer(reason: Reason, mut exchange: Exchange) -> Response<ResponseBody> {
-    // A reason without a status ends exchanges whose head is out; one that comes earlier is a defect of ours.
-    let status = reason.status().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     exchange.note(|record| record.refuse(reason));
-    exchange.answered(status);
+    // A reason without a status: the client is gone, and nobody reads or counts what is answered.
+    let status = reason.status().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    exchange.stamp(|stamps| stamps.head_sent = Some(Instant::now().into_std()));
     let text = Bytes::from(format!("outrigger: {reason}: {}\n", reason.description()));
     let mut response = Response::new(ResponseBody::own(text, Some(exchange)));
     *response.status_mut() = status;

@@ -112,8 +112,10 @@ impl Record {
 
     /// Answered 5xx, cut short, or made by the proxy itself; a client that went away is no failure of the edge.
     pub(crate) fn is_failure(&self) -> bool {
-        let reason = self.reason.is_some_and(|reason| reason != Reason::ClientClosed);
-        reason || self.status.is_some_and(|status| status.is_server_error())
+        if self.reason == Some(Reason::ClientClosed) {
+            return false;
+        }
+        self.reason.is_some() || self.status.is_some_and(|status| status.is_server_error())
     }
 
     pub(crate) fn log(&self) {

@@ -210,7 +210,7 @@ fn classic(total: &Sparse) -> (Duration, Vec<(f64, u64)>) {
         index = index.saturating_add(i32::try_from(CLASSIC_STEP).unwrap_or(1));
     }
     let rest = counts.map(|(_, bucket)| bucket.count).sum();
-    buckets.push((f64::MAX, rest));
+    buckets.push((f64::INFINITY, rest));
     (Duration::from_micros(total.sum().total_us), buckets)
 }
 

@@ -41,17 +41,26 @@ async fn a_client_that_goes_away_in_the_middle_of_a_response_aborts_it_at_the_ap
 }
 
 #[tokio::test]
-async fn an_upload_that_breaks_off_never_looks_whole() {
+async fn an_upload_that_breaks_off_never_looks_whole_and_is_nobody_s_failure() {
     let pair = Pair::start().await;
-    for framing in ["content-length: 100\r\n\r\nabc", "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+    for (id, framing) in
+        [(1, "content-length: 100\r\n\r\nabc"), (2, "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")]
+    {
         let mut client = pair.client().await;
-        client.send(format!("POST / HTTP/1.1\r\nhost: price\r\n{framing}")).await;
+        client
+            .send(format!("POST / HTTP/1.1\r\nhost: price\r\nx-request-id: broken-{id}\r\n{framing}"))
+            .await;
         let mut app = pair.app.accept().await;
         app.head().await;
         client.reset();
         let (body, _) = app.rest().await;
         assert!(!String::from_utf8_lossy(&body).contains("0\r\n\r\n"));
     }
+    let edge = "{destination=\"demo/price\",port=\"80\",rule=\"\"}";
+    log::line(&[("request_id", "broken-2"), ("direction", "outbound"), ("reason", "client_closed")]).await;
+    log::line(&[("request_id", "broken-1"), ("direction", "outbound"), ("reason", "client_closed")]).await;
+    assert_eq!(pair.front.metric(&format!("outrigger_edge_requests_total{edge}")), 2.0);
+    assert_eq!(pair.front.metric(&format!("outrigger_edge_failures_total{edge}")), 0.0);
 }
 
 #[tokio::test]

@@ -57,6 +57,18 @@ async fn an_application_that_takes_its_time_is_charged_to_the_application() {
     let metric =
         "outrigger_edge_phase_seconds_total{destination=\"demo/price\",port=\"80\",rule=\"\",phase=\"app\"}";
     assert!(pair.front.metric(metric) >= DELAY.as_secs_f64(), "{}", pair.front.metrics());
+    let text = pair.front.metrics();
+    for line in [
+        "# TYPE outrigger_edge_duration_seconds histogram",
+        "# UNIT outrigger_edge_phase_seconds seconds",
+        "outrigger_edge_duration_seconds_count{destination=\"demo/price\",port=\"80\",rule=\"\"} 1",
+        "outrigger_edge_duration_seconds_bucket{le=\"+Inf\",destination=\"demo/price\",port=\"80\",rule=\"\"} 1",
+        "outrigger_requests_total{direction=\"outbound\",status=\"2xx\",reason=\"\"} 1",
+        "phase=\"unexplained\"}",
+        "# EOF",
+    ] {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
     let edges = pair.front.telemetry.edges();
     assert_eq!((edges.len(), edges[0].requests, edges[0].failures, edges[0].total.count()), (1, 1, 0, 1));
 }
