@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use outrigger_core::model::{Name, SpiffeId, TrustDomain};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 
 use crate::{Bundle, Identity, Key, Svid};
@@ -162,15 +162,24 @@ impl Authority {
 
     /// Issues any leaf: its chain without the root, and its key.
     pub fn issue_raw(&self, leaf: &Leaf) -> (Vec<Vec<u8>>, Key) {
+        let key = Key::generate().expect("a key");
+        (self.chain(leaf, key.pair()), key)
+    }
+
+    /// Issues any leaf for the key of a signing request: its chain without the root.
+    pub fn certify(&self, leaf: &Leaf, csr_der: &[u8]) -> Vec<Vec<u8>> {
+        let request = CertificateSigningRequestParams::from_der(&csr_der.into()).expect("a request");
+        self.chain(leaf, &request.public_key)
+    }
+
+    fn chain(&self, leaf: &Leaf, key: &impl PublicKeyData) -> Vec<Vec<u8>> {
         let (issuer, intermediate) = match leaf.under {
             Under::Workloads => (&self.workloads, Some(self.workloads.der.clone())),
             Under::Operators => (&self.operators, Some(self.operators.der.clone())),
             Under::Root => (&self.root, None),
         };
-        let key = Key::generate().expect("a key");
-        let certificate = leaf.params().signed_by(key.pair(), &issuer.issuer()).expect("a leaf");
-        let chain = std::iter::once(certificate.der().to_vec()).chain(intermediate);
-        (chain.collect(), key)
+        let certificate = leaf.params().signed_by(key, &issuer.issuer()).expect("a leaf");
+        std::iter::once(certificate.der().to_vec()).chain(intermediate).collect()
     }
 
     /// Issues a leaf with a key that has no business issuing: `chain`'s owner's.
