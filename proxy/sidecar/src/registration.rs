@@ -18,7 +18,7 @@ use outrigger_proto::{
     },
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -88,16 +88,10 @@ impl From<&Port> for WorkloadPort {
 #[derive(Debug)]
 pub struct Running {
     withdraw: CancellationToken,
-    registered: watch::Receiver<bool>,
     task: JoinHandle<()>,
 }
 
 impl Running {
-    /// Whether the control plane holds the registration, as far as this side knows.
-    pub fn registered(&self) -> watch::Receiver<bool> {
-        self.registered.clone()
-    }
-
     /// Withdraws the workload: returns when the control plane has confirmed it, at once if there was no session, and
     /// after `limit` at the latest.
     pub async fn withdraw(mut self, limit: Duration) {
@@ -112,20 +106,13 @@ impl Running {
 /// Registers on the current runtime and keeps it up until withdrawn.
 pub fn start(channel: Channel, registration: &Registration) -> Running {
     let withdraw = CancellationToken::new();
-    let (sender, registered) = watch::channel(false);
-    let mut lease = Lease {
-        channel,
-        workload: Workload::from(registration),
-        registered: sender,
-        open: None,
-        services: None,
-    };
+    let mut lease = Lease { channel, workload: Workload::from(registration), open: None, services: None };
     let stop = withdraw.clone();
     let task = tokio::spawn(async move {
         keep(&mut lease, &stop).await;
         lease.half_close().await;
     });
-    Running { withdraw, registered, task }
+    Running { withdraw, task }
 }
 
 /// An open session.
@@ -139,7 +126,6 @@ struct Open {
 struct Lease {
     channel: Channel,
     workload: Workload,
-    registered: watch::Sender<bool>,
     open: Option<Open>,
     /// Services that grant membership, when they were last heard of.
     services: Option<Vec<String>>,
@@ -151,7 +137,6 @@ impl Session for Lease {
     async fn run(&mut self) -> Result<Infallible, StreamError> {
         let ended = self.session().await;
         self.open = None;
-        self.registered.send_replace(false);
         ended
     }
 }
@@ -169,7 +154,6 @@ impl Lease {
         let open = self.open.insert(Open { requests, responses });
         let mut response = answer(open.responses.message()).await?.ok_or(StreamError::Ended)?;
         tracing::info!(id = self.workload.id, "registered");
-        self.registered.send_replace(true);
         loop {
             if self.services.as_ref() != Some(&response.services) {
                 log_services(&response.services);
@@ -197,7 +181,6 @@ impl Lease {
         let Some(Open { requests, mut responses }) = self.open.take() else { return };
         drop(requests);
         while let Ok(Some(_)) = responses.message().await {}
-        self.registered.send_replace(false);
         tracing::info!(id = self.workload.id, "withdrawn");
     }
 }

@@ -288,7 +288,10 @@ impl Task {
     fn update(&mut self, type_url: &'static str, update: Update<Resource>) {
         match update {
             Update::Set { name, value, .. } => match value {
-                Resource::Config(config) => self.catalog.put_config(config),
+                Resource::Config(config) => {
+                    self.next_sweep = self.next_sweep.min(Instant::now() + config.on_demand_idle / 4);
+                    self.catalog.put_config(config);
+                }
                 Resource::Bundle(bundle) => {
                     self.link.identity.set_bundle(bundle);
                     self.has_bundle = true;

@@ -53,7 +53,7 @@ impl Renewal {
             let left = due.duration_since(now).unwrap_or_default();
             tokio::select! {
                 () = stop.cancelled() => return,
-                // A bundle from discovery, or the SVID from below.
+                // A bundle from discovery, or what could not be kept below.
                 Ok(()) = changed.changed() => {
                     let fingerprint = self.fingerprint();
                     if fingerprint != kept && self.keep().await {
@@ -70,6 +70,10 @@ impl Renewal {
                 Ok(svid) => {
                     tracing::info!(id = %svid.id(), "credential renewed");
                     self.identity.set_svid(svid);
+                    // At once: a stop must not find it unwritten.
+                    if self.keep().await {
+                        kept = self.fingerprint();
+                    }
                     backoff = BACKOFF;
                     due = self.due();
                 }

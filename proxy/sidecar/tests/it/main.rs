@@ -9,6 +9,7 @@
 
 mod bodies;
 mod broken;
+mod control;
 mod forward;
 mod peers;
 mod refusals;

@@ -1,0 +1,6 @@
+//! The control thread against a fake control plane, over real sockets and real TLS.
+
+mod discovery;
+mod fake;
+mod lifecycle;
+mod reports;
