@@ -9,7 +9,7 @@ use outrigger_process::{exit::Exit, health::Health, shutdown::Shutdown};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-pub use start::{StartError, start};
+pub use start::{StartError, State, start};
 
 /// Where the ports are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -35,7 +35,7 @@ pub struct Running {
     /// Ends with the process.
     upkeep: JoinSet<()>,
     /// Held for tests to look at.
-    pub state: Arc<start::State>,
+    pub state: Arc<State>,
 }
 
 impl Running {

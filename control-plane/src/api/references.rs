@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use outrigger_core::model::{
-    AppProtocol, BackendRef, Kind, Name, ObjectRef, ParentRef, RouteSpec, ServiceSpec, Spec, Violation,
+    BackendRef, Kind, Name, ObjectRef, ParentRef, RouteSpec, ServiceSpec, Spec, Violation,
 };
 
 use crate::store::objects::Objects;
@@ -59,19 +59,10 @@ impl Checker<'_> {
     fn parent(&mut self, field: &str, parent: &ParentRef) {
         let namespace = parent.namespace.as_ref().unwrap_or(self.namespace);
         let Some(service) = self.service(field, namespace, &parent.name) else { return };
-        let ports = service.ports.iter().filter(|port| parent.port.is_none_or(|wanted| wanted == port.port));
-        let mut protocols = ports.map(|port| port.protocol).peekable();
-        match parent.port {
-            Some(port) if protocols.peek().is_none() => self.no_port(field, namespace, &parent.name, port),
-            _ if protocols.all(|protocol| matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls)) => {
-                let message =
-                    format!("no port of Service {namespace}/{} that it covers speaks HTTP", parent.name);
-                let violation = Violation::error(field, "protocol_mismatch", message).remedy(
-                    "declare HTTP, HTTP1, HTTP2 or GRPC on the service's port, or remove this parent",
-                );
-                self.push(namespace, &parent.name, violation);
-            }
-            _ => {}
+        if let Some(port) = parent.port
+            && !service.ports.iter().any(|known| known.port == port)
+        {
+            self.no_port(field, namespace, &parent.name, port);
         }
     }
 

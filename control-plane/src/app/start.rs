@@ -181,18 +181,19 @@ async fn open(
     files::private_dir(directory)?;
     let authority_directory = directory.join("authority");
     files::private_dir(&authority_directory)?;
-    // Of a control plane that was killed: nobody should find the way by it.
+    let store = blocking({
+        let path = directory.join("store.redb");
+        move || Store::open(&path)
+    })
+    .await??;
+    // Of a control plane that was killed: nobody should find the way by it. The store is ours by now, so nobody else
+    // runs on this directory.
     match fs::remove_file(addresses_file) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             return Err(StartError::Addresses { path: addresses_file.to_owned(), source });
         }
         _ => {}
     }
-    let store = blocking({
-        let path = directory.join("store.redb");
-        move || Store::open(&path)
-    })
-    .await??;
     let root = store.get(&Key::authority("root")).await?;
     let known = root.as_ref().map(|entry| entry.value.as_slice());
     let authority = Arc::new(Authority::open(&authority_directory, &trust_domain, known, clock.clone())?);

@@ -1,0 +1,9 @@
+//! The control plane over its ports: real sockets, real TLS, a state directory of its own for each test.
+
+#![cfg(test)]
+
+mod access;
+mod identity;
+mod policy;
+mod process;
+mod running;
