@@ -219,13 +219,8 @@ impl Serving {
                 let dirty = names.map(|name| (name.kind.url(), &*name.name));
                 self.session.on_change(next.revision(), dirty);
             }
-            None => {
-                // Too far behind to know: whatever it has may differ.
-                let names: Vec<(&'static str, String)> =
-                    self.session.subscribed().map(|(url, name)| (url, name.to_owned())).collect();
-                let dirty = names.iter().map(|(url, name)| (*url, name.as_str()));
-                self.session.on_change(next.revision(), dirty);
-            }
+            // Too far behind to know: whatever it has may differ.
+            None => self.session.on_lapse(next.revision()),
         }
         self.world = next;
     }

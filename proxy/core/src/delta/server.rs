@@ -191,16 +191,32 @@ impl Session {
         Ok(Received { answer, subscription_changed })
     }
 
-    /// Tells what changed with `revision`, as (type URL, name), perhaps nothing. Every revision has to be told, in order;
-    /// a name may be told in vain.
+    /// Tells what changed up to `revision` since the last one told, as (type URL, name), perhaps nothing. Every change has
+    /// to be told, in order; several revisions may be told together, and a name in vain.
     pub fn on_change<'a>(&mut self, revision: u64, dirty: impl IntoIterator<Item = (&'a str, &'a str)>) {
-        self.seen = self.seen.max(revision);
+        let since = self.changed_since(revision);
         for (type_url, name) in dirty {
             let state = self.types.iter_mut().find(|state| state.kind.url == type_url);
-            if state.is_some_and(|state| state.change(name, revision)) {
+            if state.is_some_and(|state| state.change(name, since)) {
                 self.target = self.seen;
             }
         }
+    }
+
+    /// Tells that it is not known any more what changed up to `revision` since the last one told: everything may have.
+    pub fn on_lapse(&mut self, revision: u64) {
+        let since = self.changed_since(revision);
+        for state in &mut self.types {
+            state.change_all(since);
+        }
+        self.target = self.seen;
+    }
+
+    /// The first revision that may have the changes told with `revision`.
+    fn changed_since(&mut self, revision: u64) -> u64 {
+        let since = revision.min(self.seen + 1);
+        self.seen = self.seen.max(revision);
+        since
     }
 
     /// The client has the content of this response, and of all of its type before it, in its snapshot. A nonce of another

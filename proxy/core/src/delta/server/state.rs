@@ -229,6 +229,17 @@ impl TypeState {
         concerned
     }
 
+    /// Everything that the client has, wants or might get may have changed.
+    pub(super) fn change_all(&mut self, since: u64) {
+        let names: Vec<_> = self.subscribed.iter().chain(self.known.keys()).cloned().collect();
+        for name in &names {
+            self.mark(name, since, false);
+        }
+        if self.wildcard {
+            self.enumerate.get_or_insert(false);
+        }
+    }
+
     /// Coalesces by name (rules 9 and 12): the oldest cause stands.
     pub(super) fn mark(&mut self, name: &str, since: u64, forced: bool) {
         match self.due.get_mut(name) {

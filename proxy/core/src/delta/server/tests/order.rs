@@ -190,6 +190,38 @@ fn applied_is_told_apart_from_acknowledged() {
 }
 
 #[test]
+fn revisions_told_together_hold_back_from_the_first_of_them() {
+    let mut stream = Stream::at_rest(&[(SERVICE, "d/a", "1")]);
+    stream.world.put(SERVICE, "d/a", "2");
+    stream.world.put(SET, "e1", "1");
+    stream.session.on_change(3, [(SERVICE, "d/a"), (SET, "e1")]);
+    assert_eq!(stream.session.applied_revision(), 1);
+    stream.settle();
+    assert_eq!(stream.session.applied_revision(), 3);
+}
+
+#[test]
+fn after_a_lapse_all_that_differs_is_found() {
+    let mut stream = Stream::at_rest(&[(BUNDLE, "one", "1"), (BUNDLE, "two", "1"), (SERVICE, "d/a", "1")]);
+    stream.send(subscription(BUNDLE, &["*"]));
+    stream.send(subscription(SERVICE, &["d/none"]));
+    stream.settle();
+    stream.world.put(SERVICE, "d/a", "2");
+    stream.world.put(BUNDLE, "three", "1");
+    stream.world.set(BUNDLE, "two", None);
+    stream.world.put(SERVICE, "d/none", "1");
+    stream.session.on_lapse(stream.world.revision);
+    assert_eq!(stream.session.applied_revision(), 3);
+    let responses = stream.ack_all();
+    let all: Vec<_> = responses.iter().map(summary).collect();
+    assert_eq!(all, [vec!["three=1"], vec!["d/a=2", "d/none=1"], vec!["-two"]]);
+    for response in &responses {
+        stream.session.on_applied(&response.type_url, &response.nonce);
+    }
+    assert_eq!(stream.session.applied_revision(), 7);
+}
+
+#[test]
 fn a_report_that_overtakes_the_nack_changes_nothing() {
     let mut stream = Stream::at_rest(&[(SERVICE, "d/a", "1")]);
     stream.tell(&[(SERVICE, "d/a", Some("bad"))]);
