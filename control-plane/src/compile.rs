@@ -79,6 +79,3 @@ pub fn proxy_config(policies: &Policies, workload_id: &SpiffeId) -> Compiled<Pro
         causes: reference.into_iter().cloned().collect(),
     }
 }
-
-#[cfg(test)]
-mod tests;
