@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub use metrics::Metrics;
 
 use crate::{
-    api::Progress,
+    api::{Progress, refusals::Refusals},
     clock::Clock,
     compile,
     discovery::{self, World},
@@ -104,7 +104,11 @@ impl Mesh {
     }
 
     /// The proxies' registrations; discovery port.
-    pub fn registry_service(&self) -> RegistryServiceServer<registry::service::Service<Around>> {
+    /// Refused registrations are told to `refusals`.
+    pub fn registry_service(
+        &self,
+        refusals: Refusals,
+    ) -> RegistryServiceServer<registry::service::Service<Around>> {
         let settings = ServiceSettings {
             limits: registry::Limits::default(),
             addresses: AddressRules { allow_loopback: self.allow_loopback },
@@ -112,7 +116,12 @@ impl Mesh {
             stop: self.stop.clone(),
         };
         let around = Around { worlds: self.worlds.clone(), board: Arc::clone(&self.board) };
-        RegistryServiceServer::new(registry::service::Service::new(self.registry.clone(), around, settings))
+        RegistryServiceServer::new(registry::service::Service::new(
+            self.registry.clone(),
+            around,
+            refusals,
+            settings,
+        ))
     }
 
     /// What the proxies applied; discovery port.

@@ -56,6 +56,15 @@ impl Figures {
 /// All edges at one moment.
 type Picture = Arc<BTreeMap<Key, Arc<Figures>>>;
 
+/// What was counted between two moments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Added {
+    /// Of each edge with requests, in the order of edges.
+    pub figures: Vec<(Key, Figures)>,
+    /// Names the later moment.
+    pub cursor: Vec<u8>,
+}
+
 /// The cursor is none of this server's, or too old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the cursor is of another run of the control plane or too old; ask again without it")]
@@ -111,11 +120,7 @@ impl Edges {
     ///
     /// # Errors
     /// The cursor is not known.
-    pub fn since(
-        &self,
-        cursor: &[u8],
-        service: Option<&ServiceName>,
-    ) -> Result<(Vec<(Key, Figures)>, Vec<u8>), CursorGone> {
+    pub fn since(&self, cursor: &[u8], service: Option<&ServiceName>) -> Result<Added, CursorGone> {
         let mut inner = self.inner.lock();
         let before = if cursor.is_empty() { Picture::default() } else { self.picture(&inner, cursor)? };
         let now = Arc::clone(&inner.edges);
@@ -133,7 +138,7 @@ impl Edges {
             (added.requests > 0).then(|| (key.clone(), added))
         });
         let cursor = [self.boot.to_be_bytes(), taken.to_be_bytes()].concat();
-        Ok((figures.collect(), cursor))
+        Ok(Added { figures: figures.collect(), cursor })
     }
 
     fn picture(&self, inner: &Inner, cursor: &[u8]) -> Result<Picture, CursorGone> {

@@ -71,7 +71,7 @@ pub(super) async fn refuse(refusals: &Refusals, call: &Call, denied: &Denied) ->
 ///
 /// # Errors
 /// The request did not pass the guard: a defect of ours.
-pub(super) fn call_of<T>(request: &tonic::Request<T>) -> Result<Call, Status> {
+pub(crate) fn call_of<T>(request: &tonic::Request<T>) -> Result<Call, Status> {
     request.extensions().get::<Call>().cloned().ok_or_else(|| Status::internal("the caller is not known"))
 }
 

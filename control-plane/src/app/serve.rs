@@ -72,7 +72,7 @@ pub(super) fn spawn(
         .add_service(mesh.status_service());
     let proxies = Routes::new(IdentityServiceServer::new(identity))
         .add_service(mesh.discovery_service())
-        .add_service(mesh.registry_service())
+        .add_service(mesh.registry_service(refusals.clone()))
         .add_service(mesh.report_service())
         .add_service(mesh.telemetry_service());
     let port = |door, name, listener, routes, timeout| Port {

@@ -12,12 +12,14 @@ use super::{Lookup, Resource, Type, World};
 /// Rows of 1, 2, 4, ... places: enough for 16 million lookups.
 const ROWS: usize = 24;
 
+type Row = Box<[OnceCell<Arc<Resource>>]>;
+
 /// A world as one client sees it, for the length of one [`server::Session::poll`], which borrows what it looks up: the
 /// resources are shared with the cache, so they are put on a shelf that only grows.
 pub(super) struct Shelf<'w> {
     world: &'w World,
     client: &'w SpiffeId,
-    rows: [OnceCell<Box<[OnceCell<Arc<Resource>>]>>; ROWS],
+    rows: [OnceCell<Row>; ROWS],
     filled: Cell<usize>,
 }
 

@@ -49,8 +49,11 @@ pub(super) struct Stream {
 struct Serving {
     shared: Shared,
     client: SpiffeId,
+    node_id: String,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     session: server::Session,
+    /// What is rejected, as the board has it.
+    rejections: Vec<status::Rejection>,
     world: Arc<World>,
     /// Since when something waits for the client: to read, or to answer.
     waiting: Option<Instant>,
@@ -92,8 +95,10 @@ impl Stream {
         let mut serving = Serving {
             shared: self.shared,
             client: self.client,
+            node_id: id.clone(),
             responses: self.responses,
             session,
+            rejections: Vec::new(),
             world,
             waiting: None,
             full: false,
@@ -252,25 +257,38 @@ impl Serving {
         }
     }
 
-    fn tell_board(&self) {
-        let rejections = self.session.rejections().map(|rejection| {
-            let kind = Type::of_url(rejection.type_url);
-            let causes = kind
-                .map_or_else(Vec::new, |kind| self.world.causes(kind, &rejection.detail.name, &self.client));
-            status::Rejection {
-                node_id: String::new(),
-                type_url: rejection.type_url.to_owned(),
-                revision: rejection.revision,
-                at: Some(wire::time::encode_timestamp(self.shared.clock.now())),
-                detail: Some(rejection.detail.clone()),
-                causes: causes.iter().map(Into::into).collect(),
-            }
-        });
+    fn tell_board(&mut self) {
+        let rejections = self.session.rejections().map(|rejection| self.described(rejection)).collect();
+        self.rejections = rejections;
         let progress = Progress {
             applied: self.session.applied_revision(),
             target: self.session.target_revision(),
-            rejections: rejections.collect(),
+            rejections: self.rejections.clone(),
         };
         self.shared.board.progress(self.session.stream(), progress);
+    }
+
+    /// A rejection with its time and the policies behind it: as they were when it was first seen.
+    fn described(&self, rejection: &server::Rejection) -> status::Rejection {
+        let same = |known: &&status::Rejection| {
+            known.type_url == rejection.type_url
+                && known.revision == rejection.revision
+                && known.detail.as_ref() == Some(&rejection.detail)
+        };
+        if let Some(known) = self.rejections.iter().find(same) {
+            return known.clone();
+        }
+        let kind = Type::of_url(rejection.type_url);
+        let causes = kind
+            .map(|kind| self.world.causes(kind, &rejection.detail.name, &self.client))
+            .unwrap_or_default();
+        status::Rejection {
+            node_id: self.node_id.clone(),
+            type_url: rejection.type_url.to_owned(),
+            revision: rejection.revision,
+            at: Some(wire::time::encode_timestamp(self.shared.clock.now())),
+            detail: Some(rejection.detail.clone()),
+            causes: causes.iter().map(Into::into).collect(),
+        }
     }
 }

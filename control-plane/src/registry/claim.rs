@@ -85,6 +85,17 @@ pub enum InvalidClaim {
     Field(#[from] Violation),
 }
 
+impl InvalidClaim {
+    /// Stable, for metrics and the audit log.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotAWorkload(_) => "not_a_workload",
+            Self::Foreign { .. } => "foreign_identity",
+            Self::Field(_) => "invalid_registration",
+        }
+    }
+}
+
 impl Claim {
     /// Checks `workload`, sent by `identity`.
     ///

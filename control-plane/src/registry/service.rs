@@ -22,7 +22,14 @@ use super::{
     AddressRules, Claim, InvalidClaim, Limits, Refusal, Registration, Registry, Session, SessionError,
     writer::Answer,
 };
-use crate::authority::labels;
+use crate::{
+    access::Caller,
+    api::{
+        guard::call_of,
+        refusals::{Call, Refusals},
+    },
+    authority::labels,
+};
 
 /// How long a stream may be open without a registration.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
@@ -67,14 +74,15 @@ pub struct Service<M> {
 struct Inner<M> {
     registry: Registry,
     mesh: M,
+    refusals: Refusals,
     settings: ServiceSettings,
 }
 
 impl<M: Mesh> Service<M> {
-    /// Serves `registry`.
-    pub fn new(registry: Registry, mesh: M, settings: ServiceSettings) -> Self {
+    /// Serves `registry`; who is refused is told to `refusals`.
+    pub fn new(registry: Registry, mesh: M, refusals: Refusals, settings: ServiceSettings) -> Self {
         let streams = Arc::new(Semaphore::new(settings.streams));
-        Self { inner: Arc::new(Inner { registry, mesh, settings }), streams }
+        Self { inner: Arc::new(Inner { registry, mesh, refusals, settings }), streams }
     }
 }
 
@@ -86,13 +94,11 @@ impl<M: Mesh> RegistryService for Service<M> {
         &self,
         request: Request<Streaming<SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
-        let peer = peer.ok_or_else(|| Status::unauthenticated("a workload's certificate is needed"))?;
-        let labels = labels::of(&peer);
-        let identity = peer
-            .id
-            .filter(|id| id.as_workload().is_some())
-            .ok_or_else(|| Status::unauthenticated("a workload's certificate is needed"))?;
+        let call = call_of(&request)?;
+        let Caller::Workload(identity) = call.caller.clone() else {
+            return Err(Status::permission_denied("only workloads register"));
+        };
+        let labels = request.extensions().get::<Peer>().map_or_else(BTreeMap::new, labels::of);
         let permit = Arc::clone(&self.streams)
             .try_acquire_owned()
             .map_err(|_none_left| Status::resource_exhausted("too many registry sessions"))?;
@@ -102,7 +108,7 @@ impl<M: Mesh> RegistryService for Service<M> {
             inner: Arc::clone(&self.inner),
             identity,
             labels,
-            peer: peer.address.to_string(),
+            call,
             answers,
             _permit: permit,
         };
@@ -117,7 +123,7 @@ struct Serve<M> {
     session: Session,
     identity: SpiffeId,
     labels: BTreeMap<String, String>,
-    peer: String,
+    call: Call,
     answers: mpsc::Sender<Result<SessionResponse, Status>>,
     _permit: OwnedSemaphorePermit,
 }
@@ -162,14 +168,23 @@ impl<M: Mesh> Serve<M> {
     async fn answer(&self, request: SessionRequest) -> Result<SessionResponse, Status> {
         let answer = match request.kind {
             Some(Kind::Register(workload)) => {
-                let claim = Claim::new(&self.identity, &workload, self.inner.settings.addresses)
-                    .map_err(|invalid| invalid_status(&invalid))?;
-                self.session.register(claim, self.labels.clone(), self.peer.clone()).await
+                let claim = match Claim::new(&self.identity, &workload, self.inner.settings.addresses) {
+                    Ok(claim) => claim,
+                    Err(invalid) => {
+                        let text = invalid.to_string();
+                        self.inner.refusals.note(&self.call, invalid.reason(), &text).await;
+                        return Err(invalid_status(&invalid));
+                    }
+                };
+                self.session.register(claim, self.labels.clone(), self.call.peer.clone()).await
             }
             Some(Kind::Health(health)) => self.session.health(health_of(health)?).await,
             Some(Kind::Heartbeat(_)) => self.session.heartbeat().await,
             None => return Err(Status::invalid_argument("an empty or unknown request")),
         };
+        if let Err(SessionError::Refused(refusal)) = &answer {
+            self.inner.refusals.note(&self.call, refusal.reason(), &refusal.to_string()).await;
+        }
         answer.map(|answer| self.response(&answer)).map_err(|error| error_status(&error))
     }
 
@@ -192,7 +207,7 @@ impl<M: Mesh> Serve<M> {
         if timeout(GIVEN_UP, self.answers.closed()).await.is_ok() {
             return;
         }
-        match self.session.withdraw(self.peer.clone()).await {
+        match self.session.withdraw(self.call.peer.clone()).await {
             Ok(answer) => {
                 if self.answers.send(Ok(self.response(&answer))).await.is_err() {
                     return;

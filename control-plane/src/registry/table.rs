@@ -164,6 +164,20 @@ pub enum Refusal {
     Full(&'static str),
 }
 
+impl Refusal {
+    /// Stable, for metrics and the audit log.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::IdOwned(_) => "id_owned",
+            Self::StaleEpoch { .. } => "stale_epoch",
+            Self::AddressOwned(_) => "address_owned",
+            Self::AddressInUse { .. } => "address_in_use",
+            Self::OtherWorkload(_) => "other_workload",
+            Self::Full(_) => "registry_full",
+        }
+    }
+}
+
 /// The session has no workload: it never registered, or another one took over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the session has no workload any more; register again")]

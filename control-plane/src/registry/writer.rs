@@ -100,11 +100,19 @@ struct Command {
 
 #[derive(Debug)]
 enum Action {
-    Register { claim: Claim, labels: BTreeMap<String, String>, peer: String, ended: CancellationToken },
+    Register(Box<Registering>),
     Heartbeat,
     Health(Health),
     Withdraw { peer: String },
     Lost,
+}
+
+#[derive(Debug)]
+struct Registering {
+    claim: Claim,
+    labels: BTreeMap<String, String>,
+    peer: String,
+    ended: CancellationToken,
 }
 
 impl Registry {
@@ -154,7 +162,8 @@ impl Session {
         labels: BTreeMap<String, String>,
         peer: String,
     ) -> Result<Answer, SessionError> {
-        self.ask(Action::Register { claim, labels, peer, ended: self.ended.clone() }).await
+        let ended = self.ended.clone();
+        self.ask(Action::Register(Box::new(Registering { claim, labels, peer, ended }))).await
     }
 
     /// Gives a sign of life.
@@ -247,9 +256,7 @@ impl Writer {
         let session = command.session;
         let now = Instant::now();
         let outcome = match command.action {
-            Action::Register { claim, labels, peer, ended } => {
-                self.register(session, &claim, &labels, peer, ended).await
-            }
+            Action::Register(registering) => self.register(session, *registering).await,
             Action::Heartbeat => self.table.heartbeat(now, session).map_err(SessionError::Over),
             Action::Health(health) => {
                 self.table.set_health(now, session, health).map(|_news| ()).map_err(SessionError::Over)
@@ -269,19 +276,13 @@ impl Writer {
         let _gone = command.answer.send(answer).is_err();
     }
 
-    async fn register(
-        &mut self,
-        session: SessionId,
-        claim: &Claim,
-        labels: &BTreeMap<String, String>,
-        peer: String,
-        ended: CancellationToken,
-    ) -> Result<(), SessionError> {
-        let plan = self.table.register(session, claim, labels)?;
+    async fn register(&mut self, session: SessionId, wanted: Registering) -> Result<(), SessionError> {
+        let claim = &wanted.claim;
+        let plan = self.table.register(session, claim, &wanted.labels)?;
         let mut record = self.record(claim.identity.as_str(), format!("registered {}", claim.name));
-        record.peer = peer;
+        record.peer = wanted.peer;
         self.execute(plan, record).await?;
-        self.ended.insert(session, ended);
+        self.ended.insert(session, wanted.ended);
         Ok(())
     }
 

@@ -184,13 +184,13 @@ impl StatusService for StatusApi {
             ppm @ 1..=1_000_000 => ppm,
             _ => return Err(Status::invalid_argument("slowest_ppm: 0 to 1000000")),
         };
-        let (figures, cursor) = self
+        let added = self
             .edges
             .since(&request.since, service.as_ref())
             .map_err(|gone| Status::failed_precondition(gone.to_string()))?;
-        let hops = figures.iter().map(|(key, figures)| hop(key, figures, slowest)).collect();
+        let hops = added.figures.iter().map(|(key, figures)| hop(key, figures, slowest)).collect();
         let at = Some(wire::time::encode_timestamp(self.clock.now()));
-        Ok(Response::new(HopsResponse { hops, cursor, at }))
+        Ok(Response::new(HopsResponse { hops, cursor: added.cursor, at }))
     }
 }
 

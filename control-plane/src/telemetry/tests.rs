@@ -21,12 +21,12 @@ fn reports_of_many_runs_add_up() {
     edges.add(&source("front"), 7, 1, vec![edge("demo/price", 80, 10)], now);
     edges.add(&source("front"), 8, 1, vec![edge("demo/price", 80, 5)], now);
     edges.add(&source("till"), 9, 1, vec![edge("demo/price", 80, 1), edge("demo/stock", 80, 2)], now);
-    let (all, _) = edges.since(&[], None).unwrap();
+    let all = edges.since(&[], None).unwrap().figures;
     let requests: Vec<_> = all.iter().map(|(key, figures)| (&key.source, figures.requests)).collect();
     assert_eq!(requests, [(&source("front"), 15), (&source("till"), 1), (&source("till"), 2)]);
     assert_eq!(all[0].1.total.count(), 15);
     let stock = "demo/stock".parse().unwrap();
-    assert_eq!(edges.since(&[], Some(&stock)).unwrap().0.len(), 1);
+    assert_eq!(edges.since(&[], Some(&stock)).unwrap().figures.len(), 1);
 }
 
 #[test]
@@ -37,18 +37,18 @@ fn a_repeated_sequence_counts_once() {
     assert_eq!(edges.add(&source("front"), 7, 1, report(), now), 1);
     assert_eq!(edges.add(&source("front"), 7, 2, report(), now), 2);
     assert_eq!(edges.add(&source("front"), 7, 1, report(), now), 2);
-    assert_eq!(edges.since(&[], None).unwrap().0[0].1.requests, 20);
+    assert_eq!(edges.since(&[], None).unwrap().figures[0].1.requests, 20);
 }
 
 #[test]
 fn a_cursor_tells_what_happened_since() {
     let (edges, now) = (Edges::new(1), Instant::now());
     edges.add(&source("front"), 7, 1, vec![edge("demo/price", 80, 10), edge("demo/stock", 80, 1)], now);
-    let (_, cursor) = edges.since(&[], None).unwrap();
-    let (nothing, same) = edges.since(&cursor, None).unwrap();
-    assert_eq!((nothing.len(), &same), (0, &cursor));
+    let cursor = edges.since(&[], None).unwrap().cursor;
+    let nothing = edges.since(&cursor, None).unwrap();
+    assert_eq!((nothing.figures.len(), &nothing.cursor), (0, &cursor));
     edges.add(&source("front"), 7, 2, vec![edge("demo/price", 80, 3)], now);
-    let (added, _) = edges.since(&cursor, None).unwrap();
+    let added = edges.since(&cursor, None).unwrap().figures;
     assert_eq!(added.len(), 1);
     assert_eq!((added[0].1.requests, added[0].1.total.count()), (3, 3));
 }
@@ -56,7 +56,7 @@ fn a_cursor_tells_what_happened_since() {
 #[test]
 fn a_cursor_of_another_run_or_too_old_is_gone() {
     let (edges, now) = (Edges::new(1), Instant::now());
-    let (_, cursor) = edges.since(&[], None).unwrap();
+    let cursor = edges.since(&[], None).unwrap().cursor;
     assert_eq!(Edges::new(2).since(&cursor, None), Err(CursorGone));
     for bytes in [&b"x"[..], &[0; 16], &[0; 17]] {
         assert_eq!(edges.since(bytes, None), Err(CursorGone));
@@ -73,7 +73,7 @@ fn edges_beyond_the_bound_count_together() {
     let (edges, now) = (Edges::new(1), Instant::now());
     let many = (1..=u16::try_from(MAX_EDGES_PER_SOURCE + 5).unwrap()).map(|port| edge("demo/price", port, 1));
     edges.add(&source("front"), 7, 1, many.collect(), now);
-    let (all, _) = edges.since(&[], None).unwrap();
+    let all = edges.since(&[], None).unwrap().figures;
     assert_eq!(all.len(), MAX_EDGES_PER_SOURCE + 1);
     let other = all.iter().find(|(key, _)| key.edge.destination.is_none()).unwrap();
     assert_eq!(other.1.requests, 5);

@@ -151,7 +151,29 @@ async fn theft_of_a_name_an_id_an_epoch_or_an_address_is_refused() {
     let mut old = workload("price-1", [10, 0, 0, 1]);
     old.epoch = 0;
     assert_eq!(price.refused(old).await.code(), Code::FailedPrecondition);
+    let mut twice = workload("price-2", [10, 0, 0, 1]);
+    twice.epoch = 2;
+    assert_eq!(price.refused(twice).await.code(), Code::AlreadyExists);
     assert_eq!(workloads(&control).await.len(), 1);
+
+    let records = control.state.store.audit(1, 100).await.unwrap();
+    let denied: Vec<&str> = records
+        .iter()
+        .filter(|record| record.denied && record.method == "registry.Session")
+        .map(|record| record.message.split_once(':').unwrap().0)
+        .collect();
+    assert_eq!(
+        denied,
+        [
+            "foreign_identity",
+            "foreign_identity",
+            "id_owned",
+            "address_owned",
+            "invalid_registration",
+            "stale_epoch",
+            "address_in_use"
+        ]
+    );
     control.stop().await;
 }
 
@@ -288,6 +310,7 @@ async fn a_rejection_is_traced_to_its_policies() {
     assert!(!state.converged, "ends at once, without waiting for the timeout");
     let rejection = &state.behind[0].rejections[0];
     assert_eq!(rejection.revision, revision);
+    assert_eq!(rejection.node_id, state.behind[0].node_id);
     let detail = rejection.detail.as_ref().unwrap();
     assert_eq!((detail.name.as_str(), detail.field.as_str()), ("demo/price", "ports[0].rules[0].match.path"));
     let causes: Vec<&str> = rejection.causes.iter().map(|cause| cause.name.as_str()).collect();
