@@ -24,6 +24,9 @@ pub use key::{Key, Keyspace};
 
 use crate::audit;
 
+/// A page of a list ends after so many bytes: its answer must fit a gRPC message (4 MiB), whatever is in it.
+pub const PAGE_BYTES: usize = 1 << 20;
+
 /// Counts the writes; 0 is the empty store.
 pub type Revision = u64;
 
@@ -216,7 +219,8 @@ impl Store {
         self.read(move |inner| inner.list(keyspace)).await
     }
 
-    /// At most `limit` audit records from sequence number `from` on, oldest first.
+    /// At most `limit` audit records, and not many more than [`PAGE_BYTES`] of them, from sequence number `from` on,
+    /// oldest first.
     ///
     /// # Errors
     /// The store failed, or a record cannot be decoded.
@@ -329,9 +333,14 @@ impl Inner {
         let transaction = self.database.begin_read().map_err(StoreError::from_redb)?;
         let table = transaction.open_table(file::AUDIT).map_err(StoreError::from_redb)?;
         let mut records = Vec::new();
+        let mut total = 0;
         for item in table.range(from..).map_err(StoreError::from_redb)?.take(limit) {
             let (sequence, bytes) = item.map_err(StoreError::from_redb)?;
             records.push(audit::decode(sequence.value(), bytes.value())?);
+            total += bytes.value().len();
+            if total > PAGE_BYTES {
+                break;
+            }
         }
         Ok(records)
     }

@@ -1,6 +1,6 @@
 //! PolicyService: reads the newest picture of the objects, and writes by [`plan`](super::plan).
 
-use std::{ops::Bound, sync::Arc};
+use std::ops::Bound;
 
 use outrigger_core::{
     model::{Kind, Name, ObjectRef},
@@ -9,10 +9,11 @@ use outrigger_core::{
 use outrigger_proto::policy::v1alpha1::{
     self as proto, item_result::Action, policy_service_server::PolicyService,
 };
+use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    conditions::{Progress, with_conditions},
+    conditions::{Applied, Progress, with_conditions},
     diagnostics,
     guard::{call_of, refuse},
     plan::{self, Plan, Rejected, Writer},
@@ -22,7 +23,7 @@ use crate::{
     access::{Caller, Denied},
     clock::Clock,
     store::{
-        CommitError, Revision, Store, StoreError,
+        CommitError, PAGE_BYTES, Revision, Store, StoreError,
         objects::{Edit, ObjectStore, Objects},
     },
 };
@@ -178,12 +179,7 @@ impl PolicyService for PolicyApi {
         }
         let objects = self.objects.current();
         let applied = (self.progress)();
-        let (page, next_page_token) = filter.page(&objects, &call.caller);
-        let objects = page
-            .iter()
-            .filter_map(|reference| objects.get(reference))
-            .map(|object| (&with_conditions(object, &applied)).into())
-            .collect();
+        let (objects, next_page_token) = filter.page(&objects, &call.caller, &applied);
         Ok(Response::new(proto::ListResponse { objects, revision: self.store.revision(), next_page_token }))
     }
 
@@ -258,19 +254,28 @@ impl Filter {
         Ok(Self { kinds, namespace, size: page_size(request.page_size), after })
     }
 
-    /// The references of one page, and the token of the next. Each page is of the newest picture: what changes between
-    /// two pages shows in the later one.
-    fn page(&self, objects: &Arc<Objects>, caller: &Caller) -> (Vec<ObjectRef>, String) {
+    /// One page, and the token of the next. Each page is of the newest picture: what changes between two pages shows in
+    /// the later one.
+    fn page(&self, objects: &Objects, caller: &Caller, applied: &Applied) -> (Vec<proto::Object>, String) {
         let start = self.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut wanted = objects
+        let wanted = objects
             .from(start)
-            .map(|(reference, _)| reference)
-            .filter(|reference| self.kinds.is_empty() || self.kinds.contains(&reference.kind))
-            .filter(|reference| self.namespace.is_none() || reference.namespace == self.namespace)
-            .filter(|reference| Denied::outside(caller, reference.namespace.as_ref()).is_ok());
-        let page: Vec<ObjectRef> = wanted.by_ref().take(self.size).cloned().collect();
-        let next = wanted.next().and(page.last()).map_or_else(String::new, token_of);
-        (page, next)
+            .filter(|(reference, _)| self.kinds.is_empty() || self.kinds.contains(&reference.kind))
+            .filter(|(reference, _)| self.namespace.is_none() || reference.namespace == self.namespace)
+            .filter(|(reference, _)| Denied::outside(caller, reference.namespace.as_ref()).is_ok());
+        let mut page = Vec::new();
+        let mut bytes = 0;
+        let mut last = None;
+        for (reference, object) in wanted {
+            if page.len() == self.size || bytes > PAGE_BYTES {
+                return (page, last.map_or_else(String::new, token_of));
+            }
+            let object = proto::Object::from(&with_conditions(object, applied));
+            bytes += object.encoded_len();
+            page.push(object);
+            last = Some(reference);
+        }
+        (page, String::new())
     }
 }
 

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::{Authority, AuthorityError, Csr, CsrError, IssueError, profile};
+use super::{Authority, AuthorityError, Csr, CsrError, IssueError, Upkeep, profile};
 use crate::clock::Clock;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -275,4 +275,53 @@ fn labels_are_in_the_certificate_and_only_there() {
     let (_, leaf) = X509Certificate::from_der(&with.chain[0]).unwrap();
     assert!(leaf.extensions().iter().filter(|extension| extension.critical).count() <= 3);
     assert_eq!(leaf.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 1);
+}
+
+#[test]
+fn upkeep_renews_the_operators_credentials_and_says_when_everything_ends() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = Arc::new(open(dir.path(), &time).unwrap());
+    let mut registry = prometheus_client::registry::Registry::with_prefix("outrigger");
+    let upkeep = Upkeep::start(Arc::clone(&authority), dir.path(), time.clock(), &mut registry).unwrap();
+    let admin = || outrigger_tls::credential::load(&dir.path().join("admin")).unwrap().svid;
+    let own = || upkeep.identity().svid().unwrap();
+    let (first, first_own) = (admin(), own());
+    time.pass(DAY / 2 - Duration::from_mins(1));
+    upkeep.step().unwrap();
+    assert_eq!(own().not_after(), first_own.not_after());
+    time.pass(Duration::from_mins(2));
+    upkeep.step().unwrap();
+    assert!(own().not_after() > first_own.not_after(), "half of a day");
+    assert_eq!(admin().not_after(), first.not_after());
+    time.pass(3 * DAY);
+    upkeep.step().unwrap();
+    assert!(admin().not_after() > first.not_after(), "half of a week");
+
+    let mut metrics = String::new();
+    prometheus_client::encoding::text::encode(&mut metrics, &registry).unwrap();
+    for name in ["root", "workload", "operator", "control_plane", "admin", "reader"] {
+        let line = format!("outrigger_certificate_not_after_seconds{{certificate=\"{name}\"}} ");
+        assert!(metrics.contains(&line), "{name} is not in {metrics}");
+    }
+}
+
+#[test]
+fn an_operators_credential_that_does_not_fit_is_made_anew_and_one_open_to_others_is_not() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = Arc::new(open(dir.path(), &time).unwrap());
+    let mut registry = prometheus_client::registry::Registry::default();
+    let upkeep = Upkeep::start(authority, dir.path(), time.clock(), &mut registry).unwrap();
+    let admin = dir.path().join("admin");
+    let id = || outrigger_tls::credential::load(&admin).unwrap().svid.id().to_string();
+    for name in ["tls.key", "tls.crt", "ca.crt"] {
+        fs::copy(dir.path().join("reader").join(name), admin.join(name)).unwrap();
+    }
+    assert!(id().ends_with("/reader"));
+    upkeep.step().unwrap();
+    assert!(id().ends_with("/admin"));
+    fs::write(admin.join("tls.crt"), "nothing").unwrap();
+    upkeep.step().unwrap();
+    assert!(id().ends_with("/admin"));
+    fs::set_permissions(&admin, fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(upkeep.step().is_err(), "somebody may have read it: its owner has to know");
 }

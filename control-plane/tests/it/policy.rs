@@ -301,6 +301,35 @@ async fn lists_come_in_pages_without_gap_or_repeat() {
 }
 
 #[tokio::test]
+async fn a_page_fits_a_message_whatever_is_in_it() {
+    let mesh = ControlPlane::start().await;
+    let mut admin = mesh.admin();
+    let one = items(SERVICES).remove(0);
+    for batch in 0..2 {
+        let many = (0..48).map(|n| {
+            let mut item = one.clone();
+            let metadata = item.object.as_mut().unwrap().metadata.as_mut().unwrap();
+            metadata.name = format!("s{batch}-{n:02}");
+            metadata.annotations.insert("notes".to_owned(), "x".repeat(60_000));
+            item
+        });
+        apply(&mut admin, many.collect()).await.unwrap();
+    }
+    let mut request = ListRequest { page_size: 1000, ..ListRequest::default() };
+    let mut count = 0;
+    loop {
+        let page = admin.list(request.clone()).await.unwrap().into_inner();
+        assert!(page.encoded_len() < 2 << 20);
+        count += page.objects.len();
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(count, 96, "none is missing, none is twice");
+}
+
+#[tokio::test]
 async fn a_role_ends_at_the_border_of_its_namespaces() {
     let mesh = ControlPlane::start().await;
     let everywhere = format!("{SERVICES}---{}", SERVICES.replace("namespace: demo", "namespace: other"));
