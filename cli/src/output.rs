@@ -154,11 +154,48 @@ impl Output {
         paint(self.colour, colour, text)
     }
 
+    /// Whether `text` can be printed without being wrapped.
+    pub(crate) fn fits(&self, text: &str) -> bool {
+        self.width.is_none_or(|width| text.lines().all(|line| line.chars().count() <= usize::from(width)))
+    }
+
+    /// `parts` after `lead`, with commas; as many lines as they need, those after the first indented.
+    pub(crate) fn list(&self, lead: &str, parts: &[String]) -> String {
+        const INDENT: &str = "      ";
+        let width = self.width.map_or(usize::MAX, usize::from);
+        let mut lines = vec![lead.to_owned()];
+        for (index, part) in parts.iter().enumerate() {
+            let comma = if index + 1 < parts.len() { "," } else { "" };
+            let room =
+                lines.last().is_some_and(|line| line.chars().count() + part.chars().count() + 2 <= width);
+            match lines.last_mut() {
+                Some(line) if room => line.push_str(&format!(" {part}{comma}")),
+                _ => lines.push(format!("{INDENT}{part}{comma}")),
+            }
+        }
+        lines.join("\n")
+    }
+
+    /// A table as wide as it likes to be.
+    pub(crate) fn wide_table(&self, header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String {
+        self.lay_out(None, header, rows, right)
+    }
+
     /// A table; columns whose index is in `right` hold numbers.
     pub(crate) fn table(&self, header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String {
+        self.lay_out(self.width, header, rows, right)
+    }
+
+    fn lay_out(
+        &self,
+        width: Option<u16>,
+        header: &[&str],
+        rows: Vec<Vec<String>>,
+        right: &[usize],
+    ) -> String {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        if let Some(width) = self.width {
+        if let Some(width) = width {
             table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
         }
         table.set_header(Row::from(header.iter().map(Cell::new).collect::<Vec<_>>()));
@@ -211,6 +248,15 @@ mod tests {
              price                              7\n\
              a rather long name of a thing   1234"
         );
+    }
+
+    #[test]
+    fn a_list_goes_on_in_the_next_line() {
+        let parts: Vec<String> = (1..=4).map(|number| format!("part {number}")).collect();
+        assert_eq!(output(None).list("all:", &parts), "all: part 1, part 2, part 3, part 4");
+        let list = output(Some(22)).list("all:", &parts);
+        assert_eq!(list, "all: part 1, part 2,\n      part 3, part 4");
+        assert!(output(Some(22)).fits(&list) && !output(Some(20)).fits("all: part 1, part 2, x"));
     }
 
     #[test]

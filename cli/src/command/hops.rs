@@ -45,6 +45,15 @@ pub(crate) fn people(output: &Output, hops: &[Hop], slowest_ppm: u32) -> String 
             ]
         })
         .collect();
+    let header = ["HOP", "REQUESTS", "SUCCESS", "P50", "P99"];
+    let summary = output.table(&header, summary, &[1, 2, 3, 4]);
+    let split = split(output, hops, &names, slowest_ppm);
+    let split = if output.fits(&split) { split } else { narrow(output, hops, &names, slowest_ppm) };
+    format!("{summary}\n\n{split}")
+}
+
+/// The split as a table: a column for each phase.
+fn split(output: &Output, hops: &[Hop], names: &[String], slowest_ppm: u32) -> String {
     let phases = phases(hops);
     let mut header = vec!["WHERE THE TIME WENT".to_owned(), "TOTAL".to_owned()];
     header.extend(phases.iter().map(|phase| phase.replace('_', " ").to_uppercase()));
@@ -53,12 +62,9 @@ pub(crate) fn people(output: &Output, hops: &[Hop], slowest_ppm: u32) -> String 
         header.push("UNEXPLAINED".to_owned());
     }
     let mut rows = Vec::new();
-    for (hop, name) in hops.iter().zip(&names) {
-        for (label, makeup) in [
-            (format!("{name} mean"), &hop.mean),
-            (format!("{name} slowest {}", percent(slowest_ppm)), &hop.slowest),
-        ] {
-            let mut row = vec![label, milliseconds(makeup.total)];
+    for (hop, name) in hops.iter().zip(names) {
+        for (share, makeup) in makeups(hop, slowest_ppm) {
+            let mut row = vec![format!("{name} {share}"), milliseconds(makeup.total)];
             row.extend(phases.iter().map(|phase| milliseconds(makeup.phase(phase))));
             if unexplained {
                 row.push(milliseconds(makeup.unexplained));
@@ -68,11 +74,33 @@ pub(crate) fn people(output: &Output, hops: &[Hop], slowest_ppm: u32) -> String 
     }
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let right: Vec<usize> = (1..header.len()).collect();
-    format!(
-        "{}\n\n{}",
-        output.table(&["HOP", "REQUESTS", "SUCCESS", "P50", "P99"], summary, &[1, 2, 3, 4]),
-        output.table(&header, rows, &right)
-    )
+    output.wide_table(&header, rows, &right)
+}
+
+/// The split for a terminal that the table does not fit: each mean with its phases, the largest first.
+fn narrow(output: &Output, hops: &[Hop], names: &[String], slowest_ppm: u32) -> String {
+    let mut lines = vec![output.paint(Colour::Bold, "WHERE THE TIME WENT")];
+    for (hop, name) in hops.iter().zip(names) {
+        lines.push(name.clone());
+        for (share, makeup) in makeups(hop, slowest_ppm) {
+            let mut phases: Vec<(&str, f64)> =
+                makeup.phases.iter().map(|(phase, time)| (phase.as_str(), *time)).collect();
+            phases.push(("unexplained", makeup.unexplained));
+            phases.retain(|(_, time)| *time >= 0.0005);
+            phases.sort_by(|(_, left), (_, right)| right.total_cmp(left));
+            let parts: Vec<String> = phases
+                .iter()
+                .map(|(phase, time)| format!("{} {}", phase.replace('_', " "), milliseconds(*time)))
+                .collect();
+            lines.push(output.list(&format!("  {share} {}:", milliseconds(makeup.total)), &parts));
+        }
+    }
+    lines.join("\n")
+}
+
+/// The two means of a hop, with their names.
+fn makeups(hop: &Hop, slowest_ppm: u32) -> [(String, &Makeup); 2] {
+    [("mean".to_owned(), &hop.mean), (format!("slowest {}", percent(slowest_ppm)), &hop.slowest)]
 }
 
 /// `demo/front -> demo/price-v1`; the port only where it tells two hops apart, the rule likewise.
@@ -129,7 +157,7 @@ fn percent(ppm: u32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hop, Makeup, name, percent, phases, success};
+    use super::{Hop, Makeup, Output, name, narrow, percent, phases, success};
 
     fn hop(destination: &str, port: u32, rule: &str) -> Hop {
         let makeup = |app: f64| Makeup {
@@ -167,6 +195,17 @@ mod tests {
     #[test]
     fn phases_that_took_no_time_are_left_out() {
         assert_eq!(phases(&[hop("demo/price", 80, "")]), ["client_proxy", "app"]);
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_the_phases_as_a_list_the_largest_first() {
+        let hops = [hop("demo/price", 80, "")];
+        let text = narrow(&Output::plain(), &hops, &["front -> price".to_owned()], 10_000);
+        assert_eq!(
+            text,
+            "WHERE THE TIME WENT\nfront -> price\n  mean 1.10ms: app 1.00ms, client proxy 100µs\n  slowest 1 % 25.1ms: app \
+             25.0ms, client proxy 100µs"
+        );
     }
 
     #[test]

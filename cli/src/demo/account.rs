@@ -1,7 +1,11 @@
 //! The books of one phase of load: what was sent against what the applications logged. Nothing is believed that is not
 //! in both.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use http::Method;
 
@@ -99,10 +103,8 @@ impl Account {
                 format!("{} {what}: {}", ids.len(), shown.join(" "))
             })
         };
-        let failed = self
-            .failed
-            .first()
-            .map(|(id, reason)| format!("{} failed, the first is #{id}: {reason}", self.failed.len()));
+        let failed =
+            (!self.failed.is_empty()).then(|| format!("{} failed: {}", self.failed.len(), self.reasons()));
         [
             failed,
             list("never reached an application", &self.missing),
@@ -112,6 +114,19 @@ impl Account {
         .into_iter()
         .flatten()
         .collect()
+    }
+
+    /// The three most frequent reasons, each with its first request.
+    fn reasons(&self) -> String {
+        let mut reasons: BTreeMap<&str, (u32, u64)> = BTreeMap::new();
+        for (id, reason) in &self.failed {
+            reasons.entry(reason).or_insert((0, *id)).0 += 1;
+        }
+        let mut reasons: Vec<(&str, (u32, u64))> = reasons.into_iter().collect();
+        reasons.sort_by_key(|(_, (count, id))| (Reverse(*count), *id));
+        let shown =
+            reasons.iter().take(3).map(|(reason, (count, id))| format!("{count} from #{id} on: {reason}"));
+        shown.collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -213,8 +228,7 @@ mod tests {
     #[test]
     fn a_failed_request_counts_even_when_it_was_processed() {
         let account = Account::new(&[sent(1, Err("503 no_endpoint"))], &[served(1, "v1")], FRONT);
-        assert_eq!(account.failed.len(), 1);
-        assert!(account.missing.is_empty() && account.mixed_up.is_empty());
+        assert_eq!(account.defects(), ["1 failed: 1 from #1 on: 503 no_endpoint"]);
     }
 
     #[test]

@@ -79,9 +79,10 @@ impl Load {
         }
         let mut sent = Vec::with_capacity(requests.len());
         while let Some(entry) = requests.join_next().await {
-            // A request that panicked is missing here, and `phase` is short of one: see `too_little`'s callers.
+            // A request that panicked is missing here, and the books say so.
             sent.extend(entry);
         }
+        sent.sort_by_key(|entry| entry.id);
         sent
     }
 
