@@ -1,4 +1,4 @@
-//! PolicyService: reads the newest picture of the objects, and writes by [`plan`](super::plan).
+//! PolicyService: reads the newest picture of the objects, and writes by `plan`.
 
 use std::ops::Bound;
 

@@ -45,7 +45,7 @@ pub struct Flags {
     /// [default: /var/lib/outrigger/control-plane for root, else ~/.local/state/outrigger/control-plane].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Naming root of all identities, spiffe://<NAME>/...; fixed at the first start [default: outrigger.local].
+    /// Naming root of all identities, `spiffe://NAME/...`; fixed at the first start [default: outrigger.local].
     #[arg(long, value_name = "NAME")]
     pub trust_domain: Option<String>,
     /// Where operators call: policy, join tokens, status [default: 127.0.0.1:17100].
