@@ -122,7 +122,7 @@ impl App {
         let state = StateDir::open(settings.state_dir.as_deref())?;
         let instance = state.instance(settings.instance.as_deref())?;
         let token = crate::identity::read_token(settings.join.token_file.as_deref(), token)?;
-        let dir = (settings.credential == CredentialStore::Disk).then(|| state.credential());
+        let dir = (settings.join.credential == CredentialStore::Disk).then(|| state.credential());
         let origin = origin(dir.as_ref(), token, SystemTime::now())?;
         let identity = Identity::empty();
         let trust = ServerTrust::Bundle(identity.clone());
@@ -245,7 +245,7 @@ impl App {
     }
 
     fn credential_dir(&self) -> Option<std::path::PathBuf> {
-        (self.settings.credential == CredentialStore::Disk).then(|| self.state.credential())
+        (self.settings.join.credential == CredentialStore::Disk).then(|| self.state.credential())
     }
 
     /// Starts what an identity is needed for.

@@ -35,8 +35,6 @@ pub struct Settings {
     pub control_plane: ControlPlane,
     /// How to join when there is no kept credential.
     pub join: Join,
-    /// Where the credential lives between two starts.
-    pub credential: CredentialStore,
     /// The proxy's own directory, 0700. Default: `/var/lib/outrigger/proxy` for root, else
     /// `$XDG_STATE_HOME/outrigger/proxy`, else `~/.local/state/outrigger/proxy`.
     pub state_dir: Option<PathBuf>,
@@ -75,6 +73,8 @@ pub struct ControlPlane {
 pub struct Join {
     /// File that holds a join token; `-`: standard input.
     pub token_file: Option<PathBuf>,
+    /// Where the credential that comes of it lives between two starts.
+    pub credential: CredentialStore,
 }
 
 /// Where the credential lives between two starts.
@@ -166,7 +166,6 @@ impl Default for Settings {
         Self {
             control_plane: ControlPlane::default(),
             join: Join::default(),
-            credential: CredentialStore::default(),
             state_dir: None,
             outbound: Outbound::default(),
             inbound: Vec::new(),

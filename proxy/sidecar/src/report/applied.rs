@@ -62,12 +62,15 @@ impl Reporter {
         !self.status.borrow().stream.is_empty()
     }
 
-    async fn changed(&mut self) -> Result<(), StreamError> {
-        tokio::select! {
+    async fn changed(&mut self) {
+        let changed = tokio::select! {
             changed = self.status.changed() => changed,
             changed = self.renewed.changed() => changed,
+        };
+        if changed.is_err() {
+            // Discovery has ended, and with it this proxy: nothing changes any more.
+            std::future::pending().await
         }
-        .map_err(|_gone| StreamError::Ended)
     }
 }
 
@@ -77,7 +80,7 @@ impl Session for Reporter {
     async fn run(&mut self) -> Result<Infallible, StreamError> {
         // A stream without configuration has nothing to say.
         while !self.has_news() {
-            self.changed().await?;
+            self.changed().await;
         }
         let (reports, outgoing) = mpsc::channel(1);
         let first = self.report();
@@ -88,8 +91,7 @@ impl Session for Reporter {
             answer(acks.message()).await?.ok_or(StreamError::Ended)?;
             loop {
                 tokio::select! {
-                    changed = self.changed() => {
-                        changed?;
+                    () = self.changed() => {
                         if self.has_news() {
                             break;
                         }

@@ -10,6 +10,11 @@ use super::{CredentialStore, Inbound, Settings, check};
 /// Where a join token may be; never among the arguments, which every user of the machine can read.
 pub const JOIN_TOKEN_VARIABLE: &str = "OUTRIGGER_JOIN_TOKEN";
 
+/// Variables of ours that are no settings of the proxy: the token, this command line's own, and the operator's command's,
+/// which may be set in the shell that starts a proxy.
+const NOT_SETTINGS: [&str; 4] =
+    [JOIN_TOKEN_VARIABLE, "OUTRIGGER_SETTINGS", "OUTRIGGER_SERVER", "OUTRIGGER_CREDENTIAL"];
+
 const ABOUT: &str =
     "The proxy beside a workload: carries its requests into the mesh and the mesh's requests to it.";
 
@@ -66,9 +71,8 @@ pub struct Flags {
     /// Where the own workload reaches the mesh; loopback only [default: 127.0.0.1:17001].
     #[arg(long, value_name = "IP:PORT")]
     pub outbound_listen: Option<SocketAddr>,
-    /// Where the mesh reaches the own workload: LISTEN=APP[,name=NAME][,protocol=http1][,advertise=IP:PORT]. May be
-    /// given several times.
-    #[arg(long, value_name = "LISTEN=APP")]
+    /// Where the mesh reaches the own workload. May be given several times.
+    #[arg(long, value_name = "LISTEN=APP[,name=NAME][,protocol=http1][,advertise=IP:PORT]")]
     pub inbound: Vec<Inbound>,
     /// Where /live, /ready and /metrics are served [default: 127.0.0.1:17020].
     #[arg(long, value_name = "IP:PORT")]
@@ -101,10 +105,10 @@ impl Flags {
             layers = layers.file(path, true);
         }
         layers
-            .environment(environment, &[JOIN_TOKEN_VARIABLE, "OUTRIGGER_SETTINGS"])
+            .environment(environment, &NOT_SETTINGS)
             .flag("control_plane.address", "--control-plane", self.control_plane)
             .flag("join.token_file", "--join-token-file", self.join_token_file)
-            .flag("credential", "--credential", self.credential)
+            .flag("join.credential", "--credential", self.credential)
             .flag("state_dir", "--state-dir", self.state_dir)
             .flag("outbound.listen", "--outbound-listen", self.outbound_listen)
             .flag("inbound", "--inbound", (!self.inbound.is_empty()).then_some(self.inbound))
@@ -147,11 +151,14 @@ mod tests {
                 ("OUTRIGGER_INSTANCE", "environment"),
                 ("OUTRIGGER_WORKERS", "3"),
                 ("OUTRIGGER_JOIN_TOKEN", "not a setting"),
+                ("OUTRIGGER_CREDENTIAL", "the operator's"),
+                ("OUTRIGGER_JOIN__CREDENTIAL", "memory"),
             ],
         )
         .unwrap();
         assert_eq!(settings.instance.as_deref(), Some("flag"));
         assert_eq!(settings.workers.get(), 3);
+        assert_eq!(settings.join.credential, CredentialStore::Memory);
         assert_eq!(settings.drain.timeout.as_secs(), 60);
         assert_eq!(settings.inbound.len(), 1);
     }

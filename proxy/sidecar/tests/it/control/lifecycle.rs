@@ -176,7 +176,7 @@ async fn a_credential_in_memory_leaves_nothing_on_disk() {
     let state = tempfile::tempdir().unwrap();
     let dir = state.path().join("proxy");
     let mut settings = settings(fake.address, &dir);
-    settings.credential = CredentialStore::Memory;
+    settings.join.credential = CredentialStore::Memory;
     let proxy = Proxy::run(settings.clone(), Some(&fake.token())).await.unwrap();
     proxy.ready().await;
     assert!(!dir.join("credential").exists());
