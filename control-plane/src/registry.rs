@@ -3,14 +3,16 @@
 //! Bias: an endpoint is kept too long rather than dropped too early; a dead one costs a connection attempt.
 
 mod claim;
+mod member;
 mod record;
+mod refusal;
 pub mod service;
 mod table;
 mod writer;
 
 pub use claim::{AddressRules, Claim, InvalidClaim, Pair, WorkloadName};
+pub use member::{Member, Snapshot, Standing};
 pub use record::{Malformed, Registration};
-pub use table::{
-    Limits, Member, Outcome, Plan, Refusal, SessionId, SessionOver, Snapshot, Standing, Table, Write,
-};
+pub use refusal::{Refusal, SessionOver};
+pub use table::{Limits, Outcome, Plan, SessionId, Table, Write};
 pub use writer::{Answer, LoadError, Registry, Session, SessionError};

@@ -20,10 +20,12 @@ use std::{
     time::Duration,
 };
 
-use outrigger_core::model::{Health, Name};
+use outrigger_core::model::Health;
 use tokio::time::Instant;
 
-use super::{Claim, Registration, WorkloadName};
+use super::{
+    Claim, Member, Refusal, Registration, SessionOver, Snapshot, Standing, WorkloadName, member::Accounts,
+};
 
 /// Tells the registry's streams apart, over the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,58 +45,6 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { lease: Duration::from_secs(30), workloads: 100_000, workloads_per_identity: 4_096 }
-    }
-}
-
-/// Whether a workload can be counted on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Its lease runs.
-    Live,
-    /// Its lease ran out then, less than a further lease ago.
-    Lapsed(Instant),
-    /// Its lease ran out then, and the grace of a lapsed one as well.
-    Overdue(Instant),
-}
-
-/// One registered workload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// Who and where, as committed.
-    pub registration: Arc<Registration>,
-    /// As it says of itself.
-    pub health: Health,
-    /// Whether it can be counted on.
-    pub standing: Standing,
-    /// Whether its session is open.
-    pub connected: bool,
-}
-
-/// All members at one moment; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// Every commit of the registry up to this revision is in it.
-    pub revision: u64,
-    /// The length of a lease.
-    pub lease: Duration,
-    /// By name.
-    pub members: Arc<BTreeMap<WorkloadName, Arc<Member>>>,
-    accounts: Arc<Accounts>,
-}
-
-/// Who runs under a service account, given by namespace and name.
-type Accounts = BTreeMap<(Name, Name), BTreeSet<WorkloadName>>;
-
-impl Snapshot {
-    /// Whether `other` was taken before anything changed.
-    pub fn same(&self, other: &Self) -> bool {
-        self.revision == other.revision && Arc::ptr_eq(&self.members, &other.members)
-    }
-
-    /// The members that run under a service account, by name.
-    pub fn of_account(&self, namespace: &Name, account: &Name) -> impl Iterator<Item = &Arc<Member>> {
-        let names = self.accounts.get(&(namespace.clone(), account.clone()));
-        names.into_iter().flatten().filter_map(|name| self.members.get(name))
     }
 }
 
@@ -128,60 +78,6 @@ pub struct Outcome {
     /// Streams that lost their workload, to be ended.
     pub ended: Vec<SessionId>,
 }
-
-/// Why a registration is refused in view of the others.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The id is another identity's.
-    #[error("the id '{0}' belongs to another identity")]
-    IdOwned(WorkloadName),
-    /// A newer process has the id.
-    #[error("the id '{name}' was taken over by epoch {current}; this one is {claimed}")]
-    StaleEpoch {
-        /// Which id.
-        name: WorkloadName,
-        /// The one that stands.
-        current: u64,
-        /// The one refused.
-        claimed: u64,
-    },
-    /// The address is another identity's.
-    #[error("the address {0} belongs to another identity")]
-    AddressOwned(SocketAddr),
-    /// A workload of the same identity is connected and listens there.
-    #[error("the address {address} is in use by '{owner}', which is connected")]
-    AddressInUse {
-        /// Which address.
-        address: SocketAddr,
-        /// Whose it is.
-        owner: WorkloadName,
-    },
-    /// The stream registered another id before.
-    #[error("this session registered '{0}'; open another one for another workload")]
-    OtherWorkload(WorkloadName),
-    /// There are too many.
-    #[error("the registry is full: {0}")]
-    Full(&'static str),
-}
-
-impl Refusal {
-    /// Stable, for metrics and the audit log.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::IdOwned(_) => "id_owned",
-            Self::StaleEpoch { .. } => "stale_epoch",
-            Self::AddressOwned(_) => "address_owned",
-            Self::AddressInUse { .. } => "address_in_use",
-            Self::OtherWorkload(_) => "other_workload",
-            Self::Full(_) => "registry_full",
-        }
-    }
-}
-
-/// The session has no workload: it never registered, or another one took over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the session has no workload any more; register again")]
-pub struct SessionOver;
 
 #[derive(Debug)]
 struct Lease {

@@ -1,10 +1,6 @@
 //! The control plane over its ports: real sockets, real TLS, a state directory of its own for each test.
 
 #![cfg(test)]
-#![expect(
-    clippy::large_futures,
-    reason = "both ends of several streams in one future; the stacks of tests are large"
-)]
 
 mod access;
 mod golden;

@@ -1,9 +1,17 @@
 //! Registry, discovery, status and telemetry, as proxies and operators meet them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use outrigger_control_plane::{
+    clock::Clock,
+    discovery::service::{Limits, Service},
+    mesh::Metrics,
+};
 
 use outrigger_proto::{
-    envoy::service::discovery::v3::DeltaDiscoveryRequest,
+    envoy::service::discovery::v3::{
+        DeltaDiscoveryRequest, aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
+    },
     mesh::v1alpha1 as mesh,
     registry::v1alpha1::{SessionRequest, session_request},
     status::v1alpha1::{
@@ -15,11 +23,19 @@ use outrigger_proto::{
     },
     type_url::{ENDPOINT_SET, PROXY_CONFIG, SERVICE, TRUST_BUNDLE},
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
+use outrigger_tls::grpc::Peer;
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Request,
+    transport::{Endpoint, Server},
+};
 
-use crate::support::{ControlPlane, applied, decode, soon, workload};
+use crate::{
+    running::ControlPlane,
+    support::{Client, applied, apply, decode, labelled, proxy, soon, status, workload},
+};
 
 const PRICE: &str = "
 apiVersion: outrigger.dev/v1alpha1
@@ -44,7 +60,7 @@ async fn converged(control: &ControlPlane, revision: u64, milliseconds: i64) -> 
         nanos: i32::try_from(milliseconds % 1_000).unwrap() * 1_000_000,
     };
     let request = WaitConvergedRequest { revision, timeout: Some(timeout) };
-    let mut news = control.status().await.wait_converged(request).await.unwrap().into_inner();
+    let mut news = status(control).wait_converged(request).await.unwrap().into_inner();
     loop {
         let state = soon(news.message()).await.unwrap().unwrap();
         if state.done {
@@ -55,18 +71,17 @@ async fn converged(control: &ControlPlane, revision: u64, milliseconds: i64) -> 
 
 async fn workloads(control: &ControlPlane) -> Vec<WorkloadState> {
     let request = ListWorkloadsRequest::default();
-    control.status().await.list_workloads(request).await.unwrap().into_inner().workloads
+    status(control).list_workloads(request).await.unwrap().into_inner().workloads
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_is_discovered_on_demand_and_its_changes_are_pushed() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    control.apply(PRICE).await;
-    let price = control.workload("demo/price").await;
+    let control = ControlPlane::start().await;
+    apply(&control, PRICE).await;
+    let price = proxy(&control, "price");
     let _session = price.register(workload("price-1", [10, 0, 0, 1])).await;
 
-    let mut front = control.workload("demo/front").await.discover("front-1").await;
+    let mut front = proxy(&control, "front").discover("front-1").await;
     front.subscribe(TRUST_BUNDLE, &["*"]).await;
     let bundle: mesh::TrustBundle = decode(&front.accept().await);
     assert_eq!(bundle.trust_domain, "outrigger.local");
@@ -81,32 +96,30 @@ async fn a_service_is_discovered_on_demand_and_its_changes_are_pushed() {
     let set: mesh::EndpointSet = decode(&response);
     assert_eq!(set.identities, ["spiffe://outrigger.local/ns/demo/sa/price"]);
 
-    let revision = control.apply(CANARY).await;
+    let revision = apply(&control, CANARY).await;
     let pushed = front.accept().await;
     assert_eq!(pushed.system_version_info, revision.to_string());
     let service: mesh::Service = decode(&pushed);
     assert_eq!(service.ports[0].rules[0].name, "demo/canary#0");
 
-    let second = control.workload("demo/price").await;
+    let second = proxy(&control, "price");
     let _session = second.register(workload("price-2", [10, 0, 0, 2])).await;
     front.accept_addresses(&[[10, 0, 0, 1], [10, 0, 0, 2]]).await;
-    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_half_close_withdraws_and_a_broken_stream_does_not() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    control.apply(PRICE).await;
-    let mut front = control.workload("demo/front").await.discover("front-1").await;
+    let control = ControlPlane::start().await;
+    apply(&control, PRICE).await;
+    let mut front = proxy(&control, "front").discover("front-1").await;
     front.subscribe(ENDPOINT_SET, &["demo/price:80"]).await;
     front.accept_addresses(&[]).await;
 
     // A call that the client gives up, and a connection that is gone.
-    let price = control.workload("demo/price").await;
+    let price = proxy(&control, "price");
     let given_up = price.register(workload("price-1", [10, 0, 0, 1])).await;
     front.accept_addresses(&[[10, 0, 0, 1]]).await;
-    let lost = control.workload("demo/price").await;
+    let lost = proxy(&control, "price");
     let lost_session = lost.register(workload("price-2", [10, 0, 0, 2])).await;
     front.accept_addresses(&[[10, 0, 0, 1], [10, 0, 0, 2]]).await;
     drop(given_up);
@@ -122,20 +135,18 @@ async fn a_half_close_withdraws_and_a_broken_stream_does_not() {
     let last = soon(session.responses.message()).await.unwrap().unwrap();
     let pushed = front.accept_addresses(&[[10, 0, 0, 2]]).await;
     assert_eq!(pushed.system_version_info, last.revision.to_string());
-    let reports = control.workload("demo/front").await.reports().await;
+    let reports = proxy(&control, "front").reports().await;
     reports.send(applied(&[&pushed])).await.unwrap();
     assert!(soon(session.responses.message()).await.unwrap().is_none());
     assert_eq!(workloads(&control).await.len(), 1);
-    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn theft_of_a_name_an_id_an_epoch_or_an_address_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    let price = control.workload("demo/price").await;
+    let control = ControlPlane::start().await;
+    let price = proxy(&control, "price");
     let _session = price.register(workload("price-1", [10, 0, 0, 1])).await;
-    let thief = control.workload("demo/till").await;
+    let thief = proxy(&control, "till");
 
     let mut foreign = workload("till-1", [10, 0, 0, 9]);
     foreign.namespace = "shop".to_owned();
@@ -174,14 +185,12 @@ async fn theft_of_a_name_an_id_an_epoch_or_an_address_is_refused() {
             "address_in_use"
         ]
     );
-    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_epoch_ends_the_older_session() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    let price = control.workload("demo/price").await;
+    let control = ControlPlane::start().await;
+    let price = proxy(&control, "price");
     let mut old = price.register(workload("price-1", [10, 0, 0, 1])).await;
     let mut newer = workload("price-1", [10, 0, 0, 1]);
     newer.epoch = 2;
@@ -190,41 +199,37 @@ async fn a_newer_epoch_ends_the_older_session() {
     let heartbeat = session_request::Kind::Heartbeat(session_request::Heartbeat {});
     new.requests.send(SessionRequest { kind: Some(heartbeat) }).await.unwrap();
     assert!(soon(new.responses.message()).await.unwrap().is_some());
-    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn labels_come_from_the_token_and_never_from_the_claim() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::with(dir.path(), |settings| settings.registry.allow_loopback = true).await;
-    control.apply(&PRICE.replace("spec: {", "spec: {selector: {version: v2}, ")).await;
+    let control = ControlPlane::start().await;
+    apply(&control, &PRICE.replace("spec: {", "spec: {selector: {version: v2}, ")).await;
     // Two of one identity.
     for (id, version, port, services) in
         [("price-1", "v1", 1, vec![]), ("price-2", "v2", 2, vec!["demo/price".to_owned()])]
     {
-        let price = control.labelled("demo/price", &[("version", version)]).await;
-        let mut claim = workload(id, [127, 0, 0, 1]);
+        let price = labelled(&control, "price", &[("version", version)]);
+        let mut claim = workload(id, [10, 0, 0, 1]);
         claim.ports[0].port = port;
         let mut session = price.session(claim).await;
         let answer = soon(session.responses.message()).await.unwrap().unwrap();
         assert_eq!(answer.services, services);
     }
-    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_is_applied_has_converged() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    control.apply(PRICE).await;
-    let client = control.workload("demo/front").await;
+    let control = ControlPlane::start().await;
+    apply(&control, PRICE).await;
+    let client = proxy(&control, "front");
     // The node says that it is somebody else: only its instance counts.
     let mut front = client.discover("spiffe://outrigger.local/ns/demo/sa/till#front-1").await;
     front.subscribe(SERVICE, &["demo/price"]).await;
     let first = front.accept().await;
     let reports = client.reports().await;
     reports.send(applied(&[&first])).await.unwrap();
-    let revision = control.apply(CANARY).await;
+    let revision = apply(&control, CANARY).await;
     let second = front.accept().await;
 
     let waiting = converged(&control, revision, 300).await;
@@ -239,9 +244,9 @@ async fn only_what_is_applied_has_converged() {
     assert_eq!((done.targeted, done.current, done.revision), (1, 1, revision));
 
     // Somebody else cannot report for it.
-    let third = control.apply(&CANARY.replace("/v2", "/v3")).await;
+    let third = apply(&control, &CANARY.replace("/v2", "/v3")).await;
     let pushed = front.accept().await;
-    let thief = control.workload("demo/till").await.reports().await;
+    let thief = proxy(&control, "till").reports().await;
     thief.send(applied(&[&pushed])).await.unwrap();
     assert!(!converged(&control, third, 300).await.converged);
 
@@ -254,7 +259,7 @@ async fn only_what_is_applied_has_converged() {
     drop(front);
     soon(async {
         loop {
-            let proxies = control.status().await.list_proxies(ListProxiesRequest {}).await.unwrap();
+            let proxies = status(&control).list_proxies(ListProxiesRequest {}).await.unwrap();
             let proxies = proxies.into_inner().proxies;
             if proxies.iter().any(|proxy| !proxy.connected) {
                 return;
@@ -265,44 +270,38 @@ async fn only_what_is_applied_has_converged() {
     let broken = converged(&control, third, 300).await;
     assert!(!broken.converged);
     assert!(!broken.behind[0].connected);
-    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revision_that_concerns_nobody_converges_and_one_that_is_not_there_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    let revision = control.apply(PRICE).await;
+    let control = ControlPlane::start().await;
+    let revision = apply(&control, PRICE).await;
     assert!(converged(&control, revision, 10_000).await.converged);
     assert!(converged(&control, 0, 10_000).await.converged);
     let request = WaitConvergedRequest { revision: revision + 100, timeout: None };
-    let refused = control.status().await.wait_converged(request).await.unwrap_err();
+    let refused = status(&control).wait_converged(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
-    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registered_workload_without_a_stream_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    let price = control.workload("demo/price").await;
+    let control = ControlPlane::start().await;
+    let price = proxy(&control, "price");
     let _session = price.register(workload("price-1", [10, 0, 0, 1])).await;
     let state = converged(&control, 0, 1_000).await;
     assert_eq!(state.behind[0].node_id, "spiffe://outrigger.local/ns/demo/sa/price#price-1");
-    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejection_is_traced_to_its_policies() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    control.apply(PRICE).await;
-    let client = control.workload("demo/front").await;
+    let control = ControlPlane::start().await;
+    apply(&control, PRICE).await;
+    let client = proxy(&control, "front");
     let mut front = client.discover("front-1").await;
     front.subscribe(SERVICE, &["demo/price"]).await;
     let first = front.accept().await;
     client.reports().await.send(applied(&[&first])).await.unwrap();
-    let revision = control.apply(CANARY).await;
+    let revision = apply(&control, CANARY).await;
     let pushed = front.next().await;
     front.reject(&pushed, "ports[0].rules[0].match.path").await;
 
@@ -317,28 +316,25 @@ async fn a_rejection_is_traced_to_its_policies() {
     assert_eq!(causes, ["price", "canary"]);
 
     // The next version mends it.
-    let mended = control.apply(&CANARY.replace("/v2", "/v3")).await;
+    let mended = apply(&control, &CANARY.replace("/v2", "/v3")).await;
     let pushed = front.accept().await;
     client.reports().await.send(applied(&[&pushed])).await.unwrap();
     assert!(converged(&control, mended, 10_000).await.converged);
-    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_resends_nothing_and_keeps_who_is_registered() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    control.apply(PRICE).await;
-    let price = control.workload("demo/price").await;
+    let control = ControlPlane::start().await;
+    apply(&control, PRICE).await;
+    let price = proxy(&control, "price");
     let mut session = price.register(workload("price-1", [10, 0, 0, 1])).await;
-    let mut front = control.workload("demo/front").await.discover("front-1").await;
+    let mut front = proxy(&control, "front").discover("front-1").await;
     front.subscribe(ENDPOINT_SET, &["demo/price:80"]).await;
     let held = front.accept_addresses(&[[10, 0, 0, 1]]).await;
-    control.stop().await;
+    let control = control.restart(async |_store| {}).await;
     assert_eq!(soon(session.responses.message()).await.unwrap_err().code(), Code::Unavailable);
 
-    let control = ControlPlane::start(dir.path()).await;
-    let mut front = control.workload("demo/front").await.discover("front-1").await;
+    let mut front = proxy(&control, "front").discover("front-1").await;
     let version = held.resources[0].version.clone();
     front
         .send(DeltaDiscoveryRequest {
@@ -352,14 +348,12 @@ async fn a_restart_resends_nothing_and_keeps_who_is_registered() {
     assert_eq!((answer.resources.len(), answer.removed_resources.len()), (0, 0));
     let state = &workloads(&control).await[0];
     assert_eq!((state.name.as_str(), state.connected), ("demo/price-1", false));
-    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_and_forbidden_names_are_told_apart() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    let mut front = control.workload("demo/front").await.discover("front-1").await;
+    let control = ControlPlane::start().await;
+    let mut front = proxy(&control, "front").discover("front-1").await;
     let codes = |response: &outrigger_proto::envoy::service::discovery::v3::DeltaDiscoveryResponse| {
         let errors = response.resource_errors.iter();
         errors.map(|error| error.error_detail.as_ref().unwrap().code).collect::<Vec<_>>()
@@ -369,52 +363,82 @@ async fn unknown_and_forbidden_names_are_told_apart() {
     front.subscribe(SERVICE, &["*"]).await;
     assert_eq!(codes(&front.accept().await), [7], "nobody gets the whole mesh by a typo");
     // It is remembered, and comes to be.
-    control.apply(PRICE).await;
+    apply(&control, PRICE).await;
     assert_eq!(front.accept().await.resources[0].name, "demo/price");
-    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_an_instance_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    let client = control.workload("demo/front").await;
+    let control = ControlPlane::start().await;
+    let client = proxy(&control, "front");
     for id in ["", "Front", "a b"] {
         let mut front = client.discover(id).await;
         front.subscribe(SERVICE, &["demo/price"]).await;
         let status = soon(front.message()).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{id}");
     }
-    control.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_neither_reads_nor_answers_stops_nobody_else() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    control.apply(PRICE).await;
-    let client = control.workload("demo/front").await;
+    let control = ControlPlane::start().await;
+    apply(&control, PRICE).await;
+    let client = proxy(&control, "front");
     let mut silent = Vec::new();
     for index in 0..20 {
         let mut stream = client.discover(&format!("silent-{index}")).await;
         stream.subscribe(SERVICE, &["demo/price"]).await;
         silent.push(stream);
     }
-    let mut front = control.workload("demo/front").await.discover("front-1").await;
+    let mut front = proxy(&control, "front").discover("front-1").await;
     front.subscribe(SERVICE, &["demo/price"]).await;
     front.accept().await;
     for round in 0..5 {
-        let revision = control.apply(&CANARY.replace("/v2", &format!("/v{round}"))).await;
+        let revision = apply(&control, &CANARY.replace("/v2", &format!("/v{round}"))).await;
         assert_eq!(front.accept().await.system_version_info, revision.to_string());
     }
-    control.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_does_not_answer_is_ended_and_counted() {
+    let control = ControlPlane::start().await;
+    apply(&control, PRICE).await;
+    let metrics = Metrics::default();
+    let limits = Limits { patience: Duration::from_millis(200), ..Limits::default() };
+    let service = Service::new(
+        control.state.mesh.worlds(),
+        Arc::default(),
+        metrics.clone(),
+        Clock::system(),
+        limits,
+        CancellationToken::new(),
+    );
+    // Without TLS and the door: who calls is said by the test.
+    let id = "spiffe://outrigger.local/ns/demo/sa/front".parse().unwrap();
+    let peer = Peer { address: "127.0.0.1:1".parse().unwrap(), id: Some(id), certificate: None };
+    let service =
+        AggregatedDiscoveryServiceServer::with_interceptor(service, move |mut request: Request<()>| {
+            request.extensions_mut().insert(peer.clone());
+            Ok(request)
+        });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
+    let server = tokio::spawn(server);
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+
+    let mut front = Client { channel }.discover("front-1").await;
+    front.subscribe(SERVICE, &["demo/price"]).await;
+    front.next().await;
+    assert_eq!(soon(front.message()).await.unwrap_err().code(), Code::DeadlineExceeded);
+    assert_eq!(metrics.slow_streams.get(), 1);
+    server.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn telemetry_becomes_hops_and_a_cursor_tells_what_is_new() {
-    let dir = tempfile::tempdir().unwrap();
-    let control = ControlPlane::start(dir.path()).await;
-    let front = control.workload("demo/front").await;
+    let control = ControlPlane::start().await;
+    let front = proxy(&control, "front");
     let (reports, stream) = mpsc::channel(8);
     let mut answers = TelemetryServiceClient::new(front.channel.clone())
         .report(ReceiverStream::new(stream))
@@ -440,16 +464,15 @@ async fn telemetry_becomes_hops_and_a_cursor_tells_what_is_new() {
         reports.send(report.clone()).await.unwrap();
         assert_eq!(soon(answers.message()).await.unwrap().unwrap().acknowledged, 1);
     }
-    let mut status = control.status().await;
-    let hops = status.hops(HopsRequest::default()).await.unwrap().into_inner();
+    let mut client = status(&control);
+    let hops = client.hops(HopsRequest::default()).await.unwrap().into_inner();
     let hop = &hops.hops[0];
     assert_eq!((hop.requests, hop.failures, hop.slowest_requests), (100, 1, 1), "the repeat counts once");
     assert_eq!(hop.source, "spiffe://outrigger.local/ns/demo/sa/front");
     let network = hop.slowest_phases.iter().find(|share| share.phase == "network").unwrap();
     assert_eq!(network.time.as_ref().unwrap().seconds, 1);
     let since = HopsRequest { since: hops.cursor, ..HopsRequest::default() };
-    assert_eq!(status.hops(since).await.unwrap().into_inner().hops.len(), 0);
+    assert_eq!(client.hops(since).await.unwrap().into_inner().hops.len(), 0);
     let gone = HopsRequest { since: vec![1; 16], ..HopsRequest::default() };
-    assert_eq!(status.hops(gone).await.unwrap_err().code(), Code::FailedPrecondition);
-    control.stop().await;
+    assert_eq!(client.hops(gone).await.unwrap_err().code(), Code::FailedPrecondition);
 }

@@ -101,10 +101,16 @@ impl ControlPlane {
 
     /// A workload of the mesh, issued without the network.
     pub(crate) fn workload(&self, account: &str) -> Identity {
+        self.labelled(account, &[])
+    }
+
+    /// One that joined with a token for these labels.
+    pub(crate) fn labelled(&self, account: &str, labels: &[(&str, &str)]) -> Identity {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let id = format!("spiffe://outrigger.local/ns/demo/sa/{account}").parse().unwrap();
         let key = Key::generate().unwrap();
         let csr = Csr::parse(&key.csr_der(&id).unwrap()).unwrap();
-        let issued = self.state.authority.issue(&id, &Default::default(), &csr).unwrap();
+        let issued = self.state.authority.issue(&id, &labels, &csr).unwrap();
         let chain = issued.chain.iter().map(|certificate| certificate.to_vec()).collect();
         self.with_bundle(Svid::from_parts(chain, key).unwrap())
     }

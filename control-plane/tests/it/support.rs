@@ -1,21 +1,8 @@
-//! A control plane in this process, and clients that speak to it over TLS.
+//! What proxies do, by hand: registry sessions, discovery streams, reports.
 
-use std::{
-    future::Future,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, time::Duration};
 
-use outrigger_control_plane::{
-    app::{self, State},
-    authority::Csr,
-    clock::Clock,
-    settings::Settings,
-    store::Store,
-};
-use outrigger_core::{model::SpiffeId, policy};
-use outrigger_process::{exit::Exit, shutdown::Shutdown};
+use outrigger_core::policy;
 use outrigger_proto::{
     envoy::service::discovery::v3::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node,
@@ -23,7 +10,7 @@ use outrigger_proto::{
     },
     google::rpc,
     mesh::v1alpha1::{EndpointSet, RejectedResource, RejectedResources},
-    policy::v1alpha1::{ApplyItem, ApplyRequest, Object, policy_service_client::PolicyServiceClient},
+    policy::v1alpha1::{ApplyItem, ApplyRequest, Object},
     registry::v1alpha1::{
         SessionRequest, SessionResponse, Workload, WorkloadPort,
         registry_service_client::RegistryServiceClient, session_request,
@@ -34,14 +21,12 @@ use outrigger_proto::{
     },
     type_url,
 };
-use outrigger_tls::{
-    Bundle, Identity, Key, Svid,
-    grpc::{ServerTrust, channel},
-};
 use prost::Message;
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
+
+use crate::running::ControlPlane;
 
 /// No event of a test takes so long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -51,100 +36,29 @@ pub(crate) async fn soon<T>(event: impl Future<Output = T>) -> T {
     timeout(PATIENCE, event).await.expect("an event did not come")
 }
 
-/// A control plane that runs.
-pub(crate) struct ControlPlane {
-    pub(crate) state: Arc<State>,
-    pub(crate) discovery: String,
-    pub(crate) policy: String,
-    store: PathBuf,
-    shutdown: Shutdown,
-    ended: JoinHandle<Exit>,
+/// The connection of a workload with this service account in the namespace `demo`.
+pub(crate) fn proxy(control: &ControlPlane, account: &str) -> Client {
+    labelled(control, account, &[])
 }
 
-impl ControlPlane {
-    /// Starts one in `directory`.
-    pub(crate) async fn start(directory: &Path) -> Self {
-        Self::with(directory, |_| {}).await
-    }
+/// The connection of one that joined with a token for these labels.
+pub(crate) fn labelled(control: &ControlPlane, account: &str, labels: &[(&str, &str)]) -> Client {
+    Client { channel: control.discovery_port(Some(&control.labelled(account, labels))) }
+}
 
-    /// Starts one with settings of its own.
-    pub(crate) async fn with(directory: &Path, edit: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings { state_dir: Some(directory.join("state")), ..Settings::default() };
-        for port in [&mut settings.policy, &mut settings.discovery, &mut settings.health] {
-            port.listen = "127.0.0.1:0".parse().unwrap();
-        }
-        edit(&mut settings);
-        let shutdown = Shutdown::new(Duration::from_secs(5));
-        let running = app::start(&settings, Clock::system(), shutdown.clone()).await.unwrap();
-        Self {
-            state: Arc::clone(&running.state),
-            discovery: running.addresses.discovery.to_string(),
-            policy: running.addresses.policy.to_string(),
-            store: directory.join("state/store.redb"),
-            shutdown,
-            ended: tokio::spawn(running.wait()),
-        }
-    }
+/// The operators' status calls.
+pub(crate) fn status(control: &ControlPlane) -> StatusServiceClient<Channel> {
+    StatusServiceClient::new(control.policy_port(Some(&control.kept("admin"))))
+}
 
-    /// Stops it.
-    pub(crate) async fn stop(self) {
-        self.shutdown.stop();
-        drop(self.state);
-        assert_eq!(soon(self.ended).await.unwrap(), Exit::Success, "streams end with the control plane");
-        // Streams that were cut off let go of it a moment later; a process would be gone.
-        soon(async {
-            while Store::open(&self.store).is_err() {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-    }
-
-    fn identity(&self, svid: Svid) -> Identity {
-        let bundle = self.state.authority.bundle();
-        let (domain, roots) = (bundle.trust_domain, bundle.x509_authorities);
-        Identity::new(svid, Bundle::new(domain, roots, bundle.sequence).unwrap())
-    }
-
-    /// A connection of a workload with this service account, `<namespace>/<name>`.
-    pub(crate) async fn workload(&self, account: &str) -> Client {
-        self.labelled(account, &[]).await
-    }
-
-    /// A connection of a workload that joined with a token for these labels.
-    pub(crate) async fn labelled(&self, account: &str, labels: &[(&str, &str)]) -> Client {
-        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let (namespace, name) = account.split_once('/').unwrap();
-        let id: SpiffeId = format!("spiffe://outrigger.local/ns/{namespace}/sa/{name}").parse().unwrap();
-        let key = Key::generate().unwrap();
-        let csr = Csr::parse(&key.anonymous_csr_der().unwrap()).unwrap();
-        let chain = self.state.authority.issue(&id, &labels, &csr).unwrap().chain;
-        let svid = Svid::from_parts(chain.iter().map(|der| der.to_vec()).collect(), key).unwrap();
-        let identity = self.identity(svid);
-        let trust = ServerTrust::Bundle(identity.clone());
-        Client { channel: channel(&self.discovery, trust, Some(&identity)).await.unwrap() }
-    }
-
-    async fn operator(&self) -> Channel {
-        let identity = self.identity(self.state.authority.operator(&"admin".parse().unwrap()).unwrap());
-        channel(&self.policy, ServerTrust::Bundle(identity.clone()), Some(&identity)).await.unwrap()
-    }
-
-    /// The operators' status calls.
-    pub(crate) async fn status(&self) -> StatusServiceClient<Channel> {
-        StatusServiceClient::new(self.operator().await)
-    }
-
-    /// Applies documents; returns the revision.
-    pub(crate) async fn apply(&self, text: &str) -> u64 {
-        let documents = policy::parse(text).unwrap();
-        let items = documents.iter().map(|document| ApplyItem {
-            object: Some(Object::from(&document.object)),
-            ..ApplyItem::default()
-        });
-        let request = ApplyRequest { items: items.collect(), ..ApplyRequest::default() };
-        PolicyServiceClient::new(self.operator().await).apply(request).await.unwrap().into_inner().revision
-    }
+/// Applies documents; returns the revision.
+pub(crate) async fn apply(control: &ControlPlane, text: &str) -> u64 {
+    let documents = policy::parse(text).unwrap();
+    let items = documents
+        .iter()
+        .map(|document| ApplyItem { object: Some(Object::from(&document.object)), ..ApplyItem::default() });
+    let request = ApplyRequest { items: items.collect(), ..ApplyRequest::default() };
+    control.admin().apply(request).await.unwrap().into_inner().revision
 }
 
 /// A workload's connection.

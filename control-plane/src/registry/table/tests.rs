@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use outrigger_core::model::Health;
 use tokio::time::Instant;
 
-use super::{Limits, Plan, Refusal, SessionId, SessionOver, Standing, Table, Write};
-use crate::registry::{AddressRules, Claim, WorkloadName};
+use super::{Limits, Plan, SessionId, Table, Write};
+use crate::registry::{AddressRules, Claim, Refusal, SessionOver, Standing, WorkloadName};
 
 const LEASE: Duration = Duration::from_secs(30);
 
