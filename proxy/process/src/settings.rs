@@ -22,8 +22,6 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// What every variable of ours starts with.
 const PREFIX: &str = "OUTRIGGER_";
-/// Variables of the operator's command, which shares a shell with the binaries that it starts.
-const COMMAND_PREFIX: &str = "OUTRIGGER_CLI_";
 /// After so many defects the rest is not looked for.
 const MAX_DEFECTS: usize = 32;
 /// No settings file is larger.
@@ -145,8 +143,8 @@ impl Layers {
         self
     }
 
-    /// Those of `variables` whose names start with `OUTRIGGER_`, but for the ones of the operator's command and those named
-    /// in `except`, which are not settings. `__` separates the levels of a key; lists are written `[a, b]`.
+    /// Those of `variables` whose names start with `OUTRIGGER_`, but for the ones named in `except`, which are not
+    /// settings. `__` separates the levels of a key; lists are written `[a, b]`.
     #[must_use]
     pub fn environment(
         mut self,
@@ -159,7 +157,7 @@ impl Layers {
             let Some(name) = variable.strip_prefix(PREFIX) else {
                 continue;
             };
-            if variable.starts_with(COMMAND_PREFIX) || except.contains(&variable.as_str()) {
+            if except.contains(&variable.as_str()) {
                 continue;
             }
             let path: Vec<_> = name.to_lowercase().split("__").map(str::to_owned).collect();

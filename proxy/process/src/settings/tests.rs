@@ -81,7 +81,6 @@ fn flags_beat_the_environment_beats_the_file_beats_the_defaults() {
                 ("OUTRIGGER_INSTANCE", "environment"),
                 ("OUTRIGGER_OUTBOUND__LISTEN", "127.0.0.1:2"),
                 ("OUTRIGGER_JOIN_TOKEN", "otr1.secret"),
-                ("OUTRIGGER_CLI_SERVER", "of the command"),
                 ("PATH", "/bin"),
             ]),
             &["OUTRIGGER_JOIN_TOKEN"],

@@ -62,7 +62,12 @@ async fn every_form_of_a_mesh_name_reaches_the_service_and_nothing_else_is_proxi
         ("http://example.com/", "external_denied"),
     ] {
         let answer = front.client().get(url).await.unwrap();
-        assert!(answer.status >= 400 && answer.text().contains(reason), "{url}: {} {}", answer.status, answer.text());
+        assert!(
+            answer.status >= 400 && answer.text().contains(reason),
+            "{url}: {} {}",
+            answer.status,
+            answer.text()
+        );
     }
     assert_eq!(app.asked().len(), 5);
 }
