@@ -98,7 +98,9 @@ impl BoundListener {
                     },
                     Err(error) if is_of_the_connection(&error) => {}
                     Err(error) => {
-                        tracing::warn!(%error, address = %self.address, "cannot accept");
+                        if let Some(unsaid) = shared.telemetry.say(self.listener.direction()) {
+                            tracing::warn!(%error, address = %self.address, unsaid, "cannot accept");
+                        }
                         tokio::time::sleep(PAUSE).await;
                     }
                 }

@@ -4,10 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use outrigger_core::reason::Reason;
 use tokio::{
@@ -19,20 +16,21 @@ use crate::{
     headers,
     http::{Gate, Limits, RequestBody, Upload, is_idempotent},
     outbound::refused_us,
-    pool::{Lease, Pool, Slot},
+    pool::{Lease, Pool, Slot, Upstream},
     telemetry::{Exchange, Telemetry},
 };
 
 /// Makes connections to one endpoint.
 pub(crate) trait Connect: Sync {
     /// Makes one. Bounded in time by the caller.
-    fn connect(&self) -> impl Future<Output = Result<SendRequest<RequestBody>, Reason>> + Send;
+    fn connect(&self) -> impl Future<Output = Result<Upstream, Reason>> + Send;
 }
 
-/// Begins HTTP/1 on a connection to an upstream. Its task ends with it.
-pub(crate) async fn handshake<T>(io: T, limits: &Limits) -> Result<SendRequest<RequestBody>, Reason>
+/// Begins HTTP/1 on a connection to an upstream. Its task ends with it, or when it has to be `cut`.
+pub(crate) async fn handshake<T, C>(io: T, limits: &Limits, cut: C) -> Result<Upstream, Reason>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    C: Future<Output = ()> + Send + 'static,
 {
     let mut builder = http1::Builder::new();
     builder.max_header_size(limits.head_bytes).max_buf_size(limits.head_bytes.saturating_add(8 * 1024));
@@ -44,11 +42,15 @@ where
         Reason::ConnectFailed
     })?;
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "upstream connection ended");
+        tokio::select! {
+            biased;
+            ended = connection => if let Err(error) = ended {
+                tracing::debug!(error = &error as &dyn std::error::Error, "upstream connection ended");
+            },
+            () = cut => {}
         }
     });
-    Ok(sender)
+    Ok(Upstream::new(sender))
 }
 
 /// Where and how.
@@ -102,12 +104,12 @@ impl<C: Connect> Attempt<'_, C> {
         let (pooled, closed) = slot.reuse(self.max_idle).await;
         self.telemetry.metrics().pool_replaced.inc_by(closed);
         exchange.stamp(|stamps| stamps.queued = started.elapsed());
-        let Some(sender) = pooled else {
+        let Some(upstream) = pooled else {
             // Boxed: most requests find a connection, and need not carry the making of one.
             return Box::pin(self.send_fresh(slot, request, upload, exchange)).await;
         };
         let head = repeatable(&request, upload);
-        let (slot, request) = match self.send_on(slot, sender, request, upload, exchange).await {
+        let (slot, request) = match self.send_on(slot, upstream, request, upload, exchange).await {
             Ok(answered) => return Ok(answered),
             Err((slot, Failed::Unsent(request))) => (slot, *request),
             Err((slot, Failed::Broke | Failed::Refused)) => match head {
@@ -135,8 +137,8 @@ impl<C: Connect> Attempt<'_, C> {
         let started = Instant::now();
         let connected = timeout(self.connect_timeout, self.connect.connect()).await;
         exchange.stamp(|stamps| stamps.connecting = started.elapsed());
-        let sender = connected.map_err(|_elapsed| Reason::ConnectTimeout)??;
-        match self.send_on(slot, sender, request, upload, exchange).await {
+        let upstream = connected.map_err(|_elapsed| Reason::ConnectTimeout)??;
+        match self.send_on(slot, upstream, request, upload, exchange).await {
             Ok(answered) => Ok(answered),
             Err((_, Failed::Unsent(_))) => Err(Reason::ConnectFailed),
             Err((_, Failed::Broke)) => Err(Reason::UpstreamReset),
@@ -149,14 +151,14 @@ impl<C: Connect> Attempt<'_, C> {
     async fn send_on(
         &self,
         slot: Slot,
-        mut sender: SendRequest<RequestBody>,
+        mut upstream: Upstream,
         request: Request<RequestBody>,
         upload: &Arc<Upload>,
         exchange: &mut Exchange,
     ) -> Result<(Response<Incoming>, Lease), (Slot, Failed)> {
         let expects = upload.is_expecting();
         exchange.stamp(|stamps| stamps.handed_on = Some(Instant::now().into_std()));
-        let answer = sender.try_send_request(request);
+        let answer = upstream.sender().try_send_request(request);
         tokio::pin!(answer);
         let answer = tokio::select! {
             biased;
@@ -173,7 +175,7 @@ impl<C: Connect> Attempt<'_, C> {
                     return Err((slot, Failed::For(reason)));
                 }
                 pause_upload(&response, upload);
-                Ok((response, slot.lease(sender)))
+                Ok((response, slot.lease(upstream)))
             }
             Err(mut error) => {
                 if let Some(request) = error.take_message() {
@@ -206,6 +208,12 @@ fn why(error: &hyper::Error, upload: &Upload) -> Failed {
 /// A response that could be understood in two ways, or that leaves HTTP although nobody asked for it.
 fn check_response(response: &Response<Incoming>) -> Result<(), Reason> {
     let headers = response.headers();
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let one_length = match (lengths.next(), lengths.next()) {
+        (None, _) => true,
+        (Some(length), None) => length.as_bytes().iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let coding = match (codings.next(), codings.next()) {
         (None, _) => true,
@@ -215,7 +223,7 @@ fn check_response(response: &Response<Incoming>) -> Result<(), Reason> {
         }
         _ => false,
     };
-    if coding && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if one_length && coding && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         Ok(())
     } else {
         Err(Reason::BadResponse)

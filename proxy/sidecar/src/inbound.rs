@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, ext};
 use outrigger_core::{model::SpiffeId, reason::Reason, telemetry::timing};
-use outrigger_tls::{mesh, peer_id};
+use outrigger_tls::{Evidence, mesh, peer_id};
+use rustls::Side;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -22,6 +23,7 @@ use crate::{
     },
     pool::Pool,
     telemetry::{Direction, Exchange, Held, Record},
+    trust::Watch,
 };
 use application::{Application, keep_for};
 
@@ -49,17 +51,34 @@ impl Inbound {
 
     /// Serves one connection to its end.
     pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let Some((stream, identity)) = self.handshake(stream, peer).await else {
+        let watch = Watch::begin(&self.shared.identity);
+        let Some((stream, identity, evidence)) = self.handshake(stream, peer).await else {
             return;
         };
         let limits = &self.shared.limits;
+        // No request more: for all connections when the data path drains, for this one when its peer is distrusted.
+        let closing = self.shared.draining.child_token();
+        let (close, telemetry) = (closing.clone(), self.shared.telemetry.clone());
+        let mut trusted = watch.over(evidence, limits, move |refusal| {
+            close.cancel();
+            telemetry.distrusted(Direction::Inbound, peer, &refusal);
+        });
         let io = Guarded::new(stream, Bytes::new(), limits);
         let link = Arc::clone(io.link());
         let service = |request| {
             let (this, link, identity) = (Arc::clone(&self), Arc::clone(&link), identity.clone());
             async move { this.answer(request, &link, peer, identity).await }
         };
-        let refused = Box::pin(serve(io, limits, &self.shared.draining, service)).await;
+        let served = Box::pin(serve(io, limits, &closing, service));
+        let refused = tokio::select! {
+            biased;
+            refused = served => refused,
+            () = trusted.cut() => {
+                // Whatever is on its way ends here, and must not look whole.
+                link.reset();
+                None
+            }
+        };
         if let Some(reason) = refused {
             self.shared.telemetry.refused_head(Direction::Inbound, peer, reason);
         }
@@ -69,7 +88,7 @@ impl Inbound {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-    ) -> Option<(TlsStream<TcpStream>, SpiffeId)> {
+    ) -> Option<(TlsStream<TcpStream>, SpiffeId, Evidence)> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.shared.server_tls));
         let metrics = self.shared.telemetry.metrics();
         let accepted = timeout(self.shared.limits.handshake_timeout, acceptor.accept(stream)).await;
@@ -79,9 +98,11 @@ impl Inbound {
                 match outrigger_tls::refusal(&error) {
                     Some(refusal) => {
                         metrics.rejected(Direction::Inbound, refusal.reason);
-                        let presented = refusal.presented.as_ref().map(SpiffeId::as_str);
-                        let reason = refusal.reason.as_str();
-                        tracing::warn!(downstream.addr = %peer, presented, reason, "peer rejected");
+                        if let Some(unsaid) = self.shared.telemetry.say(Direction::Inbound) {
+                            let presented = refusal.presented.as_ref().map(SpiffeId::as_str);
+                            let reason = refusal.reason.as_str();
+                            tracing::warn!(downstream.addr = %peer, presented, reason, unsaid, "peer rejected");
+                        }
                     }
                     None => {
                         metrics.handshake_failed(Direction::Inbound);
@@ -97,10 +118,10 @@ impl Inbound {
             }
         };
         let (_, connection) = stream.get_ref();
-        let identity = peer_id(connection);
-        match identity.filter(|_| connection.alpn_protocol() == Some(mesh::ALPN_H1)) {
-            Some(identity) => Some((stream, identity)),
-            None => {
+        let ours = connection.alpn_protocol() == Some(mesh::ALPN_H1);
+        match (peer_id(connection), Evidence::of(connection, Side::Client)) {
+            (Some(identity), Some(evidence)) if ours => Some((stream, identity, evidence)),
+            _ => {
                 metrics.handshake_failed(Direction::Inbound);
                 tracing::debug!(downstream.addr = %peer, "peer offered no protocol of the mesh");
                 None

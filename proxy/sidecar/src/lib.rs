@@ -13,6 +13,7 @@ pub mod outbound;
 mod pool;
 pub mod snapshot;
 pub mod telemetry;
+mod trust;
 mod tunnel;
 mod worker;
 

@@ -2,7 +2,10 @@
 //! whoever asks thinks that safe.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,9 +39,44 @@ struct IdleConnections {
     reaped: bool,
 }
 
+/// A connection to an upstream.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    sender: SendRequest<RequestBody>,
+    /// Set when its peer is no longer trusted: it may finish what it does, and takes nothing new.
+    retired: Option<Arc<AtomicBool>>,
+}
+
+impl Upstream {
+    /// One on which HTTP/1 has begun.
+    pub(crate) fn new(sender: SendRequest<RequestBody>) -> Self {
+        Self { sender, retired: None }
+    }
+
+    /// The same, but not used any more once `retired` is set.
+    pub(crate) fn until(self, retired: Arc<AtomicBool>) -> Self {
+        Self { retired: Some(retired), ..self }
+    }
+
+    /// Where the next request goes.
+    pub(crate) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
+        &mut self.sender
+    }
+
+    fn is_over(&self) -> bool {
+        self.sender.is_closed()
+            || self.retired.as_ref().is_some_and(|retired| retired.load(Ordering::Relaxed))
+    }
+
+    async fn is_ready(&mut self) -> bool {
+        !self.is_over()
+            && (self.sender.is_ready() || matches!(timeout(READY, self.sender.ready()).await, Ok(Ok(()))))
+    }
+}
+
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    upstream: Upstream,
     since: Instant,
     until: Instant,
 }
@@ -64,26 +102,26 @@ impl Pool {
         Ok(Slot { pool: Arc::clone(self), _permit: permit })
     }
 
-    /// Whether nothing would be lost with it.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.idle.lock().connections.is_empty()
+    /// Whether nothing would be lost with it: no connection, and no request that counts against its bound.
+    pub(crate) fn is_unused(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1 && self.idle.lock().connections.is_empty()
     }
 
-    fn pop(&self, max_idle: Duration) -> Option<SendRequest<RequestBody>> {
+    fn pop(&self, max_idle: Duration) -> Option<Upstream> {
         let now = Instant::now();
         let mut idle = self.idle.lock();
         // The newest is the last: when it is too old, so are all others.
         let newest = idle.connections.pop_if(|newest| newest.until > now && now - newest.since <= max_idle);
-        newest.map(|newest| newest.sender)
+        newest.map(|newest| newest.upstream)
     }
 
-    fn put(self: &Arc<Self>, sender: SendRequest<RequestBody>, keep: Duration) {
-        if sender.is_closed() || keep.is_zero() {
+    fn put(self: &Arc<Self>, upstream: Upstream, keep: Duration) {
+        if upstream.is_over() || keep.is_zero() {
             return;
         }
         let since = Instant::now();
         let mut idle = self.idle.lock();
-        idle.connections.push(Idle { sender, since, until: since + keep });
+        idle.connections.push(Idle { upstream, since, until: since + keep });
         if !idle.reaped {
             idle.reaped = true;
             tokio::spawn(reap(Arc::downgrade(self)));
@@ -94,7 +132,7 @@ impl Pool {
     fn close_expired(&self) -> Option<Instant> {
         let now = Instant::now();
         let mut idle = self.idle.lock();
-        idle.connections.retain(|connection| connection.until > now && !connection.sender.is_closed());
+        idle.connections.retain(|connection| connection.until > now && !connection.upstream.is_over());
         let next = idle.connections.iter().map(|connection| connection.until).min();
         idle.reaped = next.is_some();
         next
@@ -120,20 +158,20 @@ pub(crate) struct Slot {
 
 impl Slot {
     /// A connection that is ready and was idle for at most `max_idle`; those that were found closed are counted.
-    pub(crate) async fn reuse(&self, max_idle: Duration) -> (Option<SendRequest<RequestBody>>, u64) {
+    pub(crate) async fn reuse(&self, max_idle: Duration) -> (Option<Upstream>, u64) {
         let mut closed = 0;
-        while let Some(mut sender) = self.pool.pop(max_idle) {
-            if sender.is_ready() || matches!(timeout(READY, sender.ready()).await, Ok(Ok(()))) {
-                return (Some(sender), closed);
+        while let Some(mut upstream) = self.pool.pop(max_idle) {
+            if upstream.is_ready().await {
+                return (Some(upstream), closed);
             }
             closed += 1;
         }
         (None, closed)
     }
 
-    /// The request went out on `sender`.
-    pub(crate) fn lease(self, sender: SendRequest<RequestBody>) -> Lease {
-        Lease { slot: self, sender, keep: Duration::ZERO }
+    /// The request went out on `upstream`.
+    pub(crate) fn lease(self, upstream: Upstream) -> Lease {
+        Lease { slot: self, upstream, keep: Duration::ZERO }
     }
 }
 
@@ -141,7 +179,7 @@ impl Slot {
 #[derive(Debug)]
 pub(crate) struct Lease {
     slot: Slot,
-    sender: SendRequest<RequestBody>,
+    upstream: Upstream,
     keep: Duration,
 }
 
@@ -154,6 +192,6 @@ impl Lease {
     /// The exchange is over and the connection whole.
     pub(crate) fn keep(self) {
         // Back in the pool first, so that whoever waits for the permit finds it there.
-        self.slot.pool.put(self.sender, self.keep);
+        self.slot.pool.put(self.upstream, self.keep);
     }
 }

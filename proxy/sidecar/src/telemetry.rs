@@ -4,10 +4,12 @@ mod access;
 mod edges;
 mod exchange;
 mod metrics;
+mod sparing;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use outrigger_core::{reason::Reason, telemetry::Edge};
+use outrigger_core::{model::SpiffeId, reason::Reason, telemetry::Edge};
+use outrigger_tls::Refusal;
 use prometheus_client::registry::Registry;
 
 pub use access::Direction;
@@ -17,6 +19,7 @@ pub(crate) use exchange::{Exchange, Held};
 pub(crate) use metrics::{Metrics, Open};
 
 use edges::{EdgeCollector, Edges};
+use sparing::Sparing;
 
 /// Everything that is counted; shared by all workers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -27,6 +30,8 @@ struct Inner {
     edges: Arc<Edges>,
     metrics: Metrics,
     access_log: bool,
+    /// For what strangers can make the proxy say, inbound and outbound.
+    sparing: [Sparing; 2],
 }
 
 impl Telemetry {
@@ -34,7 +39,12 @@ impl Telemetry {
     pub fn new(registry: &mut Registry, access_log: bool) -> Self {
         let edges = Arc::new(Edges::default());
         registry.register_collector(Box::new(EdgeCollector(Arc::clone(&edges))));
-        Self(Arc::new(Inner { edges, metrics: Metrics::new(registry), access_log }))
+        Self(Arc::new(Inner {
+            edges,
+            metrics: Metrics::new(registry),
+            access_log,
+            sparing: Default::default(),
+        }))
     }
 
     /// The figures of every edge since the start of the process, in no particular order. A report sends what was added
@@ -56,6 +66,25 @@ impl Telemetry {
         &self.0.metrics
     }
 
+    /// Whether a line may be logged that a peer can cause at will; if so, how many of its kind were left unsaid before.
+    pub(crate) fn say(&self, direction: Direction) -> Option<u64> {
+        let [inbound, outbound] = &self.0.sparing;
+        match direction {
+            Direction::Inbound => inbound.say(Instant::now()),
+            Direction::Outbound => outbound.say(Instant::now()),
+        }
+    }
+
+    /// Counts and logs that the peer of an open connection is no longer trusted.
+    pub(crate) fn distrusted(&self, direction: Direction, peer: SocketAddr, refusal: &Refusal) {
+        self.metrics().distrusted(direction, refusal.reason);
+        if let Some(unsaid) = self.say(direction) {
+            let presented = refusal.presented.as_ref().map(SpiffeId::as_str);
+            let (direction, reason) = (direction.as_str(), refusal.reason.as_str());
+            tracing::info!(direction, peer.addr = %peer, presented, reason, unsaid, "peer no longer trusted");
+        }
+    }
+
     /// Counts and logs the end of an exchange.
     pub(crate) fn record(&self, record: &Record) {
         self.0.metrics.count(record);
@@ -65,7 +94,7 @@ impl Telemetry {
     }
 
     /// Counts and logs an answer to a head that never became a request.
-    pub(crate) fn refused_head(&self, direction: Direction, peer: std::net::SocketAddr, reason: Reason) {
+    pub(crate) fn refused_head(&self, direction: Direction, peer: SocketAddr, reason: Reason) {
         let mut record = Record::new(direction, peer);
         record.refuse(reason);
         self.record(&record);

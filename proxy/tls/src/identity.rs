@@ -1,6 +1,9 @@
 //! The handle on who we are and whom we trust.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use arc_swap::ArcSwapOption;
 use outrigger_core::model::SpiffeId;
@@ -18,6 +21,7 @@ struct Shared {
     svid: ArcSwapOption<Svid>,
     bundle: ArcSwapOption<Bundle>,
     changed: watch::Sender<u64>,
+    credential: AtomicU64,
 }
 
 impl Identity {
@@ -27,6 +31,7 @@ impl Identity {
             svid: ArcSwapOption::empty(),
             bundle: ArcSwapOption::empty(),
             changed: watch::Sender::new(0),
+            credential: AtomicU64::new(0),
         }))
     }
 
@@ -41,6 +46,7 @@ impl Identity {
     /// Takes `svid` for every handshake from now on.
     pub fn set_svid(&self, svid: Svid) {
         self.0.svid.store(Some(Arc::new(svid)));
+        self.0.credential.fetch_add(1, Ordering::Release);
         self.0.changed.send_modify(|generation| *generation += 1);
     }
 
@@ -65,13 +71,14 @@ impl Identity {
         self.0.bundle.load_full()
     }
 
-    /// A generation that grows with every swap; the value is stored before it grows. Part of a connection pool's key.
+    /// A number that grows with every swap, of SVID or bundle; the value is stored before it grows.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }
 
-    /// The generation now.
-    pub fn generation(&self) -> u64 {
-        *self.0.changed.borrow()
+    /// How often our own SVID was swapped: part of a connection pool's key. A new bundle is none of its business: it
+    /// closes the connections whose chain no longer verifies, and no others.
+    pub fn credential_generation(&self) -> u64 {
+        self.0.credential.load(Ordering::Acquire)
     }
 }

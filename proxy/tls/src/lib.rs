@@ -7,6 +7,7 @@
 mod bundle;
 mod certificate;
 pub mod credential;
+mod evidence;
 pub mod grpc;
 mod identity;
 mod key;
@@ -23,6 +24,7 @@ mod verify;
 
 pub use bundle::{Bundle, InvalidBundle};
 pub use certificate::{InvalidCertificate, sha256, spki_sha256};
+pub use evidence::Evidence;
 pub use identity::Identity;
 pub use key::{InvalidKey, Key};
 pub use provider::provider;

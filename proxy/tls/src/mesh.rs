@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use outrigger_core::model::SpiffeId;
 use rustls::{
-    ClientConfig, CommonState, ServerConfig, Side,
+    ClientConfig, ServerConfig,
     client::{Resumption, danger::ServerCertVerifier},
-    pki_types::{ServerName, UnixTime},
+    pki_types::ServerName,
     server::{NoServerSessionStorage, ResolvesServerCert, danger::ClientCertVerifier},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     Identity, PeerRejected, Refusal, provider,
     resolve::Current,
     verifier::{Judge, Verifier},
-    verify::{self, Shown, Usage},
+    verify::{self, Shown},
 };
 
 /// ALPN: HTTP/1 inside.
@@ -40,27 +40,6 @@ pub fn client_config(
 ) -> Arc<ClientConfig> {
     let verifier = Arc::new(Verifier(Peer { identity: identity.clone(), expected: Some(expected.into()) }));
     Arc::new(base_client(verifier, Some(identity), alpn))
-}
-
-/// Judges the peer of an open connection again, at `now` and with the bundle in force, as `peer` (the side it is on):
-/// after a change of bundle, or when its leaf has expired, a connection that fails this is to be closed.
-///
-/// # Errors
-/// If a handshake with the same certificates would be refused now.
-pub fn still_trusted(
-    identity: &Identity,
-    connection: &CommonState,
-    peer: Side,
-    now: UnixTime,
-) -> Result<(), Refusal> {
-    let shown = connection.peer_certificates().and_then(<[_]>::split_first);
-    let (end_entity, intermediates) = shown.ok_or_else(|| Refusal::new(PeerRejected::NoCertificate))?;
-    let usage = match peer {
-        Side::Client => Usage::Client,
-        Side::Server => Usage::Server,
-    };
-    let judge = Peer { identity: identity.clone(), expected: None };
-    judge.judge(&Shown { end_entity, intermediates, now, usage })
 }
 
 /// What rustls wants for a name: peers are known by their identity, so nothing is sent and nothing is compared.

@@ -31,6 +31,11 @@ pub struct Limits {
     /// How long an unused connection to an endpoint of the mesh is kept: shorter than the idle timeout on the other
     /// side, which must not close it just as a request is sent. Default 30 s.
     pub pool_idle: Duration,
+    /// When a change of the trust bundle or an expired certificate may have made peers untrustworthy, each open
+    /// connection is judged again at a random moment within so long. Default 60 s.
+    pub distrust_spread: Duration,
+    /// How long a request may still take on a connection whose peer is no longer trusted. Default 10 s.
+    pub distrust_grace: Duration,
 }
 
 impl Default for Limits {
@@ -47,19 +52,24 @@ impl Default for Limits {
             endpoint_requests: 1024,
             queue_timeout: Duration::from_secs(1),
             pool_idle: Duration::from_secs(30),
+            distrust_spread: Duration::from_secs(60),
+            distrust_grace: Duration::from_secs(10),
         }
     }
 }
 
 impl From<&settings::Limits> for Limits {
     fn from(settings: &settings::Limits) -> Self {
+        let defaults = Self::default();
         Self {
             head_bytes: settings.max_head_bytes,
             head_fields: settings.max_headers,
             head_timeout: settings.head_timeout,
             idle_timeout: settings.idle_timeout,
             connections: settings.max_connections,
-            ..Self::default()
+            // Peers have the same idle timeout, most likely: half of it leaves room for what is on its way.
+            pool_idle: defaults.pool_idle.min(settings.idle_timeout / 2),
+            ..defaults
         }
     }
 }

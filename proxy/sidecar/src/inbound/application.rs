@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, time::Duration};
 
 use http::HeaderMap;
-use hyper::client::conn::http1::SendRequest;
 use outrigger_core::reason::Reason;
 use tokio::net::TcpStream;
 
@@ -11,7 +10,8 @@ use crate::{
     accept,
     attempt::{Connect, handshake},
     headers,
-    http::{Limits, RequestBody},
+    http::Limits,
+    pool::Upstream,
     telemetry::{Direction, Telemetry},
 };
 
@@ -27,14 +27,14 @@ pub(crate) struct Application {
 }
 
 impl Connect for Application {
-    async fn connect(&self) -> Result<SendRequest<RequestBody>, Reason> {
+    async fn connect(&self) -> Result<Upstream, Reason> {
         let stream = TcpStream::connect(self.address).await.map_err(|error| {
             tracing::debug!(%error, upstream.addr = %self.address, "application refused the connection");
             Reason::ConnectFailed
         })?;
         accept::tune(&stream);
         self.telemetry.metrics().opened(Direction::Inbound);
-        handshake(stream, &self.limits).await
+        handshake(stream, &self.limits, std::future::pending()).await
     }
 }
 

@@ -1,13 +1,22 @@
 //! Connections to other sidecars: mutual TLS 1.3 with exactly the identity that the endpoint set names, kept apart by
 //! (endpoint and its identity, generation of our own credential).
 
-use std::{collections::HashMap, error::Error as _, sync::Arc};
+use std::{
+    collections::HashMap,
+    error::Error as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use hyper::client::conn::http1::SendRequest;
 use outrigger_core::{model::SpiffeId, reason::Reason};
-use outrigger_tls::mesh::{self, ALPN_H1};
+use outrigger_tls::{
+    Evidence, Identity, Refusal,
+    mesh::{self, ALPN_H1},
+};
 use parking_lot::Mutex;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, Side};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -16,9 +25,10 @@ use crate::{
     attempt::{Connect, handshake},
     data_path::Shared,
     endpoint::EndpointState,
-    http::{Limits, RequestBody},
-    pool::Pool,
+    http::Limits,
+    pool::{Pool, Upstream},
     telemetry::{Direction, Telemetry},
+    trust::{Trusted, Watch},
 };
 
 /// The address of the state (which stands for address and identity, and is held by the pool), and the generation.
@@ -31,16 +41,17 @@ pub(super) struct MeshPools(Mutex<HashMap<Key, Arc<Peer>>>);
 impl MeshPools {
     /// The connections to the endpoint of `state`, with the credential in force.
     pub(super) fn of(&self, state: &Arc<EndpointState>, shared: &Shared) -> Arc<Peer> {
-        let key = (Arc::as_ptr(state).addr(), shared.identity.generation());
+        let key = (Arc::as_ptr(state).addr(), shared.identity.credential_generation());
         let mut pools = self.0.lock();
         if let Some(peer) = pools.get(&key) {
             return Arc::clone(peer);
         }
         // Endpoints that are gone, and old credentials: nobody uses them, and their connections have run out.
-        pools.retain(|_, peer| Arc::strong_count(peer) > 1 || !peer.pool.is_empty());
+        pools.retain(|_, peer| Arc::strong_count(peer) > 1 || !peer.pool.is_unused());
         let peer = Arc::new(Peer {
             pool: Pool::new(&shared.limits),
             tls: mesh::client_config(&shared.identity, [state.key().identity.clone()], &[ALPN_H1]),
+            identity: shared.identity.clone(),
             state: Arc::clone(state),
             telemetry: shared.telemetry.clone(),
             limits: shared.limits.clone(),
@@ -55,6 +66,7 @@ impl MeshPools {
 pub(super) struct Peer {
     pool: Arc<Pool>,
     tls: Arc<ClientConfig>,
+    identity: Identity,
     state: Arc<EndpointState>,
     telemetry: Telemetry,
     limits: Limits,
@@ -70,36 +82,58 @@ impl Peer {
         let metrics = self.telemetry.metrics();
         if let Some(refusal) = outrigger_tls::refusal(error) {
             metrics.rejected(Direction::Outbound, refusal.reason);
-            let presented = refusal.presented.as_ref().map(SpiffeId::as_str);
-            let reason = refusal.reason.as_str();
-            let expected = key.identity.as_str();
-            tracing::warn!(upstream.addr = %key.address, expected, presented, reason, "peer rejected");
+            if let Some(unsaid) = self.telemetry.say(Direction::Outbound) {
+                let presented = refusal.presented.as_ref().map(SpiffeId::as_str);
+                let reason = refusal.reason.as_str();
+                let expected = key.identity.as_str();
+                tracing::warn!(upstream.addr = %key.address, expected, presented, reason, unsaid, "peer rejected");
+            }
             return Reason::PeerRejected;
         }
         metrics.handshake_failed(Direction::Outbound);
-        tracing::warn!(upstream.addr = %key.address, %error, "handshake failed");
+        if let Some(unsaid) = self.telemetry.say(Direction::Outbound) {
+            tracing::warn!(upstream.addr = %key.address, %error, unsaid, "handshake failed");
+        }
         Reason::TlsFailed
+    }
+
+    /// Keeps an eye on the peer that proved itself with `evidence`; `retired` is set when it is no longer trusted.
+    fn watch(&self, watch: Watch, evidence: Evidence, retired: &Arc<AtomicBool>) -> Trusted {
+        let (retired, telemetry) = (Arc::clone(retired), self.telemetry.clone());
+        let address = self.state.key().address;
+        watch.over(evidence, &self.limits, move |refusal: Refusal| {
+            retired.store(true, Ordering::Relaxed);
+            telemetry.distrusted(Direction::Outbound, address, &refusal);
+        })
     }
 }
 
 impl Connect for Peer {
-    async fn connect(&self) -> Result<SendRequest<RequestBody>, Reason> {
+    async fn connect(&self) -> Result<Upstream, Reason> {
         let address = self.state.key().address;
         let stream = TcpStream::connect(address).await.map_err(|error| {
             tracing::debug!(%error, upstream.addr = %address, "connection refused");
             Reason::ConnectFailed
         })?;
         accept::tune(&stream);
+        let watch = Watch::begin(&self.identity);
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let connected = Box::pin(connector.connect(mesh::server_name(), stream)).await;
         let stream = connected.map_err(|error| self.refused(&error))?;
-        if stream.get_ref().1.alpn_protocol() != Some(ALPN_H1) {
+        let connection = stream.get_ref().1;
+        let evidence = Evidence::of(connection, Side::Server);
+        let Some(evidence) = evidence.filter(|_| connection.alpn_protocol() == Some(ALPN_H1)) else {
             self.telemetry.metrics().handshake_failed(Direction::Outbound);
-            tracing::warn!(upstream.addr = %address, "peer speaks no protocol of the mesh");
+            if let Some(unsaid) = self.telemetry.say(Direction::Outbound) {
+                tracing::warn!(upstream.addr = %address, unsaid, "peer speaks no protocol of the mesh");
+            }
             return Err(Reason::TlsFailed);
-        }
+        };
         self.telemetry.metrics().opened(Direction::Outbound);
-        handshake(stream, &self.limits).await
+        let retired = Arc::new(AtomicBool::new(false));
+        let mut trusted = self.watch(watch, evidence, &retired);
+        let cut = async move { trusted.cut().await };
+        Ok(handshake(stream, &self.limits, cut).await?.until(retired))
     }
 }
 

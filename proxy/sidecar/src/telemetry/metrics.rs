@@ -41,6 +41,7 @@ pub(crate) struct Metrics {
     opened: Family<Side, Counter>,
     rejected: Family<Rejected, Counter>,
     handshakes_failed: Family<Side, Counter>,
+    distrusted: Family<Rejected, Counter>,
     /// Inbound figures that exceeded the time that passed.
     pub(crate) timings_clamped: Counter,
     /// Inbound figures that could not be read.
@@ -60,6 +61,7 @@ impl Metrics {
             opened: Family::default(),
             rejected: Family::default(),
             handshakes_failed: Family::default(),
+            distrusted: Family::default(),
             timings_clamped: Counter::default(),
             timings_invalid: Counter::default(),
             informational_dropped: Counter::default(),
@@ -83,6 +85,11 @@ impl Metrics {
             "handshakes_failed",
             "TLS handshakes that failed for another reason than the peer's identity",
             metrics.handshakes_failed.clone(),
+        );
+        registry.register(
+            "connections_distrusted",
+            "Open connections closed because their peer's chain no longer verified, by the reason",
+            metrics.distrusted.clone(),
         );
         registry.register(
             "timings_clamped",
@@ -139,6 +146,12 @@ impl Metrics {
     pub(crate) fn rejected(&self, direction: Direction, reason: PeerRejected) {
         let labels = Rejected { direction: direction.as_str(), reason: reason.as_str() };
         self.rejected.get_or_create(&labels).inc();
+    }
+
+    /// The peer of an open connection is no longer trusted.
+    pub(super) fn distrusted(&self, direction: Direction, reason: PeerRejected) {
+        let labels = Rejected { direction: direction.as_str(), reason: reason.as_str() };
+        self.distrusted.get_or_create(&labels).inc();
     }
 
     /// A handshake failed otherwise.

@@ -10,6 +10,7 @@
 mod bodies;
 mod broken;
 mod control;
+mod distrust;
 mod forward;
 mod peers;
 mod refusals;

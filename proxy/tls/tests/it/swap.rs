@@ -1,8 +1,11 @@
 //! SVID and bundle change while the configurations stay.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use outrigger_tls::{Bundle, Identity, PeerRejected, mesh, testing::Authority};
+use outrigger_tls::{Bundle, Evidence, Identity, PeerRejected, mesh, testing::Authority};
 use rustls::{ClientConfig, ServerConfig, Side, pki_types::UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -69,16 +72,16 @@ async fn an_open_connection_is_judged_again_by_the_bundle_and_the_time() {
     let (server, client) = kept.shake().await.both();
     let now = UnixTime::now();
     let tomorrow = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() + 2 * 24 * 3600));
-    let of_client = |now| {
-        let outcome = mesh::still_trusted(&kept.pair.price, server.get_ref().1, Side::Client, now);
-        outcome.map_err(|refusal| refusal.reason)
-    };
-    let of_server = |now| {
-        let outcome = mesh::still_trusted(&kept.pair.front, client.get_ref().1, Side::Server, now);
-        outcome.map_err(|refusal| refusal.reason)
-    };
+    let client_shown = Evidence::of(server.get_ref().1, Side::Client).unwrap();
+    let server_shown = Evidence::of(client.get_ref().1, Side::Server).unwrap();
+    let of_client = |now| client_shown.judge(&kept.pair.price, now).map_err(|refusal| refusal.reason);
+    let of_server = |now| server_shown.judge(&kept.pair.front, now).map_err(|refusal| refusal.reason);
     assert_eq!((of_client(now), of_server(now)), (Ok(()), Ok(())));
     assert_eq!(of_client(tomorrow), Err(PeerRejected::Expired));
+    let leaf = kept.pair.front.svid().unwrap().not_after();
+    assert_eq!(client_shown.next_expiry(SystemTime::now()), Some(leaf));
+    // The intermediate lives on after the leaf.
+    assert!(client_shown.next_expiry(leaf + Duration::from_secs(1)).is_some_and(|next| next > leaf));
     let next = Authority::new(TRUST_DOMAIN);
     kept.pair.front.set_bundle(both(&kept.pair.authority, &next));
     kept.pair.price.set_bundle(next.bundle());
@@ -112,8 +115,8 @@ async fn every_change_is_told() {
     let mut changed = identity.clone().changed();
     identity.set_svid(authority.workload("demo", "price"));
     changed.changed().await.unwrap();
-    assert_eq!((*changed.borrow_and_update(), identity.generation()), (1, 1));
+    assert_eq!((*changed.borrow_and_update(), identity.credential_generation()), (1, 1));
     identity.set_bundle(authority.bundle());
     changed.changed().await.unwrap();
-    assert_eq!(identity.generation(), 2);
+    assert_eq!((*changed.borrow_and_update(), identity.credential_generation()), (2, 1));
 }

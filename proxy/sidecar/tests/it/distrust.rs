@@ -1,0 +1,150 @@
+//! Peers that were trusted when they came: after a change of the bundle, or past the end of a certificate, their open
+//! connections are closed, in both directions, and no others.
+
+use std::time::{Duration, SystemTime};
+
+use outrigger_proxy::http::Limits;
+use outrigger_tls::{
+    Bundle, Svid,
+    testing::{Authority, Leaf},
+};
+
+use crate::support::{Options, Pair, TRUST_DOMAIN, header, raw::Raw};
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: price\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+const OPENED: &str = "outrigger_upstream_connections_opened_total{direction=\"outbound\"}";
+
+/// Peers are judged at once, and what is in flight then may take `grace`.
+async fn pair(grace: Duration) -> Pair {
+    let limits = Limits { distrust_spread: Duration::ZERO, distrust_grace: grace, ..Limits::default() };
+    Pair::with(&Options { limits, ..Options::default() }).await
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+fn distrusted(direction: &str, reason: &str) -> String {
+    format!("outrigger_connections_distrusted_total{{direction=\"{direction}\",reason=\"{reason}\"}}")
+}
+
+fn bundle(authorities: &[&Authority]) -> Bundle {
+    let roots = authorities.iter().map(|authority| authority.root_der()).collect();
+    Bundle::new(TRUST_DOMAIN.parse().unwrap(), roots, 2).unwrap()
+}
+
+/// Expires while the test runs.
+fn short_lived(authority: &Authority, account: &str) -> Svid {
+    let mut leaf = Leaf::of(&authority.workload_id("demo", account));
+    leaf.not_after = SystemTime::now() + Duration::from_secs(2);
+    authority.issue(&leaf)
+}
+
+async fn until(what: &str, done: impl Fn() -> bool) {
+    let waiting = async {
+        while !done() {
+            tokio::task::yield_now().await;
+        }
+    };
+    crate::support::raw::soon(what, waiting).await;
+}
+
+#[tokio::test]
+async fn an_inbound_connection_whose_authority_is_gone_finishes_its_request_and_is_closed() {
+    let pair = pair(LONG).await;
+    let mut client = pair.client().await;
+    client.send(GET).await;
+    let mut app = pair.app.accept().await;
+    app.head().await;
+    let next = Authority::new(TRUST_DOMAIN);
+    // `front` still trusts `price`; `price` no longer trusts `front`.
+    pair.price.identity.set_bundle(next.bundle());
+    until("the judgement", || pair.price.metric(&distrusted("inbound", "unknown_authority")) == 1.0).await;
+    app.send(OK).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    // The next request would have to shake hands anew, which is refused.
+    client.send(GET).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 503 "));
+    assert!(!pair.app.is_called().await);
+}
+
+#[tokio::test]
+async fn a_request_that_takes_longer_than_the_grace_is_cut() {
+    let pair = pair(Duration::ZERO).await;
+    let mut client = pair.client().await;
+    client.send(GET).await;
+    let mut app = pair.app.accept().await;
+    app.head().await;
+    app.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
+    client.until("abc").await;
+    pair.price.identity.set_bundle(Authority::new(TRUST_DOMAIN).bundle());
+    let (rest, end) = client.rest().await;
+    assert_eq!((rest, end), (Vec::new(), crate::support::raw::End::Reset));
+    app.rest().await;
+}
+
+#[tokio::test]
+async fn a_pooled_connection_whose_authority_is_gone_takes_no_request_more() {
+    let pair = pair(LONG).await;
+    let mut client = pair.client().await;
+    pair.exchange(&mut client, GET, OK).await;
+    assert_eq!(pair.front.metric(OPENED), 1.0);
+    let next = Authority::new(TRUST_DOMAIN);
+    pair.front.identity.set_bundle(next.bundle());
+    until("the judgement", || pair.front.metric(&distrusted("outbound", "unknown_authority")) == 1.0).await;
+    client.send(GET).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 503 "));
+    assert!(!pair.app.is_called().await);
+}
+
+#[tokio::test]
+async fn a_bundle_that_still_vouches_for_the_peer_closes_nothing() {
+    let pair = pair(Duration::ZERO).await;
+    let mut client = pair.client().await;
+    client.send(GET).await;
+    let mut app = pair.app.accept().await;
+    app.head().await;
+    app.send(OK).await;
+    client.head().await;
+    let next = Authority::new(TRUST_DOMAIN);
+    for side in [&pair.front, &pair.price] {
+        side.identity.set_bundle(bundle(&[&pair.authority, &next]));
+    }
+    for _ in 0..3 {
+        client.send(GET).await;
+        app.head().await;
+        app.send(OK).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    assert_eq!(pair.front.metric(OPENED), 1.0, "a connection was given up without need");
+}
+
+#[tokio::test]
+async fn connections_end_with_the_certificates_they_were_opened_with() {
+    let pair = pair(LONG).await;
+    pair.front.identity.set_svid(short_lived(&pair.authority, "front"));
+    pair.price.identity.set_svid(short_lived(&pair.authority, "price"));
+    let mut client: Raw = pair.client().await;
+    client.send(GET).await;
+    let mut app = pair.app.accept().await;
+    app.head().await;
+    // Renewed on both sides while the request is in flight; its connection knows the old ones only.
+    pair.front.identity.set_svid(pair.authority.workload("demo", "front"));
+    pair.price.identity.set_svid(pair.authority.workload("demo", "price"));
+    until("the end of the caller's certificate", || {
+        pair.price.metric(&distrusted("inbound", "expired")) == 1.0
+    })
+    .await;
+    until("the end of the callee's certificate", || {
+        pair.front.metric(&distrusted("outbound", "expired")) == 1.0
+    })
+    .await;
+    app.send(OK).await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"));
+    assert_eq!(header(&head, "connection"), None, "the workload's own connection is none of it: {head}");
+    client.send(GET).await;
+    app.head().await;
+    app.send(OK).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    assert_eq!(pair.front.metric(OPENED), 2.0);
+}
