@@ -86,9 +86,10 @@ impl Link {
         self.busy.store(busy, Ordering::Release);
     }
 
-    /// Since when the peer is waited for: at the earliest since the last answer, and not at all while there is none.
+    /// Since when the peer is waited for: at the earliest since it has the last answer, and not at all before: one that
+    /// reads slowly is not idle, and nothing may be written into the middle of what it still has to get.
     fn waiting_since(&self, since: Instant, now: Instant) -> Instant {
-        if self.busy.load(Ordering::Acquire) {
+        if self.busy.load(Ordering::Acquire) || self.flushed.lock().is_some() {
             return now;
         }
         self.answered.lock().map_or(since, |answered| answered.max(since))
@@ -120,6 +121,7 @@ impl Link {
     fn flushed(&self, at: Option<Instant>) {
         let done = self.flushed.lock().take();
         if let Some(done) = done {
+            *self.answered.lock() = at;
             done(at);
         }
     }
@@ -372,3 +374,6 @@ impl<T: Transport> Drop for Guarded<T> {
         self.link.flushed(None);
     }
 }
+
+#[cfg(test)]
+mod tests;
