@@ -20,6 +20,7 @@ use crate::{
     settings,
     snapshot::Handle,
     telemetry::Telemetry,
+    tunnel,
     worker::Workers,
 };
 
@@ -128,7 +129,11 @@ impl DataPath {
         let outbound_address = outbound.address();
         let inbound_addresses: Vec<_> = inbound.iter().map(BoundListener::address).collect();
         for pair in &settings.inbound {
-            if pair.app == outbound_address || inbound_addresses.contains(&pair.app) {
+            if inbound_addresses
+                .iter()
+                .chain([&outbound_address])
+                .any(|listener| leads_to(pair.app, *listener))
+            {
                 return Err(StartError::OwnListener(pair.app));
             }
         }
@@ -182,8 +187,39 @@ impl DataPath {
     }
 }
 
+/// Whether whoever dials `app` may come to `listener`, however the two are written.
+fn leads_to(app: SocketAddr, listener: SocketAddr) -> bool {
+    let (to, at) = (app.ip().to_canonical(), listener.ip().to_canonical());
+    // Dialled, an unspecified address means this machine's loopback.
+    let near = to.is_unspecified() || tunnel::is_own(to);
+    let same = to == at || (at.is_unspecified() && near) || (to.is_unspecified() && at.is_loopback());
+    same && app.port() == listener.port()
+}
+
 impl Drop for DataPath {
     fn drop(&mut self) {
         self.shared.stopped.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_circle_is_seen_however_its_addresses_are_written() {
+        for (app, listener, circle) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "0.0.0.0:1", true),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", true),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("0.0.0.0:1", "0.0.0.0:1", true),
+            ("127.0.0.1:2", "0.0.0.0:1", false),
+            ("127.0.0.2:1", "127.0.0.1:1", false),
+            ("192.0.2.1:1", "0.0.0.0:1", false),
+        ] {
+            let found = leads_to(app.parse().unwrap(), listener.parse().unwrap());
+            assert_eq!(found, circle, "{app} {listener}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     pin::Pin,
     sync::{
         Arc, OnceLock,
@@ -88,12 +88,27 @@ fn allowed(addresses: &[IpAddr], never_dialled: &[IpAddr]) -> Result<Vec<IpAddr>
     if addresses.is_empty() {
         return Err(Reason::NameUnresolved);
     }
-    let forbidden =
-        |address: &IpAddr| !is_public(*address) || never_dialled.contains(&address.to_canonical());
+    let forbidden = |address: &IpAddr| {
+        !is_public(*address) || never_dialled.contains(&address.to_canonical()) || is_own(*address)
+    };
     if addresses.iter().any(forbidden) {
         return Err(Reason::ExternalDenied);
     }
     Ok(addresses.to_vec())
+}
+
+/// Whether an address is this machine's: only then would it itself be the source of what is sent there. Nothing is sent.
+pub(crate) fn is_own(address: IpAddr) -> bool {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, 443))?;
+        socket.local_addr()
+    });
+    address.to_canonical().is_loopback()
+        || source.is_ok_and(|source| source.ip().to_canonical() == address.to_canonical())
 }
 
 /// Whether an address belongs to somebody on the internet: not to this machine, its link, a private network, a metadata
@@ -118,28 +133,26 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || (a == 100 && (64..128).contains(&b))
         // IETF assignments, another cloud's metadata (192.0.0.192) among them.
         || (a == 192 && b == 0 && c == 0)
-        || (a == 198 && (18..20).contains(&b)))
+        // Relays to IPv6, withdrawn.
+        || (a == 192 && b == 88 && c == 99)
+        || (a == 198 && (18..20).contains(&b))
+        // A cloud's metadata at an address that looks like anybody's.
+        || address == Ipv4Addr::new(168, 63, 129, 16))
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [first, second, ..] = address.segments();
-    let embedded = match (first, second) {
-        // NAT64 and 6to4 reach an IPv4 address inside.
-        (0x64, 0xff9b) => Some(address.segments().map(u16::to_be_bytes)).map(|s| {
-            let [.., [a, b], [c, d]] = s;
-            Ipv4Addr::new(a, b, c, d)
-        }),
-        (0x2002, _) => {
-            let [_, [a, b], [c, d], ..] = address.segments().map(u16::to_be_bytes);
-            Some(Ipv4Addr::new(a, b, c, d))
-        }
-        _ => None,
+    let embedded = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Ipv4Addr::new(a, b, c, d)
     };
-    // Global unicast is 2000::/3; Teredo and documentation lie in it.
-    let global = (first & 0xe000) == 0x2000 && !(first == 0x2001 && (second == 0 || second == 0xdb8));
-    match embedded {
-        Some(embedded) => is_public_v4(embedded),
-        None => global,
+    match address.segments() {
+        // NAT64 and 6to4 reach an IPv4 address inside. Of NAT64 only the well-known prefix: where a local one
+        // (64:ff9b:1::/48) keeps the address is its operator's choice.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => is_public_v4(embedded(high, low)),
+        // IETF assignments, Teredo among them, and documentation.
+        [0x2001, 0..0x200 | 0xdb8, ..] | [0x3fff, 0..0x1000, ..] => false,
+        // Global unicast is 2000::/3.
+        [first, ..] => (first & 0xe000) == 0x2000,
     }
 }
 
@@ -250,8 +263,24 @@ mod tests {
             "64:ff9b::169.254.169.254",
             "2002:7f00:1::",
             "2002:a00:1::",
+            "64:ff9b:1:a9fe:a9:fe00:101:101",
+            "64:ff9b:0:1::101:101",
+            "2001:2::1",
+            "3fff::1",
+            "168.63.129.16",
+            "192.88.99.1",
         ] {
             assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_this_machine_is_its_own() {
+        for own in ["127.0.0.1", "127.1.2.3", "::ffff:127.0.0.1"] {
+            assert!(is_own(own.parse().unwrap()), "{own}");
+        }
+        for other in ["192.0.2.1", "2001:db8::1", "1.1.1.1"] {
+            assert!(!is_own(other.parse().unwrap()), "{other}");
         }
     }
 
