@@ -91,6 +91,18 @@ pub(crate) fn outbound_response(headers: &mut HeaderMap) {
     remove_own(headers);
 }
 
+/// On both legs of a request. What may not come in the head does not come in by the back door: some applications merge
+/// the two.
+pub(crate) fn request_trailers(trailers: &mut HeaderMap) {
+    remove_own(trailers);
+    trailers.remove(CLIENT_CERT);
+}
+
+/// On both legs of a response.
+pub(crate) fn response_trailers(trailers: &mut HeaderMap) {
+    remove_own(trailers);
+}
+
 /// How long the peer of an HTTP/1.1 connection says that it keeps it (`Keep-Alive: timeout=5`), seconds.
 pub(crate) fn keep_alive_timeout(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use hickory_resolver::TokioResolver;
-use http::{Request, Response, StatusCode, header, response};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, response};
 use hyper::{body::Incoming, ext, upgrade::OnUpgrade};
 use outrigger_core::{
     model::{AppProtocol, ExternalTraffic, HeaderMutation, HttpFilter, RouteRule},
@@ -108,6 +108,7 @@ impl Outbound {
         record.describe(&request);
         record.downstream_identity = self.shared.identity.id();
         let mut exchange = Exchange::begin(&self.shared.telemetry, link, record);
+        let connects = request.method() == Method::CONNECT;
         match Box::pin(self.handle(request, link, downstream, &mut exchange)).await {
             Ok(Answer::Upstream(head, body, deadline)) => {
                 exchange.answered(head.status);
@@ -118,7 +119,14 @@ impl Outbound {
                 exchange.answered(StatusCode::OK);
                 accepted(exchange)
             }
-            Err(reason) => own_answer(reason, exchange),
+            Err(reason) => {
+                let mut refusal = own_answer(reason, exchange);
+                if connects {
+                    // What comes after a CONNECT was not watched: neither its framing nor how slowly it comes.
+                    refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                refusal
+            }
         }
     }
 
@@ -354,19 +362,21 @@ fn response_edits(filter: &HttpFilter) -> Option<&HeaderMutation> {
     }
 }
 
-/// Applies a rule's edits. The length of the body is not theirs to change: the message would be framed wrong.
+/// Applies a rule's edits. What frames the message, and what is said of the connection it came on, is not theirs to
+/// change: the message would be framed wrong, or fields of one connection would be passed on.
 fn edit(rule: &RouteRule, headers: &mut http::HeaderMap, edits: fn(&HttpFilter) -> Option<&HeaderMutation>) {
     if rule.filters.is_empty() {
         return;
     }
-    let length = headers.get(header::CONTENT_LENGTH).cloned();
+    let fixed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION]
+        .map(|name| (headers.get_all(&name).iter().cloned().collect::<Vec<_>>(), name));
     for mutation in rule.filters.iter().filter_map(edits) {
         route::mutate(mutation, headers);
     }
-    for framing in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION] {
-        headers.remove(framing);
-    }
-    if let Some(length) = length {
-        headers.insert(header::CONTENT_LENGTH, length);
+    for (values, name) in fixed {
+        headers.remove(&name);
+        for value in values {
+            headers.append(&name, value);
+        }
     }
 }

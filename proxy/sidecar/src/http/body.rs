@@ -13,14 +13,14 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::{Request, Version, header};
+use http::{HeaderValue, Request, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
 use super::patience::Patience;
-use crate::telemetry::Exchange;
+use crate::{headers, telemetry::Exchange};
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -176,6 +176,10 @@ impl RequestBody {
             .get(header::EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let upload = Upload::new(if expects { Gate::Expecting } else { Gate::Open });
+        if body.size_hint().exact().is_none() {
+            // Said explicitly: the parser takes a GET whose length is unknown for one without a body, and drops it.
+            head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let patience = Patience::new(timeout, None);
         let body = Self { inner: Some(body), upload: Arc::clone(&upload), patience };
         (Request::from_parts(head, body), upload)
@@ -204,8 +208,11 @@ impl Body for RequestBody {
             return Poll::Ready(Some(Err(error)));
         }
         match Pin::new(&mut *inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 this.patience.reset();
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::request_trailers(trailers);
+                }
                 if frame.is_trailers() || inner.is_end_stream() {
                     this.upload.end(Instant::now());
                 }
@@ -296,9 +303,12 @@ impl Body for ResponseBody {
             Poll::Ready(Some(Ok(_))) if patience.is_over() => {
                 this.broke(Reason::StreamTimeout, BodyError::Stalled)
             }
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 patience.reset();
-                this.ended = frame.is_trailers();
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::response_trailers(trailers);
+                    this.ended = true;
+                }
                 if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
                     exchange.delivered(data.len());
                 }

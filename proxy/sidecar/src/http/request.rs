@@ -1,7 +1,7 @@
 //! What a request's head must look like before anything is done with it (RFC 9112 §3.2, §6).
 
 use http::{
-    Method, Request, Uri, Version, header,
+    HeaderMap, Method, Request, Uri, Version, header,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use outrigger_core::reason::Reason;
@@ -33,6 +33,9 @@ pub(crate) fn check_head<B>(request: &Request<B>) -> Result<Target, Reason> {
     let uri = request.uri();
     let target = if request.method() == Method::CONNECT {
         let authority = uri.authority().filter(|authority| authority.port_u16().is_some());
+        if !is_bodiless(request.headers()) {
+            return Err(Reason::BadRequest);
+        }
         let bare = uri.scheme().is_none() && uri.path_and_query().is_none_or(|path| path.as_str().is_empty());
         let authority = authority.filter(|_| bare).cloned().ok_or(Reason::BadRequest)?;
         Target { form: Form::Authority, authority }
@@ -84,6 +87,13 @@ fn check_version(version: Version) -> Result<(), Reason> {
         Version::HTTP_10 | Version::HTTP_11 => Ok(()),
         _ => Err(Reason::UnsupportedProtocol),
     }
+}
+
+/// Whether nothing is said of a body. After a CONNECT it could be the begin of what goes through the tunnel just as
+/// well (RFC 9110 §9.3.6).
+fn is_bodiless(headers: &HeaderMap) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH);
+    !headers.contains_key(header::TRANSFER_ENCODING) && length.is_none_or(|length| length == "0")
 }
 
 /// Codings other than `chunked` would be lost: the next connection is coded anew.
@@ -154,6 +164,7 @@ mod tests {
             ("GET", "a:80", &[("host", "a")], BadRequest),
             ("CONNECT", "a", &[("host", "a")], BadRequest),
             ("CONNECT", "/a", &[("host", "a:80")], BadRequest),
+            ("CONNECT", "a:80", &[("host", "a:80"), ("content-length", "3")], BadRequest),
             ("CONNECT", "http://a:80/", &[("host", "a")], BadRequest),
             ("POST", "/", &[("host", "a"), ("transfer-encoding", "gzip, chunked")], UnsupportedProtocol),
             (

@@ -11,6 +11,7 @@ mod bodies;
 mod broken;
 mod control;
 mod distrust;
+mod fidelity;
 mod forward;
 mod peers;
 mod refusals;

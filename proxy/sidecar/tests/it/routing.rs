@@ -12,7 +12,7 @@ use crate::support::{Options, Pair, Side, endpoint, header, log, raw::Server};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
-fn rule(path: &str) -> RouteRule {
+pub(crate) fn rule(path: &str) -> RouteRule {
     RouteRule {
         name: Arc::from("demo/to-price#0"),
         condition: HttpMatch { path: Some(PathMatch::Prefix(path.to_owned())), ..HttpMatch::default() },
