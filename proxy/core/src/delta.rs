@@ -50,6 +50,14 @@ pub const TYPES: [ResourceType; 4] = [
 /// The name that subscribes to all.
 pub const WILDCARD: &str = "*";
 
+/// Longest text of a NACK that is sent, and kept by whoever receives it, characters.
+const MAX_REASON: usize = 300;
+
+/// The beginning of a text that somebody else wrote.
+fn cut(text: &str) -> String {
+    text.chars().take(MAX_REASON).collect()
+}
+
 /// `google.rpc.Code` of what goes over the stream.
 mod code {
     pub(super) const INVALID_ARGUMENT: i32 = 3;

@@ -18,11 +18,8 @@ use outrigger_proto::{
 use prost::Message as _;
 use prost_types::Any;
 
-use super::{ResourceType, WILDCARD, code};
+use super::{ResourceType, WILDCARD, code, cut};
 use crate::model::Violation;
-
-/// Longest reason in a NACK, characters.
-const MAX_REASON: usize = 300;
 
 /// A change of one resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -411,7 +408,7 @@ fn rejection(name: String, version: String, violation: &Violation) -> RejectedRe
         name,
         version,
         field: violation.field.clone(),
-        reason: violation.message.chars().take(MAX_REASON).collect(),
+        reason: cut(&violation.message),
         unsupported: violation.code == "unsupported",
     }
 }

@@ -13,10 +13,12 @@ use outrigger_proto::{
 use prost::Message as _;
 
 use super::{Answer, Dirty, Names, Rejection};
-use crate::delta::{ResourceType, WILDCARD};
+use crate::delta::{ResourceType, WILDCARD, cut};
 
 /// Responses sent and not applied that are told apart; beyond, the oldest are taken together.
 const MAX_OUTSTANDING: usize = 64;
+/// Longest version that is kept of what a client says that it has, bytes; ours are hashes, and shorter.
+const MAX_VERSION_BYTES: usize = 128;
 /// A client that comes with something older runs nothing that is known.
 const UNKNOWN: u64 = 1;
 
@@ -161,6 +163,8 @@ impl TypeState {
         for (name, version) in versions {
             // Rule 5: each is looked at, also those that nobody subscribes to.
             self.mark(&name, UNKNOWN, false);
+            // A longer one is none of ours, and differs from whatever is current just as well.
+            let version = if version.len() > MAX_VERSION_BYTES { String::new() } else { version };
             self.known.insert(name, Known::Version(version));
         }
         true
@@ -199,8 +203,8 @@ impl TypeState {
             for name in &orphans {
                 self.forget(name);
             }
-        } else if self.subscribed.remove(name) || self.wildcard {
-            // Rule 8: a name that the wildcard still covers is answered.
+        } else if self.subscribed.remove(name) || self.wildcard && self.known.contains_key(name) {
+            // Rule 8: a name that the wildcard still covers is answered; one that was never heard of is not.
             if self.wildcard {
                 self.mark(name, seen, true);
             } else {
@@ -285,7 +289,7 @@ impl TypeState {
             self.outstanding.retain(|response| response.number != in_flight.number);
         }
         self.drop_applied();
-        Some(Answer::Nack { message: error.message.clone(), rejected })
+        Some(Answer::Nack { message: cut(&error.message), rejected })
     }
 
     fn reject(
@@ -301,9 +305,10 @@ impl TypeState {
             Some(before) if !mortal => self.known.insert(sent.name.clone(), before),
             _ => self.known.remove(&sent.name),
         };
+        // Kept for each name, and shown to operators: no longer than a client of ours would write.
         let (field, reason, unsupported) = match detail {
-            Some(detail) => (detail.field, detail.reason, detail.unsupported),
-            None => (String::new(), error.message.clone(), false),
+            Some(detail) => (cut(&detail.field), cut(&detail.reason), detail.unsupported),
+            None => (String::new(), cut(&error.message), false),
         };
         let rejection = Rejection {
             type_url: self.kind.url,

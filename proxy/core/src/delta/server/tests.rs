@@ -352,3 +352,55 @@ fn rules_09_and_12_changes_meanwhile_are_coalesced_by_name() {
     stream.ack(&response);
     assert_eq!(summary(&stream.next()), ["d/a=5", "d/b=5"]);
 }
+
+#[test]
+fn what_a_client_writes_is_kept_no_longer_than_needed() {
+    let long = "é".repeat(1 << 20);
+    let detail = RejectedResource {
+        name: "d/a".to_owned(),
+        field: long.clone(),
+        reason: long.clone(),
+        ..RejectedResource::default()
+    };
+    for details in [vec![detail], Vec::new()] {
+        let mut session = Stream::at_rest(&[(SERVICE, "d/a", "1"), (SERVICE, "d/b", "1")]);
+        session.tell(&[(SERVICE, "d/a", Some("2")), (SERVICE, "d/b", Some("2"))]);
+        let response = session.next();
+        let mut request = answer(&response);
+        request.error_detail = Some(Status {
+            code: 3,
+            message: long.clone(),
+            details: vec![Any {
+                type_url: type_url::REJECTED_RESOURCES.to_owned(),
+                value: RejectedResources { rejected: details }.encode_to_vec(),
+            }],
+        });
+        let Some(Answer::Nack { message, .. }) = session.send(request).answer else { panic!("not a NACK") };
+        assert_eq!(message.chars().count(), 300);
+        for rejection in session.session.rejections() {
+            assert!(rejection.detail.field.chars().count() <= 300);
+            assert_eq!(rejection.detail.reason.chars().count(), 300);
+        }
+    }
+}
+
+#[test]
+fn a_version_that_is_none_of_ours_is_replaced_and_not_kept() {
+    let mut stream = Stream::new(&[(SERVICE, "d/a", "1")]);
+    let version = "1".repeat(1 << 20);
+    stream.send(held(subscription(SERVICE, &["d/a"]), &[("d/a", &version)]));
+    assert!(!format!("{:?}", stream.session).contains(&version));
+    assert_eq!(summary(&stream.next()), ["d/a=1"]);
+}
+
+#[test]
+fn giving_up_what_was_never_asked_for_fills_nothing() {
+    let mut stream = Stream::new(&[(BUNDLE, "one", "1")]);
+    stream.subscribe(BUNDLE, &["*"]);
+    stream.settle();
+    let names: Vec<String> = (0..1000).map(|number| format!("never-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    stream.send(unsubscription(BUNDLE, &names));
+    assert!(stream.poll().is_none());
+    assert!(!format!("{:?}", stream.session).contains("never-"));
+}
