@@ -26,6 +26,8 @@ use crate::status::{Progress, Reported};
 /// A call that the client gave up reads like its good-bye, except that the responses' way is closed with it, a moment
 /// later.
 const GIVEN_UP: Duration = Duration::from_millis(100);
+/// Rejections of one proxy that operators are told of.
+const MAX_REJECTIONS: usize = 64;
 
 /// How a stream ended.
 enum End {
@@ -208,7 +210,7 @@ impl Serving {
     fn judge(&self, answer: &Answer) {
         let Answer::Nack { message, rejected } = answer else { return };
         self.shared.metrics.rejections.inc();
-        for rejection in rejected {
+        for rejection in rejected.iter().take(MAX_REJECTIONS) {
             tracing::warn!(client = %self.client, resource.kind = rejection.type_url,
                 resource.name = rejection.detail.name, field = rejection.detail.field,
                 reason = rejection.detail.reason, "a proxy rejected a resource");
@@ -258,7 +260,8 @@ impl Serving {
     }
 
     fn tell_board(&mut self) {
-        let rejections = self.session.rejections().map(|rejection| self.described(rejection)).collect();
+        let rejections = self.session.rejections().take(MAX_REJECTIONS);
+        let rejections = rejections.map(|rejection| self.described(rejection)).collect();
         self.rejections = rejections;
         let progress = Progress {
             applied: self.session.applied_revision(),

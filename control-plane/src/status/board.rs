@@ -14,8 +14,16 @@ use tokio::{sync::watch, time::Instant};
 /// A proxy whose stream broke is remembered, and named, for so long: as long as its workload may still be registered
 /// and lapsed.
 const REMEMBERED: Duration = Duration::from_secs(60);
+/// Of one identity, so many such proxies are remembered: nobody can fill the board alone.
+const MAX_LOST_PER_IDENTITY: usize = 256;
 /// Pending names kept of one report; more are counted only in what is missing.
 const MAX_PENDING: usize = 256;
+/// Types kept of one report; there are fewer.
+const MAX_TYPES: usize = 16;
+/// Longest nonce or type URL that is kept, bytes; ours are shorter.
+const MAX_NONCE: usize = 128;
+/// Longest text that is kept of what a proxy says, characters.
+const MAX_TEXT: usize = 512;
 
 /// What a proxy said that it applied.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -50,8 +58,8 @@ pub struct Node {
     pub since: SystemTime,
     /// What its stream says.
     pub progress: Progress,
-    /// What it said last itself.
-    pub reported: Reported,
+    /// What it said last itself, on its newest stream.
+    pub reported: Option<Reported>,
     /// Received and valid, but not in its snapshot.
     pub pending: Vec<PendingName>,
     /// When its certificate ends, as it says.
@@ -68,9 +76,13 @@ impl Node {
         self.lost.is_none()
     }
 
-    /// Whether its snapshot holds everything up to `revision`.
+    /// Whether its snapshot holds everything up to `revision`, as far as it said so: before its first report nobody
+    /// knows what it brought along from its former stream and has not applied.
     pub fn current(&self, revision: u64) -> bool {
-        self.connected() && self.progress.applied >= revision && self.pending.is_empty()
+        self.connected()
+            && self.reported.is_some()
+            && self.progress.applied >= revision
+            && self.pending.is_empty()
     }
 
     /// For the API.
@@ -83,7 +95,7 @@ impl Node {
             since: Some(wire::time::encode_timestamp(self.since)),
             applied_revision: self.progress.applied,
             target_revision: self.progress.target,
-            generation: self.reported.generation,
+            generation: self.reported.as_ref().map_or(0, |reported| reported.generation),
             pending: self.pending.clone(),
             rejections: self.progress.rejections.clone(),
             svid_not_after: self.svid_not_after,
@@ -136,7 +148,7 @@ impl Board {
             version: version.chars().take(64).collect(),
             since: now,
             progress: Progress::default(),
-            reported: Reported::default(),
+            reported: None,
             pending: Vec::new(),
             svid_not_after: None,
             stream: stream.to_owned(),
@@ -172,11 +184,13 @@ impl Board {
         {
             let mut inner = self.inner.lock();
             if let Some(node) = inner.of_stream(stream) {
-                let id = Arc::clone(&node.id);
+                let (id, identity) = (Arc::clone(&node.id), node.identity.clone());
                 node.lost = Some(now.0);
                 node.since = now.1;
                 if good_bye {
                     inner.nodes.remove(&id);
+                } else {
+                    inner.forget_beyond_bound(&identity);
                 }
             }
             inner.streams.remove(stream);
@@ -187,6 +201,7 @@ impl Board {
 
     /// `identity` says what it applied. Ignored for a stream that is not open, or not its own.
     pub fn report(&self, identity: &SpiffeId, report: AppliedReport) {
+        let report = bounded(report);
         {
             let mut inner = self.inner.lock();
             let Some(open) = inner.streams.get(&report.stream) else { return };
@@ -196,9 +211,8 @@ impl Board {
             let reported = Reported { generation: report.generation, applied: report.applied };
             open.reports.send_replace(reported.clone());
             if let Some(node) = inner.of_stream(&report.stream) {
-                node.reported = reported;
+                node.reported = Some(reported);
                 node.pending = report.pending;
-                node.pending.truncate(MAX_PENDING);
                 node.svid_not_after = report.svid_not_after;
             }
         }
@@ -238,10 +252,37 @@ impl Board {
     }
 }
 
+/// The part of a report that is worth keeping: what a proxy of ours would write.
+fn bounded(mut report: AppliedReport) -> AppliedReport {
+    report.applied.retain(|one| one.type_url.len() <= MAX_NONCE && one.nonce.len() <= MAX_NONCE);
+    report.applied.truncate(MAX_TYPES);
+    report.pending.truncate(MAX_PENDING);
+    for pending in &mut report.pending {
+        for text in [&mut pending.type_url, &mut pending.name, &mut pending.cause] {
+            *text = text.chars().take(MAX_TEXT).collect();
+        }
+    }
+    report
+}
+
 impl Inner {
+    /// Forgets the proxy of `identity` that was lost first, if it lost too many.
+    fn forget_beyond_bound(&mut self, identity: &SpiffeId) {
+        let lost = self.nodes.values().filter(|node| node.identity == *identity);
+        let lost: Vec<_> = lost.filter_map(|node| Some((node.lost?, Arc::clone(&node.id)))).collect();
+        if lost.len() > MAX_LOST_PER_IDENTITY
+            && let Some((_, oldest)) = lost.into_iter().min()
+        {
+            self.nodes.remove(&oldest);
+        }
+    }
+
     /// The proxy whose newest stream this is.
     fn of_stream(&mut self, stream: &str) -> Option<&mut Node> {
         let id = Arc::clone(&self.streams.get(stream)?.node);
         self.nodes.get_mut(&id).filter(|node| node.stream == stream)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! Has everybody applied it, and who has not.
 
+use std::collections::BTreeSet;
+
 use outrigger_core::wire;
 use outrigger_proto::status::v1alpha1::{Convergence, ProxyState};
 use tokio::time::Instant;
@@ -55,12 +57,12 @@ impl Standings {
 
 /// Registered workloads whose proxies have no discovery stream: they run on what they know.
 pub(super) fn unreachable(nodes: &[Node], registry: &Snapshot) -> Vec<ProxyState> {
+    let known: BTreeSet<&str> = nodes.iter().map(|node| &*node.id).collect();
     let members = registry.members.values().filter(|member| member.standing == Standing::Live);
     let states = members.filter_map(|member| {
         let claim = &member.registration.claim;
         let id = format!("{}#{}", claim.identity, claim.name.id);
-        let known = nodes.iter().any(|node| *node.id == *id);
-        (!known).then(|| ProxyState {
+        (!known.contains(id.as_str())).then(|| ProxyState {
             node_id: id,
             spiffe_id: claim.identity.to_string(),
             connected: false,

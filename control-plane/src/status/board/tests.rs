@@ -1,0 +1,95 @@
+use super::*;
+
+fn identity(account: &str) -> SpiffeId {
+    format!("spiffe://outrigger.local/ns/demo/sa/{account}").parse().unwrap()
+}
+
+fn connect(board: &Board, stream: &str, account: &str, instance: &str) -> watch::Receiver<Reported> {
+    let identity = identity(account);
+    board.connect(stream, &format!("{identity}#{instance}"), &identity, "0.1.0", SystemTime::UNIX_EPOCH)
+}
+
+fn applied(stream: &str, revision: u64) -> (Progress, AppliedReport) {
+    let progress = Progress { applied: revision, target: revision, rejections: Vec::new() };
+    (progress, AppliedReport { stream: stream.to_owned(), ..AppliedReport::default() })
+}
+
+#[test]
+fn a_proxy_that_comes_back_is_current_only_once_it_said_what_it_holds() {
+    let board = Board::default();
+    let now = Instant::now();
+    let current = || board.nodes(now)[0].current(7);
+    let (progress, report) = applied("one", 7);
+    let _reports = connect(&board, "one", "front", "front-1");
+    board.progress("one", progress.clone());
+    board.report(&identity("front"), report);
+    assert!(current());
+
+    // It answered on its next stream: it has the newest versions, but perhaps not in its snapshot.
+    let _reports = connect(&board, "two", "front", "front-1");
+    board.progress("two", progress);
+    assert!(!current(), "its pending names are not known yet");
+    let (_, mut report) = applied("two", 7);
+    report.pending = vec![PendingName { name: "demo/price".to_owned(), ..PendingName::default() }];
+    board.report(&identity("front"), report.clone());
+    assert!(!current());
+    report.pending.clear();
+    board.report(&identity("front"), report);
+    assert!(current());
+}
+
+#[test]
+fn the_end_of_an_older_stream_is_not_that_of_its_proxy() {
+    let board = Board::default();
+    let now = Instant::now();
+    let _reports = connect(&board, "one", "front", "front-1");
+    let _reports = connect(&board, "two", "front", "front-1");
+    board.disconnect("one", false, (now, SystemTime::UNIX_EPOCH));
+    assert!(board.nodes(now)[0].connected());
+    board.disconnect("two", false, (now, SystemTime::UNIX_EPOCH));
+    assert!(!board.nodes(now)[0].connected());
+    assert!(board.nodes(now + REMEMBERED).is_empty());
+}
+
+#[test]
+fn nobody_fills_the_board_with_proxies_that_were_lost() {
+    let board = Board::default();
+    let now = Instant::now();
+    let lose = |account: &str, number: u32| {
+        let stream = format!("{account}-{number}");
+        drop(connect(&board, &stream, account, &stream));
+        board.disconnect(
+            &stream,
+            false,
+            (now + Duration::from_millis(number.into()), SystemTime::UNIX_EPOCH),
+        );
+    };
+    lose("till", 0);
+    for number in 0..1000 {
+        lose("front", number);
+    }
+    let nodes = board.nodes(now);
+    assert_eq!(nodes.len(), MAX_LOST_PER_IDENTITY + 1);
+    assert!(nodes.iter().any(|node| node.identity == identity("till")), "one fills only its own share");
+    assert!(nodes.iter().any(|node| node.id.ends_with("#front-999")), "the newest are kept");
+}
+
+#[test]
+fn of_a_report_no_more_is_kept_than_a_proxy_would_write() {
+    let board = Board::default();
+    let reports = connect(&board, "one", "front", "front-1");
+    let long = "é".repeat(1 << 20);
+    let nonce = |text: &str| AppliedNonce { type_url: text.to_owned(), nonce: text.to_owned() };
+    let pending = PendingName { type_url: long.clone(), name: long.clone(), cause: long.clone() };
+    let report = AppliedReport {
+        stream: "one".to_owned(),
+        applied: [vec![nonce(&long)], vec![nonce("short"); 1000]].concat(),
+        pending: vec![pending; 3],
+        ..AppliedReport::default()
+    };
+    board.report(&identity("front"), report);
+    let node = board.nodes(Instant::now()).remove(0);
+    assert_eq!(reports.borrow().applied, vec![nonce("short"); MAX_TYPES]);
+    assert_eq!(node.pending.len(), 3);
+    assert_eq!(node.pending[0].cause.chars().count(), MAX_TEXT);
+}
