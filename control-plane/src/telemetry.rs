@@ -22,6 +22,8 @@ const MAX_EDGES: usize = 50_000;
 const MAX_RUNS: usize = 20_000;
 /// Pictures that cursors can refer to.
 const MAX_PICTURES: usize = 64;
+/// Edges of all these pictures together, unless there is only one: each may keep figures that nobody else has any more.
+const MAX_PICTURED_EDGES: usize = 100_000;
 
 /// One edge of the mesh: who calls what.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -184,8 +186,9 @@ impl Inner {
         }
         self.taken += 1;
         self.pictures.push_back((self.taken, Arc::clone(&self.edges)));
-        if self.pictures.len() > MAX_PICTURES {
-            self.pictures.pop_front();
+        let mut edges: usize = self.pictures.iter().map(|(_, picture)| picture.len()).sum();
+        while self.pictures.len() > 1 && (self.pictures.len() > MAX_PICTURES || edges > MAX_PICTURED_EDGES) {
+            edges -= self.pictures.pop_front().map_or(0, |(_, picture)| picture.len());
         }
         self.taken
     }

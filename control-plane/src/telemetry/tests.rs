@@ -87,3 +87,21 @@ fn runs_are_bounded() {
     }
     assert_eq!(edges.inner.lock().runs.len(), MAX_RUNS);
 }
+
+#[test]
+fn pictures_of_a_large_mesh_are_few() {
+    let (edges, now) = (Edges::new(1), Instant::now());
+    for number in 0..21 {
+        let many = (1..=2000).map(|port| edge("demo/price", port, 1));
+        edges.add(&source(&format!("front-{number}")), 7, 1, many.collect(), now);
+    }
+    let look = |sequence| {
+        edges.add(&source("front-0"), 7, sequence, vec![edge("demo/price", 1, 1)], now);
+        edges.since(&[], None).unwrap().cursor
+    };
+    let (first, second) = (look(2), look(3));
+    assert!(edges.since(&first, None).is_ok());
+    look(4);
+    assert_eq!(edges.since(&first, None), Err(CursorGone));
+    assert!(edges.since(&second, None).is_ok());
+}
