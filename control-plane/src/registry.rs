@@ -2,6 +2,7 @@
 //! is comes from its certificate, its labels from its join token, and what it backs is decided by the destination.
 //! Bias: an endpoint is kept too long rather than dropped too early; a dead one costs a connection attempt.
 
+mod budget;
 mod claim;
 mod member;
 mod record;

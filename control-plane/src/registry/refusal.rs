@@ -37,6 +37,9 @@ pub enum Refusal {
     /// There are too many.
     #[error("the registry is full: {0}")]
     Full(&'static str),
+    /// Each change is a commit, a push to every client and a record for ever.
+    #[error("this identity changes its registrations too often; try again in a while")]
+    TooOften,
 }
 
 impl Refusal {
@@ -49,6 +52,7 @@ impl Refusal {
             Self::AddressInUse { .. } => "address_in_use",
             Self::OtherWorkload(_) => "other_workload",
             Self::Full(_) => "registry_full",
+            Self::TooOften => "too_often",
         }
     }
 }

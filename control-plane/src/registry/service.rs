@@ -259,7 +259,7 @@ fn error_status(error: &SessionError) -> Status {
         SessionError::Refused(Refusal::StaleEpoch { .. }) => Status::failed_precondition(text),
         SessionError::Refused(Refusal::AddressInUse { .. }) => Status::already_exists(text),
         SessionError::Refused(Refusal::OtherWorkload(_)) => Status::invalid_argument(text),
-        SessionError::Refused(Refusal::Full(_)) => Status::resource_exhausted(text),
+        SessionError::Refused(Refusal::Full(_) | Refusal::TooOften) => Status::resource_exhausted(text),
         SessionError::Over(_) => Status::aborted(text),
         SessionError::Commit(_) | SessionError::Busy => Status::unavailable(text),
     }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Claim, Limits, Malformed, Member, Plan, Refusal, Registration, SessionId, SessionOver, Snapshot, Table,
-    Write,
+    Write, budget::Budgets,
 };
 use crate::{
     audit::Draft,
@@ -131,7 +131,8 @@ impl Registry {
         let table = Table::load(limits, revision, registrations, Instant::now());
         let (commands, queue) = mpsc::channel(QUEUE);
         let (publish, snapshots) = watch::channel(table.snapshot());
-        let writer = Writer { table, store, clock, publish, ended: BTreeMap::new() };
+        let writer =
+            Writer { table, store, clock, publish, ended: BTreeMap::new(), budgets: Budgets::default() };
         tokio::spawn(writer.run(queue));
         Ok(Self { commands, snapshots, sessions: Arc::default() })
     }
@@ -222,6 +223,7 @@ struct Writer {
     publish: watch::Sender<Snapshot>,
     /// How to end the sessions that have a workload.
     ended: BTreeMap<SessionId, CancellationToken>,
+    budgets: Budgets,
 }
 
 impl Writer {
@@ -279,6 +281,10 @@ impl Writer {
     async fn register(&mut self, session: SessionId, wanted: Registering) -> Result<(), SessionError> {
         let claim = &wanted.claim;
         let plan = self.table.register(session, claim, &wanted.labels)?;
+        // Who comes back as it was changes nothing.
+        if !plan.writes.is_empty() && !self.budgets.take(&claim.identity, Instant::now()) {
+            return Err(Refusal::TooOften.into());
+        }
         let mut record = self.record(claim.identity.as_str(), format!("registered {}", claim.name));
         record.peer = wanted.peer;
         self.execute(plan, record).await?;
