@@ -8,6 +8,7 @@ pub mod policy;
 pub mod refusals;
 pub mod token;
 
+mod compiled;
 mod conditions;
 mod plan;
 mod references;

@@ -10,6 +10,8 @@ use tonic::{Code, Status};
 
 /// Most diagnostics that one answer carries: a status travels in a header.
 const MAX: usize = 30;
+/// Longest place that a caller may give, characters: it is in the answer and in the audit record.
+const MAX_SOURCE: usize = 256;
 /// Most bytes of them.
 const MAX_BYTES: usize = 6 * 1024;
 
@@ -17,6 +19,7 @@ const MAX_BYTES: usize = 6 * 1024;
 pub fn diagnostic(violation: &Violation, object: Option<&ObjectRef>, source: &str) -> proto::Diagnostic {
     let mut diagnostic = wire::policy::diagnostic(violation, object);
     if !source.is_empty() {
+        let source: String = source.chars().take(MAX_SOURCE).collect();
         diagnostic.message = format!("{} ({source})", diagnostic.message);
     }
     diagnostic

@@ -38,17 +38,20 @@ impl Guard {
     }
 
     async fn admit<B>(&self, request: &mut http::Request<B>) -> Result<(), Status> {
-        let Some(rule) = access::rule(self.door, request.uri().path()) else {
-            return Err(Status::unimplemented("this port serves no such call"));
-        };
         let Some(peer) = request.extensions().get::<Peer>() else {
             tracing::error!("a request came without its connection");
             return Err(Status::internal("the caller is not known"));
         };
+        let rule = access::rule(self.door, request.uri().path());
         let call = Call {
             caller: Caller::new(peer.id.as_ref(), |name| self.grants.get(name).cloned()),
             peer: peer.address.to_string(),
-            method: rule.method,
+            method: rule.map_or("unknown", |rule| rule.method),
+        };
+        let Some(rule) = rule else {
+            let message = format!("there is no {} here", request.uri().path());
+            self.refusals.note(&call, "unknown_call", &message).await;
+            return Err(Status::unimplemented("this port serves no such call"));
         };
         if let Err(denied) = rule.decide(&call.caller) {
             return Err(refuse(&self.refusals, &call, &denied).await);

@@ -11,6 +11,7 @@ use outrigger_proto::policy::v1alpha1::{self as proto, item_result::Action, prec
 use tonic::Code;
 
 use super::{
+    compiled,
     diagnostics::diagnostic,
     references::{self, Dangling},
 };
@@ -103,7 +104,7 @@ pub(super) fn items(request: &[proto::ApplyItem]) -> Result<Items<'_>, Rejected>
 /// Works out an Apply.
 ///
 /// # Errors
-/// A precondition does not hold, or a reference dangles.
+/// A precondition does not hold, a reference dangles, or proxies could not take what comes of it.
 pub(super) fn apply(base: &Objects, items: &Items<'_>, writer: &Writer<'_>) -> Result<Plan, Rejected> {
     let mut conflicts = Vec::new();
     let mut changes = Vec::new();
@@ -148,7 +149,12 @@ pub(super) fn targets(
             }
             Err(violation) => {
                 let violation = violation.under(&format!("items[{index}].ref"));
-                diagnostics.push(proto::Diagnostic { r#ref: Some(wire), ..diagnostic(&violation, None, "") });
+                let said = proto::ObjectRef {
+                    namespace: cut(&wire.namespace),
+                    name: cut(&wire.name),
+                    kind: wire.kind,
+                };
+                diagnostics.push(proto::Diagnostic { r#ref: Some(said), ..diagnostic(&violation, None, "") });
             }
         }
     }
@@ -192,13 +198,20 @@ fn finish(
     if !conflicts.is_empty() {
         return Err(Rejected { code: Code::Aborted, diagnostics: conflicts });
     }
-    let dangling = references::check(&base.after(&changes, base.revision()));
-    if dangling.is_empty() {
-        return Ok(Plan { changes, results });
+    let after = base.after(&changes, base.revision());
+    let dangling = references::check(&after);
+    if !dangling.is_empty() {
+        let code = if going.is_empty() { Code::InvalidArgument } else { Code::FailedPrecondition };
+        let diagnostics = dangling.iter().map(|dangling| said_of(dangling, going)).collect();
+        return Err(Rejected { code, diagnostics });
     }
-    let code = if going.is_empty() { Code::InvalidArgument } else { Code::FailedPrecondition };
-    let diagnostics = dangling.iter().map(|dangling| said_of(dangling, going)).collect();
-    Err(Rejected { code, diagnostics })
+    // A deletion mends; what was too much before it must not stand in its way.
+    let unacceptable = if going.is_empty() { compiled::check(base, &after) } else { Vec::new() };
+    if !unacceptable.is_empty() {
+        let said = |found: &compiled::Unacceptable| diagnostic(&found.violation, Some(&found.object), "");
+        return Err(Rejected::invalid(unacceptable.iter().map(said).collect()));
+    }
+    Ok(Plan { changes, results })
 }
 
 /// A dangling reference, told as a defect of what would go when it goes, else of what refers to it.
@@ -243,12 +256,16 @@ fn claimed(wire: &proto::Object) -> Option<proto::ObjectRef> {
         proto::object::Spec::Route(_) => proto::Kind::Route,
         proto::object::Spec::MeshConfig(_) => proto::Kind::MeshConfig,
     };
-    let cut = |text: &str| text.chars().take(80).collect();
     Some(proto::ObjectRef {
         kind: kind.into(),
         namespace: cut(&metadata.namespace),
         name: cut(&metadata.name),
     })
+}
+
+/// The beginning of a name that may be none.
+fn cut(text: &str) -> String {
+    text.chars().take(80).collect()
 }
 
 fn unmet(precondition: Option<&proto::Precondition>, current: Option<&Object>) -> Option<Violation> {

@@ -21,6 +21,9 @@ const BURST: u32 = 100;
 /// How long it takes until it may cause one more: at most 8 640 a day, some 3 MB.
 const REFILL: Duration = Duration::from_secs(10);
 
+/// Longest message of a record, characters: part of it may be the caller's own words.
+const MAX_MESSAGE: usize = 1024;
+
 /// A call, as far as the connection tells.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -85,6 +88,7 @@ impl Refusals {
         let method = call.method;
         self.0.counted.get_or_create(&Labels { method, reason }).inc();
         let Some(omitted) = self.allowance(&call.caller) else { return };
+        let message: String = message.chars().take(MAX_MESSAGE).collect();
         tracing::warn!(
             principal = call.caller.principal(), peer = %call.peer, method, reason, message, omitted, "call refused"
         );

@@ -70,7 +70,7 @@ impl Policies {
     }
 
     /// The routes whose parents name `service`, by namespace and name.
-    pub(super) fn routes_of(
+    pub fn routes_of(
         &self,
         service: &ServiceName,
     ) -> impl Iterator<Item = (&ObjectRef, &Object, &RouteSpec)> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outrigger_control_plane::access::{Door, Rule, TABLE};
-use outrigger_proto::identity::v1alpha1::IssueRequest;
+use outrigger_proto::{identity::v1alpha1::IssueRequest, policy::v1alpha1::AuditRecord};
 use outrigger_tls::{Identity, Key};
 use prost::{
     Message,
@@ -161,6 +161,12 @@ async fn a_call_is_unknown_at_the_other_port() {
         let other = if rule.door == Door::Policy { Door::Discovery } else { Door::Policy };
         let channel = port(&mesh, other, Some(&admin));
         assert_eq!(call(channel, rule.path, Vec::new(), None).await, Code::Unimplemented, "{}", rule.method);
+    }
+    let records = mesh.audit().await;
+    for rule in &TABLE {
+        let is_it = |record: &&AuditRecord| record.denied && record.message.contains(rule.path);
+        let record = records.iter().find(is_it).expect("what is not in the table is refused and on record");
+        assert_eq!((record.method.as_str(), record.revision), ("unknown", 0));
     }
 }
 
