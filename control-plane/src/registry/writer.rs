@@ -30,7 +30,7 @@ use crate::{
 const QUEUE: usize = 1024;
 /// How long a session waits for the writer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How far a sweep may be put off by messages, which may be the very signs of life that it misses.
+/// How far a sweep may be put off by messages that keep coming.
 const SWEEP_SLACK: Duration = Duration::from_secs(1);
 
 /// The registry as its sessions and its readers see it. Cheap to clone; the writer ends with the last one.
@@ -230,17 +230,21 @@ impl Writer {
     async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut due = self.table.next_due();
         loop {
-            let late = due.is_some_and(|due| due + SWEEP_SLACK <= Instant::now());
-            tokio::select! {
-                biased;
-                command = queue.recv(), if !late => {
-                    let Some(command) = command else { return };
-                    self.serve(command).await;
-                    // Signs of life only move what is due further away.
-                    due = due.or_else(|| self.table.next_due());
-                }
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    due = self.sweep().await;
+            if due.is_some_and(|due| due + SWEEP_SLACK <= Instant::now()) {
+                self.hear_out(&mut queue).await;
+                due = self.sweep().await;
+            } else {
+                tokio::select! {
+                    biased;
+                    command = queue.recv() => {
+                        let Some(command) = command else { return };
+                        self.serve(command).await;
+                        // Signs of life only move what is due further away.
+                        due = due.or_else(|| self.table.next_due());
+                    }
+                    () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                        due = self.sweep().await;
+                    }
                 }
             }
             self.publish.send_if_modified(|published| {
@@ -251,6 +255,15 @@ impl Writer {
                 }
                 news
             });
+        }
+    }
+
+    /// Serves what waits now, and nothing that comes later. After a disk that stood still, these are the signs of life
+    /// that a sweep would miss.
+    async fn hear_out(&mut self, queue: &mut mpsc::Receiver<Command>) {
+        for _ in 0..queue.len() {
+            let Ok(command) = queue.try_recv() else { return };
+            self.serve(command).await;
         }
     }
 
@@ -350,3 +363,6 @@ fn op(write: &Write) -> Op {
         Write::Delete(name) => Op::Delete { key: Key::workload(&name.namespace, &name.id) },
     }
 }
+
+#[cfg(test)]
+mod tests;
