@@ -10,6 +10,7 @@ use std::{
 
 use outrigger_tls::{Identity, mesh};
 use rustls::ServerConfig;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -23,6 +24,9 @@ use crate::{
     tunnel,
     worker::Workers,
 };
+
+/// For idle connections to be told that they are over.
+const TELL: Duration = Duration::from_millis(100);
 
 /// What the operator decided about the data path.
 #[derive(Debug, Clone)]
@@ -87,12 +91,16 @@ pub(crate) struct Shared {
     pub(crate) hop: Hop,
     pub(crate) never_dialled: Vec<IpAddr>,
     pub(crate) server_tls: Arc<ServerConfig>,
-    /// Connections finish what they do, and take no further request.
-    pub(crate) draining: CancellationToken,
+    /// Inbound connections finish what they do, and take no further request.
+    pub(crate) draining_inbound: CancellationToken,
+    /// Outbound ones do; later, since the application may have to call out to finish what came in.
+    pub(crate) draining_outbound: CancellationToken,
     /// Everything ends now.
     pub(crate) stopped: CancellationToken,
     /// One task per connection.
     pub(crate) tasks: TaskTracker,
+    /// Those of inbound connections, again.
+    pub(crate) inbound_tasks: TaskTracker,
 }
 
 /// A running data path. Dropped, it ends at once; see [`Self::drain`].
@@ -147,9 +155,11 @@ impl DataPath {
             hop: Hop::new(),
             never_dialled: settings.never_dialled.clone(),
             server_tls,
-            draining: CancellationToken::new(),
+            draining_inbound: CancellationToken::new(),
+            draining_outbound: CancellationToken::new(),
             stopped: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            inbound_tasks: TaskTracker::new(),
         });
         let listeners = std::iter::once(outbound).chain(inbound).collect();
         let workers = Workers::start(settings.workers, &shared, listeners).map_err(StartError::Worker)?;
@@ -167,14 +177,21 @@ impl DataPath {
     }
 
     /// Stops: requests in flight may finish within `timeout`, each connection is told that it was its last one, and the
-    /// listeners go last. Not cancel safe: dropped, everything ends at once.
+    /// listeners go last. The own workload is served as ever until what came in for it is finished. Not cancel safe:
+    /// dropped, everything ends at once.
     pub async fn drain(mut self, timeout: Duration) -> Drained {
-        self.shared.draining.cancel();
-        self.shared.tasks.close();
-        let done = tokio::time::timeout(timeout, self.shared.tasks.wait()).await;
-        let cut = match done {
+        let Shared { draining_inbound, draining_outbound, tasks, inbound_tasks, .. } = &*self.shared;
+        let deadline = Instant::now() + timeout;
+        inbound_tasks.close();
+        draining_inbound.cancel();
+        let inbound_done = timeout_at(deadline, inbound_tasks.wait()).await.is_ok();
+        tasks.close();
+        draining_outbound.cancel();
+        // Where the time is up, connections without a request still have to be told before the rest is counted.
+        let deadline = if inbound_done { deadline } else { Instant::now() + TELL };
+        let cut = match timeout_at(deadline, tasks.wait()).await {
             Ok(()) => 0,
-            Err(_elapsed) => self.shared.tasks.len(),
+            Err(_elapsed) => tasks.len(),
         };
         self.shared.stopped.cancel();
         if let Some(workers) = self.workers.take() {

@@ -57,7 +57,7 @@ impl Inbound {
         };
         let limits = &self.shared.limits;
         // No request more: for all connections when the data path drains, for this one when its peer is distrusted.
-        let closing = self.shared.draining.child_token();
+        let closing = self.shared.draining_inbound.child_token();
         let (close, telemetry) = (closing.clone(), self.shared.telemetry.clone());
         let mut trusted = watch.over(evidence, limits, move |refusal| {
             close.cancel();

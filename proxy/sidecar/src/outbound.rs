@@ -92,7 +92,7 @@ impl Outbound {
             let (this, link, downstream) = (Arc::clone(&self), Arc::clone(&link), downstream.clone());
             async move { this.answer(request, &link, &downstream).await }
         };
-        let refused = Box::pin(serve(io, limits, &self.shared.draining, service)).await;
+        let refused = Box::pin(serve(io, limits, &self.shared.draining_outbound, service)).await;
         if let Some(reason) = refused {
             self.shared.telemetry.refused_head(Direction::Outbound, downstream.peer, reason);
         }

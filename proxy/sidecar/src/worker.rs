@@ -145,9 +145,10 @@ impl Worker {
             }
             Listener::Inbound { app } => {
                 let inbound = self.inbound(app);
+                let counted = self.shared.inbound_tasks.token();
                 self.shared.tasks.spawn(async move {
                     inbound.serve(stream, peer).await;
-                    drop(connection);
+                    drop((connection, counted));
                 });
             }
         }

@@ -86,6 +86,11 @@ impl Link {
         self.busy.store(busy, Ordering::Release);
     }
 
+    /// Whether there has been a request yet.
+    pub(super) fn is_used(&self) -> bool {
+        self.busy.load(Ordering::Acquire) || self.answered.lock().is_some()
+    }
+
     /// Since when the peer is waited for: at the earliest since it has the last answer, and not at all before: one that
     /// reads slowly is not idle, and nothing may be written into the middle of what it still has to get.
     fn waiting_since(&self, since: Instant, now: Instant) -> Instant {

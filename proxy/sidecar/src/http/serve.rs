@@ -1,15 +1,18 @@
 //! One HTTP/1 server connection, from its first byte to its close.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use outrigger_core::reason::Reason;
-use tokio::pin;
+use tokio::{pin, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Guarded, Limits, Link, ResponseBody, Transport};
+
+/// How long a connection that was opened just before the end may take to bring its first request.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// Serves requests until either side is done; `draining`: lets the request in flight finish, and takes no further one.
 /// Returns the reason, if the parser had to answer in place of `service`.
@@ -47,8 +50,19 @@ where
         biased;
         result = connection.as_mut() => result,
         () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            // The parser closes at once what it has read nothing from, although a request may be on its way: whoever
+            // connects now has not heard of the end yet.
+            let first = match link.is_used() {
+                true => None,
+                false => timeout(FIRST_REQUEST, connection.as_mut()).await.ok(),
+            };
+            match first {
+                Some(result) => result,
+                None => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
     };
     match result {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::{Pair, header, raw::End};
+use crate::support::{
+    Pair, header,
+    raw::{End, Raw},
+};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: price\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -42,4 +45,58 @@ async fn what_is_not_finished_in_time_is_cut_and_counted() {
     let Pair { front, .. } = pair;
     assert_eq!(front.path.drain(Duration::from_millis(50)).await.cut, 1);
     assert_eq!(client.rest().await.0, b"");
+}
+
+#[tokio::test]
+async fn the_application_may_still_call_out_to_finish_what_came_in() {
+    let pair = Pair::start().await;
+    let mut client = pair.client().await;
+    client.send(GET).await;
+    let mut app = pair.app.accept().await;
+    app.head().await;
+    let outbound = pair.price.path.outbound();
+    let Pair { front: _front, price, .. } = pair;
+    let drain = price.path.drain(Duration::from_secs(10));
+    let finish = async {
+        let mut call = Raw::connect(outbound).await;
+        for _ in 0..2 {
+            call.send(GET).await;
+            // It has no configuration, and says so.
+            let head = call.head().await;
+            assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+            assert_eq!(header(&head, "connection"), None, "{head}");
+            let length: usize = header(&head, "content-length").unwrap().parse().unwrap();
+            call.exactly(length).await;
+        }
+        app.send(OK).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert_eq!(call.rest().await, (Vec::new(), End::Clean));
+    };
+    let (drained, ()) = tokio::join!(drain, finish);
+    assert_eq!(drained.cut, 0);
+}
+
+#[tokio::test]
+async fn whoever_has_not_heard_of_the_end_is_served_as_long_as_there_is_a_listener() {
+    let pair = Pair::start().await;
+    let mut client = pair.client().await;
+    client.send(GET).await;
+    let mut app = pair.app.accept().await;
+    app.head().await;
+    let Pair { front, price, app: server, .. } = pair;
+    let drain = price.path.drain(Duration::from_secs(10));
+    let finish = async {
+        // On a connection of its own, since the first one is busy.
+        let mut late = Raw::connect(front.path.outbound()).await;
+        late.send("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 2\r\n\r\nab").await;
+        let mut second = server.accept().await;
+        second.head().await;
+        assert_eq!(second.exactly(2).await, b"ab");
+        second.send(OK).await;
+        assert!(late.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+        app.send(OK).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    };
+    let (drained, ()) = tokio::join!(drain, finish);
+    assert_eq!(drained.cut, 0);
 }
