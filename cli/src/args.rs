@@ -163,7 +163,7 @@ pub(crate) enum KindArg {
 /// `hops`.
 #[derive(Debug, Args)]
 pub(crate) struct HopsArgs {
-    /// Only hops to this service: NAMESPACE/NAME, or NAME in `default`
+    /// Only hops to the endpoints of this service: NAMESPACE/NAME, or NAME in `default`
     pub(crate) service: Option<String>,
     /// Take apart this share of the slowest requests, in percent
     #[arg(long, value_name = "PERCENT", default_value = "1", value_parser = percent)]

@@ -17,7 +17,10 @@ use tokio::{
     sync::mpsc,
 };
 
-use self::{process::Stack, scenario::Scenario};
+use self::{
+    process::{Death, Stack},
+    scenario::Scenario,
+};
 use crate::{
     args::{DemoAppArgs, DemoArgs, DemoRole, Format},
     failure::Failure,
@@ -53,7 +56,7 @@ pub(crate) async fn run(output: &Output, args: DemoArgs) -> Result<(), Failure> 
     let mut scenario = Scenario::new(output);
     let outcome = tokio::select! {
         outcome = scenario.run(&mut stack, !args.exit) => outcome,
-        Some(name) = died(&mut deaths) => Err(stack.explain(&name, "ended by itself")),
+        Some(death) = died(&mut deaths) => Err(stack.explain(death)),
         () = interrupts.next() => Err(Failure::Interrupted),
     };
     // A second signal kills: dropping the stack leaves nothing either.
@@ -72,11 +75,11 @@ pub(crate) async fn run(output: &Output, args: DemoArgs) -> Result<(), Failure> 
     }
 }
 
-async fn died(deaths: &mut mpsc::Receiver<String>) -> Option<String> {
-    let name = deaths.recv().await;
+async fn died(deaths: &mut mpsc::Receiver<Death>) -> Option<Death> {
+    let death = deaths.recv().await;
     // What it wrote last may still be on its way to the log.
     tokio::time::sleep(Duration::from_millis(100)).await;
-    name
+    death
 }
 
 fn no_signals(error: io::Error) -> Failure {

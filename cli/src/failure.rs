@@ -205,17 +205,27 @@ impl Failure {
                     .to_owned(),
             },
             tonic::Code::NotFound => Self::NotFound(what),
-            _ => Self::Refused {
-                what,
-                remedy: String::new(),
-                defects: diagnostics(status.details())
+            _ => {
+                let defects: Vec<Defect> = diagnostics(status.details())
                     .into_iter()
                     .map(|diagnostic| {
                         let place = place(&diagnostic);
                         Defect::remote(diagnostic, place)
                     })
-                    .collect(),
-            },
+                    .collect();
+                Self::Refused {
+                    // The defects say it all, and in their places.
+                    what: match defects.len() {
+                        0 => what,
+                        1 => "the control plane refuses this; nothing was stored".to_owned(),
+                        count => {
+                            format!("the control plane refuses this for {count} reasons; nothing was stored")
+                        }
+                    },
+                    remedy: String::new(),
+                    defects,
+                }
+            }
         }
     }
 

@@ -86,7 +86,8 @@ fn narrow(output: &Output, hops: &[Hop], names: &[String], slowest_ppm: u32) -> 
             let mut phases: Vec<(&str, f64)> =
                 makeup.phases.iter().map(|(phase, time)| (phase.as_str(), *time)).collect();
             phases.push(("unexplained", makeup.unexplained));
-            phases.retain(|(_, time)| *time >= 0.0005);
+            // Less than half a percent is noise beside the rest.
+            phases.retain(|(_, time)| *time > makeup.total / 200.0);
             phases.sort_by(|(_, left), (_, right)| right.total_cmp(left));
             let parts: Vec<String> = phases
                 .iter()

@@ -191,19 +191,22 @@ fn tail(log: &Path) -> io::Result<String> {
     Ok(lines.get(from..).unwrap_or_default().join("\n"))
 }
 
+/// A process that ended without being asked, and how.
+pub(crate) type Death = (&'static str, Option<ExitStatus>);
+
 /// All processes of the demo, and their directory. Dropped, it kills them and removes it.
 #[derive(Debug)]
 pub(crate) struct Stack {
     // Before the directory: fields are dropped in this order.
     processes: Vec<Process>,
     directory: TempDir,
-    deaths: mpsc::Sender<String>,
+    deaths: mpsc::Sender<Death>,
     own: PathBuf,
 }
 
 impl Stack {
     /// An empty stack, and where the unexpected end of a process is told.
-    pub(crate) fn new() -> Result<(Self, mpsc::Receiver<String>), Failure> {
+    pub(crate) fn new() -> Result<(Self, mpsc::Receiver<Death>), Failure> {
         let directory = tempfile::Builder::new()
             .prefix("outrigger-demo-")
             .tempdir()
@@ -260,9 +263,10 @@ impl Stack {
         self.processes.push(process);
     }
 
-    /// The end of the log of the process of that name.
-    pub(crate) fn explain(&self, name: &str, what: &str) -> Failure {
-        trouble(name, &self.directory().join(format!("{name}.log")), what)
+    /// What became of a process that ended without being asked, with the end of its log.
+    pub(crate) fn explain(&self, (name, status): Death) -> Failure {
+        let how = status.map_or_else(|| "in an unknown way".to_owned(), |status| status.to_string());
+        trouble(name, &self.directory().join(format!("{name}.log")), &format!("ended by itself ({how})"))
     }
 
     /// Stops all: in the reverse order of their start, each asked first and killed if it takes too long. What did not
@@ -306,7 +310,7 @@ async fn watch_over(
     name: &'static str,
     mut signals: mpsc::Receiver<Signal>,
     end: watch::Sender<Option<ExitStatus>>,
-    deaths: mpsc::Sender<String>,
+    deaths: mpsc::Sender<Death>,
 ) {
     let mut asked = false;
     let status = loop {
@@ -322,10 +326,12 @@ async fn watch_over(
             }
         }
     };
+    let status = status.ok();
     if !asked {
-        drop(deaths.try_send(name.to_owned()));
+        // Full only when more died than there are: the first one ends the demo.
+        let _ = deaths.try_send((name, status));
     }
-    end.send_replace(status.ok());
+    end.send_replace(status);
 }
 
 fn is_ours(name: &OsStr) -> bool {
