@@ -26,7 +26,7 @@ pub mod client;
 pub mod server;
 
 #[cfg(test)]
-mod model;
+mod tests;
 #[cfg(test)]
 mod world;
 

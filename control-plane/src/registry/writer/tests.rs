@@ -1,3 +1,5 @@
+//! The one writer of the registry, under load and in a clock of its own.
+
 use outrigger_proto::registry::v1alpha1 as proto;
 use tokio::time::{advance, pause};
 

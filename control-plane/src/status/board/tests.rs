@@ -1,3 +1,5 @@
+//! Who counts as current, and who is named.
+
 use super::*;
 
 fn identity(account: &str) -> SpiffeId {

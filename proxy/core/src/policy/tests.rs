@@ -1,3 +1,5 @@
+//! Documents as people write them, right and wrong.
+
 mod refused;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Matching, precedence and weights, as the Gateway API words them.
+
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 

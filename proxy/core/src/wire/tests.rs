@@ -1,3 +1,5 @@
+//! Round trips over encoded bytes, and every refusal with its field.
+
 use outrigger_proto::{mesh::v1alpha1 as mesh, policy::v1alpha1 as proto};
 use proptest::prelude::*;
 use prost::Message;

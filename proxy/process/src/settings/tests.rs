@@ -1,3 +1,5 @@
+//! Layers against each other, and every kind of wrong setting.
+
 use std::net::SocketAddr;
 
 use serde::Deserialize;

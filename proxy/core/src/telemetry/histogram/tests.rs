@@ -1,3 +1,5 @@
+//! Buckets, sums and merging, against plain arithmetic.
+
 use proptest::prelude::*;
 
 use super::*;

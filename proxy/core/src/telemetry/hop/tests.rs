@@ -1,3 +1,5 @@
+//! Every way in which a request can end, and where its time is charged.
+
 use proptest::prelude::*;
 
 use super::*;

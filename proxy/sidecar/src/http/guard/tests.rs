@@ -1,3 +1,5 @@
+//! The guard against slow, silent and oversized heads.
+
 use http::{Response, StatusCode};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
