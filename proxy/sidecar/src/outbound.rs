@@ -177,7 +177,7 @@ impl Outbound {
             record.destination.clone_from(&edge.destination);
             record.route.clone_from(&edge.rule);
         });
-        exchange.set_edge(self.shared.telemetry.edge_table().of(edge));
+        exchange.set_edge(choice.edge(&edge, self.shared.telemetry.edge_table()));
         if let Some(rule) = choice.rule {
             edit(rule, request.headers_mut(), request_edits);
         }

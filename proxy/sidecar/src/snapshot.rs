@@ -1,15 +1,24 @@
 //! The snapshot: the immutable compiled configuration that a request reads once. Built from validated resources by
 //! whoever holds them; published as a whole.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwap;
 use outrigger_core::{
     balance::{self, Eligible},
-    model::{Endpoint, EndpointSet, ProxyConfig, Service, ServiceName, ServicePort},
+    model::{
+        Endpoint, EndpointSet, ProxyConfig, RouteRule, Service, ServiceName, ServicePort, WeightedBackend,
+    },
+    telemetry::EdgeKey,
 };
 
-use crate::endpoint::{EndpointState, States};
+use crate::{
+    endpoint::{EndpointState, States},
+    telemetry::{EdgeCounters, Edges},
+};
 
 /// What is in force at one instant.
 #[derive(Debug, Default)]
@@ -29,9 +38,83 @@ pub struct ServiceEntry {
     pub service: Arc<Service>,
     /// The endpoint sets that its ports and rules name, as far as they are known.
     pub endpoint_sets: HashMap<Arc<str>, Arc<EndpointSetEntry>>,
+    /// In the order of the service's ports.
+    targets: Vec<PortTargets>,
+}
+
+/// Everything that requests to one port can end up at, found without a look-up.
+#[derive(Debug)]
+struct PortTargets {
+    own: Target,
+    /// By rule and backend, in the order of the port's rules.
+    rules: Vec<Vec<Target>>,
+}
+
+/// Where a request ends up, with what it needs there.
+#[derive(Debug)]
+pub(crate) struct Target {
+    set: Option<Arc<EndpointSetEntry>>,
+    /// The edge's figures: looked up by the first request and not by each.
+    edge: OnceLock<Arc<EdgeCounters>>,
+}
+
+impl Target {
+    fn new(name: &str, sets: &HashMap<Arc<str>, Arc<EndpointSetEntry>>) -> Self {
+        Self { set: sets.get(name).map(Arc::clone), edge: OnceLock::new() }
+    }
+
+    /// The endpoints, if they are known.
+    pub(crate) fn set(&self) -> Option<&EndpointSetEntry> {
+        self.set.as_deref()
+    }
+
+    /// The figures of `key`, which is this target's.
+    pub(crate) fn edge(&self, key: &EdgeKey, edges: &Edges) -> Arc<EdgeCounters> {
+        if let Some(edge) = self.edge.get() {
+            return Arc::clone(edge);
+        }
+        let edge = edges.of(key.clone());
+        // Where the table is full each request is looked up, since each is counted there.
+        if edge.is_of(key) {
+            let _other_was_first = self.edge.set(Arc::clone(&edge));
+        }
+        edge
+    }
 }
 
 impl ServiceEntry {
+    fn new(service: Arc<Service>, sets: &HashMap<Arc<str>, Arc<EndpointSetEntry>>) -> Self {
+        let endpoint_sets = endpoint_set_names(&service)
+            .filter_map(|name| Some((Arc::clone(name), Arc::clone(sets.get(name)?))))
+            .collect();
+        let backends = |rule: &RouteRule| {
+            rule.backends.iter().map(|backend| Target::new(&backend.endpoint_set, sets)).collect()
+        };
+        let ports = service.ports.iter().map(|port| PortTargets {
+            own: Target::new(&port.endpoint_set, sets),
+            rules: port.rules.iter().map(backends).collect(),
+        });
+        let targets = ports.collect();
+        Self { service, endpoint_sets, targets }
+    }
+
+    /// Where requests to `port` end up that need no rule.
+    pub(crate) fn own_target(&self, port: &ServicePort) -> Option<&Target> {
+        Some(&self.targets.get(self.service.ports.element_offset(port)?)?.own)
+    }
+
+    /// Where requests to `port` end up that `rule` gives to `backend`.
+    pub(crate) fn target(
+        &self,
+        port: &ServicePort,
+        rule: &RouteRule,
+        backend: &WeightedBackend,
+    ) -> Option<&Target> {
+        let rules = &self.targets.get(self.service.ports.element_offset(port)?)?.rules;
+        let backends = rules.get(port.rules.element_offset(rule)?)?;
+        backends.get(rule.backends.element_offset(backend)?)
+    }
+
     /// The port `number`; without a number, the only port or port 80.
     pub fn port(&self, number: Option<u16>) -> Option<&ServicePort> {
         let ports = &self.service.ports;
@@ -138,13 +221,7 @@ impl<'a> Builder<'a> {
         let services = self
             .services
             .into_iter()
-            .map(|service| {
-                let endpoint_sets = endpoint_set_names(&service)
-                    .filter_map(|name| Some((Arc::clone(name), Arc::clone(sets.get(name)?))))
-                    .collect();
-                let name = service.name.clone();
-                (name, Arc::new(ServiceEntry { service, endpoint_sets }))
-            })
+            .map(|service| (service.name.clone(), Arc::new(ServiceEntry::new(service, &sets))))
             .collect();
         self.states.prune();
         Snapshot { generation, config: self.config, services }

@@ -14,11 +14,11 @@ use prometheus_client::registry::Registry;
 
 pub use access::Direction;
 pub(crate) use access::Record;
-pub(crate) use edges::EdgeCounters;
+pub(crate) use edges::{EdgeCounters, Edges};
 pub(crate) use exchange::{Exchange, Held};
 pub(crate) use metrics::{Metrics, Open};
 
-use edges::{EdgeCollector, Edges};
+use edges::EdgeCollector;
 use sparing::Sparing;
 
 /// Everything that is counted; shared by all workers. Cheap to clone.

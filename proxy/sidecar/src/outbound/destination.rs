@@ -3,20 +3,22 @@
 
 use std::sync::Arc;
 
-use http::Request;
+use ::http::Request;
 use outrigger_core::{
     model::{AppProtocol, Endpoint, ExternalTraffic, ProxyConfig, RouteRule, ServiceName, ServicePort},
     names,
     reason::Reason,
     route::{self, RequestHead},
+    telemetry::EdgeKey,
 };
 
 use super::DiscoverError;
 use crate::{
     data_path::Shared,
     endpoint::EndpointState,
-    http::Target,
-    snapshot::{EndpointSetEntry, ServiceEntry, Snapshot},
+    http,
+    snapshot::{ServiceEntry, Snapshot, Target},
+    telemetry::{EdgeCounters, Edges},
 };
 
 /// Where a request wants to go.
@@ -30,7 +32,7 @@ pub(super) enum Destination {
 
 impl Destination {
     /// Reads the snapshot, once; waits for discovery if it does not hold the name yet.
-    pub(super) async fn find(shared: &Shared, target: &Target) -> Result<Self, Reason> {
+    pub(super) async fn find(shared: &Shared, target: &http::Target) -> Result<Self, Reason> {
         let mut snapshot = shared.snapshot.load();
         let config = Arc::clone(snapshot.config.as_ref().ok_or(Reason::NotReady)?);
         let (namespace, _) = config.workload_id.as_workload().ok_or(Reason::NotReady)?;
@@ -126,7 +128,7 @@ impl MeshPort {
         }
         let own = || (self.entry.service.name.clone(), port.port);
         if port.rules.is_empty() {
-            return Ok(Choice { rule: None, destination: own(), set: self.set(&port.endpoint_set) });
+            return Ok(Choice { rule: None, destination: own(), target: self.entry.own_target(port) });
         }
         let head = RequestHead {
             method: request.method(),
@@ -139,12 +141,8 @@ impl MeshPort {
         Ok(Choice {
             rule: Some(rule),
             destination: (backend.service.clone(), backend.port),
-            set: self.set(&backend.endpoint_set),
+            target: self.entry.target(port, rule, backend),
         })
-    }
-
-    fn set(&self, name: &Arc<str>) -> Option<&EndpointSetEntry> {
-        self.entry.endpoint_sets.get(name).map(|set| &**set)
     }
 }
 
@@ -154,7 +152,7 @@ pub(super) struct Choice<'a> {
     pub(super) rule: Option<&'a RouteRule>,
     /// The backend and its port.
     pub(super) destination: (ServiceName, u16),
-    set: Option<&'a EndpointSetEntry>,
+    target: Option<&'a Target>,
 }
 
 impl Choice<'_> {
@@ -162,8 +160,13 @@ impl Choice<'_> {
         self.rule.map(|rule| Arc::clone(&rule.name))
     }
 
+    /// The figures of the edge `key`, which is this choice's.
+    pub(super) fn edge(&self, key: &EdgeKey, edges: &Edges) -> Arc<EdgeCounters> {
+        self.target.map_or_else(|| edges.of(key.clone()), |target| target.edge(key, edges))
+    }
+
     /// The better of two endpoints by requests in flight.
     pub(super) fn pick(&self) -> Result<(&Endpoint, &Arc<EndpointState>), Reason> {
-        self.set.and_then(|set| set.pick(rand::random())).ok_or(Reason::NoEndpoint)
+        self.target.and_then(Target::set).and_then(|set| set.pick(rand::random())).ok_or(Reason::NoEndpoint)
     }
 }

@@ -46,6 +46,11 @@ impl EdgeCounters {
         })
     }
 
+    /// Whether these are the figures of `key` alone.
+    pub(crate) fn is_of(&self, key: &EdgeKey) -> bool {
+        self.key == *key
+    }
+
     /// Counts one request.
     pub(crate) fn record(&self, split: &Split, failed: bool) {
         self.requests.fetch_add(1, Relaxed);

@@ -1,5 +1,8 @@
 //! Counters of the data path that are not an edge's. Labels come from closed lists and from the settings only.
 
+use std::sync::OnceLock;
+
+use outrigger_core::reason::Reason;
 use outrigger_tls::PeerRejected;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -36,6 +39,8 @@ struct Rejected {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     requests: Family<Requests, Counter>,
+    /// Handles on them, by [`place`]: taken by the first request of a kind.
+    held: Box<[OnceLock<Counter>]>,
     accepted: Family<Side, Counter>,
     open: Family<Side, Gauge>,
     opened: Family<Side, Counter>,
@@ -56,6 +61,7 @@ impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
+            held: (0..PLACES).map(|_| OnceLock::new()).collect(),
             accepted: Family::default(),
             open: Family::default(),
             opened: Family::default(),
@@ -115,17 +121,17 @@ impl Metrics {
     }
 
     pub(super) fn count(&self, record: &Record) {
-        let status = match record.status.map(|status| status.as_u16()) {
-            Some(100..=199) => "1xx",
-            Some(200..=299) => "2xx",
-            Some(300..=399) => "3xx",
-            Some(400..=499) => "4xx",
-            Some(_) => "5xx",
-            None => "none",
+        let class = record.status.map_or(0, |status| usize::from(status.as_u16() / 100).min(5));
+        let counter = || {
+            let status = STATUSES.get(class).copied().unwrap_or_default();
+            let reason = record.reason.map_or("", |reason| reason.as_str());
+            let labels = Requests { direction: record.direction.as_str(), status, reason };
+            self.requests.get_or_create_owned(&labels)
         };
-        let reason = record.reason.map_or("", |reason| reason.as_str());
-        let labels = Requests { direction: record.direction.as_str(), status, reason };
-        self.requests.get_or_create(&labels).inc();
+        match self.held.get(place(record.direction, class, record.reason)) {
+            Some(held) => held.get_or_init(counter).inc(),
+            None => counter().inc(),
+        };
     }
 
     /// A connection was accepted; it is open until the guard is dropped.
@@ -160,6 +166,17 @@ impl Metrics {
     }
 }
 
+/// By class of the status.
+const STATUSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+const REASONS: usize = Reason::ALL.len() + 1;
+const PLACES: usize = 2 * STATUSES.len() * REASONS;
+
+/// The place of a kind of request among all.
+fn place(direction: Direction, class: usize, reason: Option<Reason>) -> usize {
+    let reason = reason.map_or(0, |reason| reason as usize + 1);
+    (direction as usize * STATUSES.len() + class) * REASONS + reason
+}
+
 /// An open connection.
 #[derive(Debug)]
 pub(crate) struct Open(Gauge);
@@ -167,5 +184,25 @@ pub(crate) struct Open(Gauge);
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_of_request_has_a_place_of_its_own() {
+        let mut places = BTreeSet::new();
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            for class in 0..STATUSES.len() {
+                for reason in Reason::ALL.iter().copied().map(Some).chain([None]) {
+                    assert!(places.insert(place(direction, class, reason)), "{direction} {class} {reason:?}");
+                }
+            }
+        }
+        assert_eq!((places.len(), places.last()), (PLACES, Some(&(PLACES - 1))));
     }
 }
