@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 
 use outrigger_core::wire;
 use outrigger_proto::status::v1alpha1::{Convergence, ProxyState};
+use prost::Message;
 use tokio::time::Instant;
 
 use super::Node;
-use crate::registry::{Snapshot, Standing};
+use crate::{
+    registry::{Snapshot, Standing},
+    store::PAGE_BYTES,
+};
 
 /// How far the proxies are with one revision.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +36,8 @@ impl Standings {
         });
         let targeted = nodes.len() + unreachable.len();
         behind.extend(unreachable);
+        // An answer may have no room for all: who says why comes first.
+        behind.sort_by_key(|proxy| proxy.rejections.is_empty());
         Self { revision, targeted, behind, rejected }
     }
 
@@ -40,16 +46,21 @@ impl Standings {
         self.behind.is_empty() || self.rejected
     }
 
-    /// For the API.
+    /// For the API; as many of those behind as fit a message, and the number of all.
     pub(super) fn to_wire(&self, committed: Option<Instant>, last: bool) -> Convergence {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let mut bytes = 0;
+        let fitting = self.behind.iter().take_while(|proxy| {
+            bytes += proxy.encoded_len();
+            bytes <= PAGE_BYTES
+        });
         Convergence {
             revision: self.revision,
             targeted: count(self.targeted),
             current: count(self.targeted - self.behind.len()),
             done: last,
             converged: self.behind.is_empty(),
-            behind: self.behind.clone(),
+            behind: fitting.cloned().collect(),
             elapsed: committed.map(|since| wire::time::encode_duration(since.elapsed())),
         }
     }
@@ -70,4 +81,34 @@ pub(super) fn unreachable(nodes: &[Node], registry: &Snapshot) -> Vec<ProxyState
         })
     });
     states.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use outrigger_proto::status::v1alpha1::Rejection;
+
+    use super::*;
+    use crate::{
+        registry::{Limits, Table},
+        status::{Board, Progress},
+    };
+
+    #[test]
+    fn the_answer_fits_a_message_however_many_are_behind() {
+        let (board, now) = (Board::default(), Instant::now());
+        let identity = "spiffe://outrigger.local/ns/demo/sa/front".parse().unwrap();
+        for number in 0..10_000 {
+            let (stream, id) = (format!("{number}"), format!("{identity}#front-{number:05}"));
+            drop(board.connect(&stream, &id, &identity, "0.1.0", SystemTime::UNIX_EPOCH));
+        }
+        let rejections = vec![Rejection { revision: 1, ..Rejection::default() }];
+        board.progress("9999", Progress { rejections, ..Progress::default() });
+        let registry = Table::load(Limits::default(), 0, [], now).snapshot();
+        let answer = Standings::new(1, &board.nodes(now), &registry).to_wire(None, true);
+        assert!(answer.encoded_len() < 2 * PAGE_BYTES, "{}", answer.encoded_len());
+        assert_eq!((answer.targeted, answer.current, answer.converged), (10_000, 0, false));
+        assert!(answer.behind[0].node_id.ends_with("#front-09999"), "who says why comes first");
+    }
 }
