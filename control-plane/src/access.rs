@@ -216,6 +216,9 @@ pub enum Denied {
     /// An operator at a proxy's call.
     #[error("{0} is an operator; this call is for workloads")]
     Operator(SpiffeId),
+    /// An operator whose certificate has run out since the connection was opened.
+    #[error("the certificate of {0} has expired since this connection was opened")]
+    Expired(SpiffeId),
     /// An operator without a role.
     #[error("{0} has no role")]
     NoRole(SpiffeId),
@@ -239,6 +242,7 @@ impl Denied {
             Self::Anonymous => "anonymous",
             Self::Workload(_) => "workload",
             Self::Operator(_) => "operator",
+            Self::Expired(_) => "expired",
             Self::NoRole(_) => "no_role",
             Self::Reader(_) => "reader",
             Self::Namespace { .. } => "namespace",

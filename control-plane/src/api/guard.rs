@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::SystemTime,
 };
 
 use outrigger_core::model::Name;
@@ -16,9 +17,13 @@ use outrigger_tls::grpc::Peer;
 use tonic::{Code, Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::refusals::{Call, Refusals};
-use crate::access::{self, Caller, Denied, Door, Grant};
+use crate::{
+    access::{self, Caller, Denied, Door, Grant},
+    clock::Clock,
+};
 
 /// The operators' roles, by name.
 pub type Grants = Arc<BTreeMap<Name, Grant>>;
@@ -29,12 +34,13 @@ pub struct Guard {
     door: Door,
     grants: Grants,
     refusals: Refusals,
+    clock: Clock,
 }
 
 impl Guard {
     /// Guards `door`.
-    pub fn new(door: Door, grants: Grants, refusals: Refusals) -> Self {
-        Self { door, grants, refusals }
+    pub fn new(door: Door, grants: Grants, refusals: Refusals, clock: Clock) -> Self {
+        Self { door, grants, refusals, clock }
     }
 
     async fn admit<B>(&self, request: &mut http::Request<B>) -> Result<(), Status> {
@@ -53,6 +59,13 @@ impl Guard {
             self.refusals.note(&call, "unknown_call", &message).await;
             return Err(Status::unimplemented("this port serves no such call"));
         };
+        // The handshake looked at the certificate once; a connection lasts as long as its owner likes. A proxy's lasts as
+        // long as the proxy, which renews its certificate over it: only operators are held to theirs.
+        if let Caller::Operator { id, .. } = &call.caller
+            && has_expired(peer, self.clock.now())
+        {
+            return Err(refuse(&self.refusals, &call, &Denied::Expired(id.clone())).await);
+        }
         if let Err(denied) = rule.decide(&call.caller) {
             return Err(refuse(&self.refusals, &call, &denied).await);
         }
@@ -61,12 +74,24 @@ impl Guard {
     }
 }
 
+fn has_expired(peer: &Peer, now: SystemTime) -> bool {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let ends = peer.certificate.as_ref().and_then(|certificate| {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        u64::try_from(certificate.validity().not_after.timestamp()).ok()
+    });
+    ends.is_some_and(|ends| ends < now)
+}
+
 /// Takes note of `denied`, and says it to the caller.
 pub(super) async fn refuse(refusals: &Refusals, call: &Call, denied: &Denied) -> Status {
     let message = denied.to_string();
     refusals.note(call, denied.reason(), &message).await;
-    let code =
-        if matches!(denied, Denied::Anonymous) { Code::Unauthenticated } else { Code::PermissionDenied };
+    let code = if matches!(denied, Denied::Anonymous | Denied::Expired(_)) {
+        Code::Unauthenticated
+    } else {
+        Code::PermissionDenied
+    };
     Status::new(code, message)
 }
 

@@ -76,7 +76,7 @@ pub(super) fn spawn(
         .add_service(mesh.report_service())
         .add_service(mesh.telemetry_service());
     let port = |door, name, listener, routes, timeout| Port {
-        guard: Guard::new(door, Arc::clone(grants), refusals.clone()),
+        guard: Guard::new(door, Arc::clone(grants), refusals.clone(), clock.clone()),
         name,
         listener,
         routes,

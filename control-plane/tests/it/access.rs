@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use outrigger_control_plane::access::{Door, Rule, TABLE};
-use outrigger_proto::{identity::v1alpha1::IssueRequest, policy::v1alpha1::AuditRecord};
+use outrigger_proto::{
+    identity::v1alpha1::IssueRequest,
+    policy::v1alpha1::{AuditRecord, ListRequest},
+};
 use outrigger_tls::{Identity, Key};
 use prost::{
     Message,
@@ -222,4 +225,15 @@ fn the_table_has_every_call_of_every_service() {
     paths.sort();
     known.sort();
     assert_eq!(paths, known);
+}
+
+#[tokio::test]
+async fn an_operators_connection_is_worth_no_more_than_its_certificate() {
+    let mesh = ControlPlane::start().await;
+    let mut admin = mesh.admin();
+    admin.list(ListRequest::default()).await.unwrap();
+    mesh.pass(Duration::from_hours(8 * 24));
+    let refused = admin.list(ListRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(refused.message().contains("has expired"), "{refused:?}");
 }
