@@ -63,6 +63,11 @@ impl Renewal {
                 }
                 () = sleep_until(Instant::now() + left.min(LOOK)) => {}
             }
+            // A disk that was full may not be any more.
+            let fingerprint = self.fingerprint();
+            if fingerprint != kept && self.keep().await {
+                kept = fingerprint;
+            }
             if SystemTime::now() < due {
                 continue;
             }
@@ -169,6 +174,11 @@ fn due(not_before: SystemTime, not_after: SystemTime, asked: Option<SystemTime>,
 
 #[cfg(test)]
 mod tests {
+    use outrigger_tls::{
+        grpc::{ServerTrust, channel_lazy},
+        testing::Authority,
+    };
+
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -190,5 +200,34 @@ mod tests {
         for senseless in [born - HOUR, dies, dies + HOUR] {
             assert_eq!(due(born, dies, Some(senseless), 0.5), born + HOUR * 12);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_kept_is_kept_once_it_can() {
+        let authority = Authority::new("outrigger.local");
+        let state = tempfile::tempdir().unwrap();
+        let dir = state.path().join("credential");
+        std::fs::write(&dir, "in the way").unwrap();
+        let identity = authority.identity(authority.workload("demo", "price"));
+        let trust = ServerTrust::Bundle(identity.clone());
+        let renewal = Renewal {
+            channel: channel_lazy("127.0.0.1:9", trust, Some(&identity)).unwrap(),
+            identity: identity.clone(),
+            dir: Some(dir.clone()),
+            renew_after: None,
+            failures: Arc::default(),
+        };
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(renewal.run(stop.clone()));
+        sleep_until(Instant::now() + Duration::from_secs(1)).await;
+        let next = authority.workload("demo", "price");
+        let leaf = next.chain()[0].clone();
+        identity.set_svid(next);
+        sleep_until(Instant::now() + Duration::from_secs(1)).await;
+        std::fs::remove_file(&dir).unwrap();
+        sleep_until(Instant::now() + 2 * LOOK).await;
+        assert_eq!(credential::load(&dir).unwrap().svid.chain()[0], leaf);
+        stop.cancel();
+        running.await.unwrap();
     }
 }
