@@ -198,12 +198,13 @@ impl Catalog {
         let warming = self.services.iter().filter_map(|(name, entry)| Some((name, entry.warming.as_ref()?)));
         warming
             .map(|(name, warming)| {
-                let sets: Vec<_> = awaited(&self.sets, &warming.service).map(|set| &**set).collect();
-                Pending {
-                    type_url: type_url::SERVICE,
-                    name: name.to_string(),
-                    cause: format!("waiting for EndpointSet {}", sets.join(", ")),
+                let mut sets = awaited(&self.sets, &warming.service).map(|set| &**set);
+                let mut cause = format!("waiting for EndpointSet {}", sets.next().unwrap_or_default());
+                match sets.count() {
+                    0 => {}
+                    more => cause.push_str(&format!(" and {more} more")),
                 }
+                Pending { type_url: type_url::SERVICE, name: name.to_string(), cause }
             })
             .collect()
     }

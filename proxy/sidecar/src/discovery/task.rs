@@ -213,14 +213,16 @@ impl Task {
     fn ask(&mut self, question: Question) {
         let Question { service, reply } = question;
         let answer = self.catalog.answer(&service);
-        if answer.is_some() || self.make_room() {
-            self.usage.used(&service, Instant::now());
-            if self.catalog.want(&service) {
-                let request = self.client.subscribe(type_url::SERVICE, &service.to_string());
-                self.outbox.extend(request);
-            }
-        } else {
+        if answer.is_none() && !self.make_room() {
             tracing::warn!(%service, limit = MAX_NAMES, "too many names are in use; this one is not asked for");
+            // At once: questions that wait would be one more thing to fill.
+            let error = if self.connected { DiscoverError::Timeout } else { DiscoverError::Disconnected };
+            return drop(reply.send(Err(error)));
+        }
+        self.usage.used(&service, Instant::now());
+        if self.catalog.want(&service) {
+            let request = self.client.subscribe(type_url::SERVICE, &service.to_string());
+            self.outbox.extend(request);
         }
         let known = match answer {
             Some(Answer::Visible) => Some(Ok(self.snapshot.load())),
@@ -334,7 +336,7 @@ impl Task {
                 Some(Answer::Visible) => Ok(snapshot.load()),
                 Some(Answer::Absent) => Err(DiscoverError::NotFound),
                 Some(Answer::Awaited) => return true,
-                // There was no room for it; the caller's own timeout answers.
+                // It was given up meanwhile; the caller's own timeout answers.
                 None => {
                     waiting.retain(|reply| !reply.is_closed());
                     return !waiting.is_empty();

@@ -16,6 +16,9 @@ use crate::{
     reconnect::{Session, StreamError, answer},
 };
 
+/// Pending names in one report: some are as good as all to tell that not everything is in force.
+const MAX_PENDING: usize = 256;
+
 #[derive(Debug)]
 pub(super) struct Reporter {
     channel: Channel,
@@ -46,6 +49,7 @@ impl Reporter {
             pending: status
                 .pending
                 .iter()
+                .take(MAX_PENDING)
                 .map(|pending| PendingName {
                     type_url: pending.type_url.to_owned(),
                     name: pending.name.clone(),

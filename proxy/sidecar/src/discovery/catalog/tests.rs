@@ -181,3 +181,11 @@ fn a_late_answer_for_a_name_given_up_is_ignored() {
     assert!(wanted.is_empty());
     assert_eq!(test.applied(), ["1-1"]);
 }
+
+#[test]
+fn a_cause_names_one_endpoint_set_and_counts_the_others() {
+    let mut test = Test::new();
+    test.catalog.want(&name("demo/price"));
+    test.service(service("demo/price", &["one", "three", "two"]), "1-1");
+    assert_eq!(test.catalog.pending()[0].cause, "waiting for EndpointSet one and 2 more");
+}
