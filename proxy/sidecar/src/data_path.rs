@@ -162,7 +162,11 @@ impl DataPath {
             inbound_tasks: TaskTracker::new(),
         });
         let listeners = std::iter::once(outbound).chain(inbound).collect();
-        let workers = Workers::start(settings.workers, &shared, listeners).map_err(StartError::Worker)?;
+        let workers = Workers::start(settings.workers, &shared, listeners).map_err(|error| {
+            // Those that were started before it.
+            shared.stopped.cancel();
+            StartError::Worker(error)
+        })?;
         Ok(Self { outbound: outbound_address, inbound: inbound_addresses, shared, workers: Some(workers) })
     }
 

@@ -189,7 +189,7 @@ fn client_cert(peer: &SpiffeId, own: Option<&SpiffeId>) -> Option<HeaderValue> {
 }
 
 fn ensure_names(headers: &mut HeaderMap) -> Names {
-    let request_id = match headers.get(REQUEST_ID) {
+    let request_id = match only(headers, &REQUEST_ID) {
         Some(value) if is_request_id(value) => value.clone(),
         _ => {
             let value = new_request_id();
@@ -197,7 +197,7 @@ fn ensure_names(headers: &mut HeaderMap) -> Names {
             value
         }
     };
-    let traceparent = match headers.get(TRACEPARENT) {
+    let traceparent = match only(headers, &TRACEPARENT) {
         Some(value) if is_traceparent(value.as_bytes()) => value.clone(),
         _ => {
             let value = new_traceparent();
@@ -208,6 +208,12 @@ fn ensure_names(headers: &mut HeaderMap) -> Names {
         }
     };
     Names { request_id, traceparent }
+}
+
+/// The value of a field that there is once. Of two, each reader would take another one (W3C Trace Context §3.2).
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
 }
 
 /// Whatever the client calls it, as long as it is fit for a log line.

@@ -188,3 +188,23 @@ fn a_keep_alive_timeout_is_found_among_other_parameters() {
     assert!(says_close(&map(&[("connection", "te, Close")])));
     assert!(!says_close(&map(&[("connection", "keep-alive")])));
 }
+
+#[test]
+fn a_request_has_one_name_and_one_trace_and_of_two_neither() {
+    for direction in REQUESTS {
+        let headers = crossed(
+            direction,
+            &[
+                ("x-request-id", "one"),
+                ("x-request-id", "two"),
+                ("traceparent", TRACE),
+                ("traceparent", TRACE),
+            ],
+        );
+        for name in [REQUEST_ID, TRACEPARENT] {
+            let values: Vec<_> = headers.get_all(&name).iter().collect();
+            assert_eq!(values.len(), 1, "{values:?}");
+            assert!(!["one", "two", TRACE].contains(&values[0].to_str().unwrap()), "{values:?}");
+        }
+    }
+}
