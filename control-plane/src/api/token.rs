@@ -75,7 +75,13 @@ impl TokenService for TokenApi {
         request: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenResponse>, Status> {
         let call = call_of(&request)?;
-        let (purpose, ttl) = wanted(request.into_inner())?;
+        let (purpose, ttl) = match wanted(request.into_inner()) {
+            Ok(wanted) => wanted,
+            Err(status) => {
+                self.refusals.note(&call, "invalid", status.message()).await;
+                return Err(status);
+            }
+        };
         if let Err(denied) = Denied::outside(&call.caller, Some(&purpose.namespace)) {
             return Err(refuse(&self.refusals, &call, &denied).await);
         }

@@ -220,6 +220,8 @@ async fn a_token_that_cannot_be_made_says_why() {
     let records = mesh.audit().await;
     assert_eq!(records.last().unwrap().method, "identity.CreateToken");
     assert!(records.last().unwrap().message.contains(&made.id));
+    let refused = records.iter().filter(|record| record.denied && record.method == "identity.CreateToken");
+    assert_eq!(refused.count(), 5, "refusals are on record too");
     records.iter().try_fold(Head::start(), |head, record| head.follow(record)).unwrap();
 }
 
