@@ -74,7 +74,12 @@ impl Stream {
     }
 
     pub(super) async fn run(self, mut requests: Streaming<DeltaDiscoveryRequest>) {
-        let first = match timeout(self.shared.limits.first_request, requests.message()).await {
+        let stop = self.shared.stop.clone();
+        let first = tokio::select! {
+            first = timeout(self.shared.limits.first_request, requests.message()) => first,
+            () = stop.cancelled() => return self.refuse(Status::unavailable("the control plane stops")).await,
+        };
+        let first = match first {
             Ok(Ok(Some(first))) => first,
             Ok(Ok(None) | Err(_)) => return,
             Err(_elapsed) => return self.refuse(Status::deadline_exceeded("no request came")).await,

@@ -130,10 +130,11 @@ struct Serve<M> {
 
 impl<M: Mesh> Serve<M> {
     async fn run(self, mut requests: Streaming<SessionRequest>) {
-        let first = timeout(FIRST_MESSAGE, requests.message()).await;
-        let mut next = match first {
-            Ok(message) => message,
-            Err(_elapsed) => Err(Status::deadline_exceeded("no registration came")),
+        let mut next = tokio::select! {
+            first = timeout(FIRST_MESSAGE, requests.message()) => {
+                first.unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded("no registration came")))
+            }
+            () = self.inner.settings.stop.cancelled() => Err(Status::unavailable("the control plane stops")),
         };
         loop {
             match next {

@@ -13,7 +13,7 @@ use outrigger_proto::{
         DeltaDiscoveryRequest, aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
     },
     mesh::v1alpha1 as mesh,
-    registry::v1alpha1::{SessionRequest, session_request},
+    registry::v1alpha1::{SessionRequest, registry_service_client::RegistryServiceClient, session_request},
     status::v1alpha1::{
         Convergence, HopsRequest, ListProxiesRequest, ListWorkloadsRequest, WaitConvergedRequest,
         WorkloadState,
@@ -475,4 +475,16 @@ async fn telemetry_becomes_hops_and_a_cursor_tells_what_is_new() {
     assert_eq!(client.hops(since).await.unwrap().into_inner().hops.len(), 0);
     let gone = HopsRequest { since: vec![1; 16], ..HopsRequest::default() };
     assert_eq!(client.hops(gone).await.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_says_nothing_holds_up_no_stop() {
+    let control = ControlPlane::start().await;
+    let client = proxy(&control, "price");
+    let _discovery = client.discover("price-1").await;
+    let (_requests, stream) = mpsc::channel(1);
+    let mut registry = RegistryServiceClient::new(client.channel.clone());
+    let _session = registry.session(ReceiverStream::new(stream)).await.unwrap();
+    // Ends cleanly, or the test.
+    control.restart(async |_| ()).await;
 }
