@@ -81,7 +81,7 @@ macro_rules! reasons {
 
 reasons! {
     BadRequest, "bad_request", Some(StatusCode::BAD_REQUEST), Client,
-        "The request's head is malformed, or its target is not a name that can be a destination.";
+        "The request's head or the framing of its body is malformed, or its target is not a name that can be a destination.";
     HeadTooLarge, "head_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Client,
         "The request's head has more bytes or more fields than the limits allow.";
     HeaderTimeout, "header_timeout", Some(StatusCode::REQUEST_TIMEOUT), Client,
@@ -89,7 +89,7 @@ reasons! {
     BodyTimeout, "body_timeout", Some(StatusCode::REQUEST_TIMEOUT), Client,
         "The request's body stood still for too long.";
     UnsupportedProtocol, "unsupported_protocol", Some(StatusCode::NOT_IMPLEMENTED), Client,
-        "What is spoken on the connection, or asked for by an upgrade, is not carried by this version.";
+        "What is spoken on the connection, or asked for by an upgrade to WebSocket, is not carried by this version.";
     LoopDetected, "loop_detected", Some(StatusCode::LOOP_DETECTED), Client,
         "The request came back to the proxy that sent it.";
     ExternalDenied, "external_denied", Some(StatusCode::FORBIDDEN), Client,

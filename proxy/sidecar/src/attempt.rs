@@ -190,11 +190,8 @@ impl<C: Connect> Attempt<'_, C> {
 }
 
 fn why(error: &hyper::Error, upload: &Upload) -> Failed {
-    if upload.has_failed() {
-        return Failed::For(match upload.is_stalled() {
-            true => Reason::BodyTimeout,
-            false => Reason::ClientClosed,
-        });
+    if let Some(reason) = upload.failure() {
+        return Failed::For(reason);
     }
     if refused_us(error) {
         return Failed::Refused;

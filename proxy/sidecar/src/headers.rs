@@ -115,11 +115,12 @@ pub(crate) fn keep_alive_timeout(headers: &HeaderMap) -> Option<u64> {
 
 /// Whether the sender of a message closes the connection after it.
 pub(crate) fn says_close(headers: &HeaderMap) -> bool {
-    connection_tokens(headers).any(|token| token.eq_ignore_ascii_case("close"))
+    list(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("close"))
 }
 
-fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(header::CONNECTION).iter();
+/// The elements of a field that is a comma-separated list, in one line or more.
+pub(crate) fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name).iter();
     values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
 }
 
@@ -127,7 +128,7 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 /// be removed by naming them there: that would let a client strip what the next hop relies on.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = connection_tokens(headers)
+        let named: Vec<HeaderName> = list(headers, &header::CONNECTION)
             .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
             .filter(|name| !is_kept(name))
             .collect();

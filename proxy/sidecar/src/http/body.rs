@@ -2,6 +2,8 @@
 //! breaks off is passed on as broken; a body that stands still for too long is broken off.
 
 use std::{
+    error::Error as _,
+    io,
     pin::Pin,
     sync::{
         Arc, OnceLock,
@@ -67,8 +69,8 @@ pub(crate) struct Upload {
     gate: AtomicU8,
     waker: AtomicWaker,
     ended: OnceLock<Instant>,
-    /// Whether it broke off; `true`: because it stood still.
-    failed: OnceLock<bool>,
+    /// Why it broke off, if it did.
+    failed: OnceLock<Reason>,
 }
 
 impl Upload {
@@ -94,14 +96,9 @@ impl Upload {
         self.ended.get().copied()
     }
 
-    /// Whether it broke off: the client is gone, or stood still.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.failed.get().is_some()
-    }
-
-    /// Whether it broke off because nothing came for too long.
-    pub(crate) fn is_stalled(&self) -> bool {
-        self.failed.get().copied().unwrap_or(false)
+    /// Why it broke off, if it did: the client is gone, stood still, or sent what is no body.
+    pub(crate) fn failure(&self) -> Option<Reason> {
+        self.failed.get().copied()
     }
 
     /// Whether it still waits for `100 Continue`.
@@ -146,8 +143,8 @@ impl Upload {
         let _already = self.ended.set(now);
     }
 
-    fn fail(&self, stalled: bool) {
-        let _already = self.failed.set(stalled);
+    fn fail(&self, reason: Reason) {
+        let _already = self.failed.set(reason);
     }
 }
 
@@ -219,7 +216,7 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.upload.fail(false);
+                this.upload.fail(why_broken(&error));
                 Poll::Ready(Some(Err(BodyError::Source(error))))
             }
             Poll::Ready(None) => {
@@ -228,7 +225,7 @@ impl Body for RequestBody {
             }
             Poll::Pending => {
                 ready!(this.patience.poll(cx));
-                this.upload.fail(true);
+                this.upload.fail(Reason::BodyTimeout);
                 Poll::Ready(Some(Err(BodyError::Stalled)))
             }
         }
@@ -241,6 +238,17 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
+}
+
+/// Whether a request's body was malformed or its client went away. The parser gives framing that it does not understand
+/// out as invalid input or data, but so does TLS its alerts and broken records.
+fn why_broken(error: &hyper::Error) -> Reason {
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let malformed = source.is_some_and(|source| {
+        matches!(source.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+            && !source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+    });
+    if malformed { Reason::BadRequest } else { Reason::ClientClosed }
 }
 
 /// A response's body on its way to the downstream. It holds the exchange, which ends with it, in whatever way.

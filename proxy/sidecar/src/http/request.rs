@@ -6,6 +6,8 @@ use http::{
 };
 use outrigger_core::reason::Reason;
 
+use crate::headers;
+
 /// The form of a request's target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -55,6 +57,9 @@ pub(crate) fn check_head<B>(request: &Request<B>) -> Result<Target, Reason> {
     // User information: nobody sends it in good faith (RFC 9110 §4.2.4).
     if target.authority.as_str().contains('@') {
         return Err(Reason::BadRequest);
+    }
+    if asks_for_websocket(request) {
+        return Err(Reason::UnsupportedProtocol);
     }
     Ok(target)
 }
@@ -108,6 +113,18 @@ fn check_coding<B>(request: &Request<B>) -> Result<(), Reason> {
     }
 }
 
+/// Whether the request is of use only as a WebSocket. Any other upgrade is an offer, and is served without it; so is
+/// one that `Connection` does not name, or of HTTP/1.0 (RFC 9110 §7.8).
+fn asks_for_websocket<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    request.version() == Version::HTTP_11
+        && headers::list(headers, &header::UPGRADE).any(|protocol| {
+            let name = protocol.split_once('/').map_or(protocol, |(name, _version)| name);
+            name.eq_ignore_ascii_case("websocket")
+        })
+        && headers::list(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"))
+}
+
 /// The `Host` header: exactly one, except that HTTP/1.0 may have none.
 fn host<B>(request: &Request<B>) -> Result<Option<Authority>, Reason> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
@@ -153,6 +170,12 @@ mod tests {
         for (method, uri, headers, reason) in [
             ("GET", "/", &[][..], BadRequest),
             ("GET", "/", &[("host", "a"), ("host", "a")], BadRequest),
+            (
+                "GET",
+                "/",
+                &[("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket")],
+                UnsupportedProtocol,
+            ),
             ("GET", "/", &[("host", "")], BadRequest),
             ("GET", "/", &[("host", "a/b")], BadRequest),
             ("GET", "/", &[("host", "a b")], BadRequest),

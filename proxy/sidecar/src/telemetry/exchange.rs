@@ -167,7 +167,9 @@ impl Exchange {
         if let Some(mut inner) = self.0.take() {
             inner.link.reset();
             inner.release(false);
-            inner.end(Instant::now(), Some(reason));
+            // A request that breaks off takes its response with it.
+            let cause = inner.upload.as_ref().and_then(|upload| upload.failure());
+            inner.end(Instant::now(), Some(cause.unwrap_or(reason)));
         }
     }
 

@@ -78,6 +78,15 @@ async fn an_upstream_whose_certificate_has_expired_is_refused() {
 
 /// Shakes hands with `price`'s inbound listener as `identity`; says from where, and what came back.
 async fn call(pair: &Pair, identity: &Identity, alpn: &[&[u8]]) -> (String, std::io::Result<String>) {
+    call_with(pair, identity, alpn, GET).await
+}
+
+async fn call_with(
+    pair: &Pair,
+    identity: &Identity,
+    alpn: &[&[u8]],
+    request: &str,
+) -> (String, std::io::Result<String>) {
     let expected = [pair.authority.workload_id("demo", "price")];
     let config = mesh::client_config(identity, expected, alpn);
     let stream = TcpStream::connect(pair.price.path.inbound()[0]).await.unwrap();
@@ -85,8 +94,8 @@ async fn call(pair: &Pair, identity: &Identity, alpn: &[&[u8]]) -> (String, std:
     let talk = async {
         let connector = TlsConnector::from(config);
         let mut stream = soon("a handshake", connector.connect(mesh::server_name(), stream)).await?;
-        stream.write_all(GET.as_bytes()).await?;
-        let mut answer = Vec::new();
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::with_capacity(4096);
         soon("an answer", stream.read_buf(&mut answer)).await?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
     };
@@ -134,6 +143,23 @@ async fn plain_text_strangers_and_other_protocols_do_not_pass_the_inbound_listen
         assert!(answer.is_err() || answer.as_deref().is_ok_and(str::is_empty), "{alpn:?}: {answer:?}");
     }
     assert!(!pair.app.is_called().await);
+}
+
+#[tokio::test]
+async fn what_a_peer_may_not_send_either_is_refused_by_the_inbound_listener_itself() {
+    let pair = Pair::start().await;
+    for (headers, status, reason) in [
+        ("transfer-encoding: chunked\r\n\r\nzz\r\nhello", 400, "bad_request"),
+        ("transfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello", 400, "bad_request"),
+        ("connection: upgrade\r\nupgrade: websocket\r\n\r\n", 501, "unsupported_protocol"),
+    ] {
+        let request = format!("POST / HTTP/1.1\r\nhost: price\r\n{headers}");
+        let (from, answer) = call_with(&pair, &pair.front.identity, &[mesh::ALPN_H1], &request).await;
+        let answer = answer.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{headers:?}: {answer}");
+        assert_eq!(crate::support::header(&answer, "connection"), Some("close"), "{answer}");
+        log::line(&[("direction", "inbound"), ("downstream.addr", &from), ("reason", reason)]).await;
+    }
 }
 
 #[tokio::test]

@@ -17,6 +17,11 @@ use crate::support::{
 /// Sends `request` and expects `status` and `reason`; whether the connection is closed after it.
 async fn refused(pair: &Pair, request: &str, status: u16, reason: &str) -> bool {
     let mut client = pair.client().await;
+    refused_for(&mut client, request, status, reason).await
+}
+
+/// The same of a connection that is open already, for what is sent there next.
+async fn refused_for(client: &mut Raw, request: &str, status: u16, reason: &str) -> bool {
     client.send(request).await;
     let head = client.head().await;
     assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {head}");
@@ -79,6 +84,77 @@ async fn codings_and_versions_that_are_not_carried_are_refused() {
         "bad_request",
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_body_whose_framing_is_malformed_is_refused_and_the_connection_closed() {
+    let pair = Pair::start().await;
+    for body in [
+        "zz\r\nhello",
+        "\r\nhello",
+        "fffffffffffffffff\r\nhello",
+        "5\r\nhelloworld",
+        "5;a\rb\r\nhello\r\n",
+        "0\r\nna me: value\r\n\r\n",
+    ] {
+        let request = format!("POST /a HTTP/1.1\r\nhost: price\r\ntransfer-encoding: chunked\r\n\r\n{body}");
+        assert!(refused(&pair, &request, 400, "bad_request").await, "{body:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_malformed_aborts_what_was_sent_of_the_request() {
+    let pair = Pair::start().await;
+    let mut client = pair.client().await;
+    client.send("POST /a HTTP/1.1\r\nhost: price\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+    let mut app = pair.app.accept().await;
+    app.until("hello\r\n").await;
+    assert!(refused_for(&mut client, "zz\r\nhello", 400, "bad_request").await);
+    // Over, and never whole; the next request finds another connection.
+    assert!(app.rest().await.0.is_empty());
+    let mut client = pair.client().await;
+    client.send("GET /next HTTP/1.1\r\nhost: price\r\n\r\n").await;
+    assert!(pair.app.accept().await.head().await.starts_with("GET /next "));
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_malformed_after_the_response_began_cuts_it_short_for_that_reason() {
+    let pair = Pair::start().await;
+    let mut client = pair.client().await;
+    client.send("POST /a HTTP/1.1\r\nhost: price\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+    let mut app = pair.app.accept().await;
+    app.until("hello\r\n").await;
+    app.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await;
+    client.until("1\r\na\r\n").await;
+    client.send("zz\r\nhello").await;
+    assert_eq!(client.rest().await.1, End::Reset);
+    assert!(app.rest().await.0.is_empty());
+    let address = client.address().to_string();
+    let line = log::line(&[("downstream.addr", &address), ("status", "200")]).await;
+    assert_eq!(line.get("reason").map(String::as_str), Some("bad_request"));
+}
+
+#[tokio::test]
+async fn a_websocket_is_refused_and_an_upgrade_that_may_be_ignored_is_ignored() {
+    let pair = Pair::start().await;
+    for headers in [
+        "connection: upgrade\r\nupgrade: websocket",
+        "connection: keep-alive, Upgrade\r\nupgrade: WebSocket",
+        "connection: upgrade\r\nupgrade: h2c, websocket/13",
+        "connection: upgrade\r\nupgrade: h2c\r\nupgrade: websocket",
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nhost: price\r\n{headers}\r\n\r\n");
+        assert!(refused(&pair, &request, 501, "unsupported_protocol").await, "{headers:?}");
+    }
+    assert!(!pair.app.is_called().await, "something reached the application");
+    let mut client = pair.client().await;
+    let request = "GET / HTTP/1.1\r\nhost: price\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n";
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    let (seen, got) = pair.exchange(&mut client, request, answer).await;
+    for gone in ["connection", "upgrade", "http2-settings"] {
+        assert_eq!(header(&seen, gone), None, "{seen}");
+    }
+    assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
 }
 
 #[tokio::test]
