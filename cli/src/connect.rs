@@ -116,7 +116,7 @@ impl ControlPlane {
                 .iter()
                 .map(|sourced| policy::ApplyItem {
                     object: Some((&sourced.object).into()),
-                    precondition: None,
+                    precondition: unchanged_since(&sourced.object),
                     source: sourced.place.to_string(),
                 })
                 .collect(),
@@ -259,6 +259,12 @@ impl ControlPlane {
         let mut client = identity::token_service_client::TokenServiceClient::new(self.channel.clone());
         self.call(Box::pin(client.create_token(self.request(message)))).await
     }
+}
+
+/// A document that names a revision, as one that was read and edited does, overwrites nobody's later change.
+fn unchanged_since(object: &outrigger_core::model::Object) -> Option<policy::Precondition> {
+    let revision = Some(object.metadata.revision).filter(|revision| *revision > 0)?;
+    Some(policy::Precondition { kind: Some(policy::precondition::Kind::Revision(revision)) })
 }
 
 /// Where the object of a diagnostic was written.

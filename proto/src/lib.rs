@@ -10,6 +10,7 @@
     unused_qualifications,
     elided_lifetimes_in_paths,
     let_underscore_drop,
+    rustdoc::all,
     clippy::all,
     clippy::restriction,
     clippy::pedantic,

@@ -270,7 +270,7 @@ fn cut(text: &str) -> String {
 
 fn unmet(precondition: Option<&proto::Precondition>, current: Option<&Object>) -> Option<Violation> {
     let conflict = |message: String| {
-        let remedy = "get the object, and apply your change to what it is now";
+        let remedy = "get the object and apply your change to what it is now, or leave the revision out to overwrite it";
         Some(Violation::error("metadata.revision", "conflict", message).remedy(remedy))
     };
     match (precondition.and_then(|precondition| precondition.kind), current) {

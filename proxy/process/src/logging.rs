@@ -3,7 +3,7 @@
 use std::io;
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt as _};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt, util::SubscriberInitExt as _};
 
 /// What is logged, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,14 @@ pub enum LoggingError {
         /// Why.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// A word that is no level. As a filter it would be a target, and silence everything else.
+    #[error(
+        "'{word}' is not a level: write error, warn, info, debug, trace or off, or a list of target=level"
+    )]
+    Word {
+        /// Which.
+        word: String,
+    },
     /// Somebody else logs already.
     #[error("logging has been started already")]
     Started(#[source] tracing_subscriber::util::TryInitError),
@@ -64,6 +72,11 @@ pub fn init(logging: &Logging) -> Result<(), LoggingError> {
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LoggingError> {
+    let misspelt =
+        |part: &&str| part.is_empty() || !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err();
+    if let Some(word) = level.split(',').map(str::trim).find(misspelt) {
+        return Err(LoggingError::Word { word: word.to_owned() });
+    }
     EnvFilter::builder()
         .parse(level)
         .map_err(|source| LoggingError::Level { level: level.to_owned(), source })
@@ -77,6 +90,13 @@ mod tests {
     fn a_level_or_levels_by_target_are_read() {
         assert!(filter("debug").is_ok());
         assert!(filter("info,outrigger_proxy::pool=trace").is_ok());
+    }
+
+    #[test]
+    fn a_misspelt_level_does_not_silence_everything() {
+        for level in ["inof", "", "info,", "info,outrigger_proxy"] {
+            assert!(matches!(filter(level), Err(LoggingError::Word { .. })), "{level}");
+        }
     }
 
     #[test]

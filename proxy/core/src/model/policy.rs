@@ -90,7 +90,7 @@ pub struct Metadata {
     pub labels: BTreeMap<String, String>,
     /// For people and tools.
     pub annotations: BTreeMap<String, String>,
-    /// Store revision of the last change; 0 before the first.
+    /// Store revision of the last change; 0 before the first. In a document: the one that its author had read, 0 for none.
     pub revision: u64,
     /// +1 for each change of the spec.
     pub generation: u64,

@@ -107,6 +107,20 @@ impl<'t> Fields<'t> {
         None
     }
 
+    /// A revision of the store; 0 when there is none.
+    pub(super) fn revision(&self, findings: &mut Findings, name: &str) -> u64 {
+        let Some(node) = self.get(name) else {
+            return 0;
+        };
+        if let Value::Integer(value) = node.value
+            && let Ok(revision) = u64::try_from(value)
+        {
+            return revision;
+        }
+        mismatch(findings, name, "a revision, as `outrigger get` shows it", node);
+        0
+    }
+
     /// A port; 0 when there is none, which the decoder knows how to judge.
     pub(super) fn port(&self, findings: &mut Findings, name: &str) -> u32 {
         let port = self.number(findings, name);

@@ -19,7 +19,8 @@ const DEFAULT_NAMESPACE: &str = "default";
 const DOCUMENT: Shape =
     Shape { known: &["apiVersion", "kind", "metadata", "spec", "status"], elsewhere: &[] };
 
-/// The second half is the server's: accepted, so that what was read can be written back, and ignored.
+/// The second half is the server's: accepted, so that what was read can be written back. `revision` says what the author
+/// had read, and is held against what is stored by then; the rest is ignored.
 const METADATA: Shape = Shape {
     known: &[
         "name",
@@ -140,6 +141,7 @@ fn metadata(findings: &mut Findings, kind: Option<Kind>, fields: Fields<'_>) -> 
         name: fields.text(findings, "name"),
         labels: fields.texts(findings, "labels"),
         annotations: fields.texts(findings, "annotations"),
+        revision: fields.revision(findings, "revision"),
         ..proto::Metadata::default()
     }
 }

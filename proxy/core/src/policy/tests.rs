@@ -140,7 +140,7 @@ spec: {ports: [{port: 80}]}
 status: {conditions: [{type: Accepted, status: 'True'}]}
 ";
     let object = &parse(text).unwrap()[0].object;
-    assert_eq!((object.metadata.revision, object.metadata.uid.as_str()), (0, ""));
+    assert_eq!((object.metadata.revision, object.metadata.uid.as_str()), (7, ""));
     assert!(object.conditions.is_empty());
 }
 

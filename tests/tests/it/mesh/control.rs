@@ -49,6 +49,13 @@ async fn a_dry_run_stores_nothing_and_a_get_is_an_apply() {
     fs::write(&again, &yaml).unwrap();
     let unchanged = mesh.outrigger(&["apply", "-f", &again.to_string_lossy()]).await.ok();
     assert!(unchanged.stdout.contains("unchanged"), "{}", unchanged.stdout);
+
+    // Somebody else changes it; what was read before must not overwrite that.
+    mesh.apply(&PRICE.replace("port: 80", "port: 8080")).await.ok();
+    fs::write(&again, yaml.replace("port: 80", "port: 8081")).unwrap();
+    let stale = mesh.outrigger(&["apply", "-f", &again.to_string_lossy()]).await;
+    assert_eq!(stale.code, 1, "{}", stale.stdout);
+    assert!(stale.stderr.contains("metadata.revision"), "{}", stale.stderr);
     mesh.outrigger(&["delete", "service", "price", "-n", "demo"]).await.ok();
     assert_eq!(mesh.outrigger(&["get", "service", "price", "-n", "demo"]).await.code, 5);
 }
