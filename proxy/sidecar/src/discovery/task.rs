@@ -27,10 +27,11 @@ use tokio::{
         mpsc::{self, error::SendTimeoutError},
         oneshot, watch,
     },
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
 
 use super::{
     Discovery, Link, Status,
@@ -55,7 +56,30 @@ const DEFAULT_IDLE: Duration = Duration::from_secs(300);
 /// Largest response; the control plane splits at 1 MiB.
 const MAX_RESPONSE: usize = 4 << 20;
 
+/// For the control plane to confirm a good-bye; less than a stopping proxy waits for its tasks.
+const GOOD_BYE: Duration = Duration::from_millis(900);
+
 type Reply = oneshot::Sender<Result<Arc<Snapshot>, DiscoverError>>;
+
+/// An open stream.
+#[derive(Debug)]
+struct Open {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+impl Open {
+    /// Ends the requests and waits for the control plane to end the responses: a stream that is dropped whole reads
+    /// like one that broke, and its proxy like one that is missing.
+    async fn good_bye(self) {
+        let Self { requests, mut responses } = self;
+        drop(requests);
+        let ended = async { while let Ok(Some(_)) = responses.message().await {} };
+        if timeout(GOOD_BYE, ended).await.is_err() {
+            tracing::debug!("the control plane did not confirm the good-bye in time");
+        }
+    }
+}
 
 /// Everything that discovery holds; one task owns it.
 #[derive(Debug)]
@@ -113,14 +137,20 @@ impl Task {
         }
     }
 
-    /// Runs until `stop`.
+    /// Runs until `stop`, and says good-bye then.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::CONTROL_PLANE;
         loop {
             let opened = Instant::now();
+            let mut open = None;
             let error = tokio::select! {
-                () = stop.cancelled() => return,
-                Err(error) = self.session() => error,
+                () = stop.cancelled() => {
+                    if let Some(open) = open {
+                        open.good_bye().await;
+                    }
+                    return;
+                }
+                Err(error) = self.session(&mut open) => error,
             };
             self.disconnected();
             backoff.session_lived(opened.elapsed());
@@ -133,8 +163,8 @@ impl Task {
         }
     }
 
-    /// One stream, from its opening to its end.
-    async fn session(&mut self) -> Result<Infallible, StreamError> {
+    /// One stream, from its opening to its end; `open` holds it in between.
+    async fn session(&mut self, open: &mut Option<Open>) -> Result<Infallible, StreamError> {
         let (requests, outgoing) = mpsc::channel(REQUESTS);
         // Sent before the stream is open: the control plane may want to see who asks before it answers.
         self.outbox = self.client.connect().into();
@@ -143,20 +173,21 @@ impl Task {
             .max_decoding_message_size(MAX_RESPONSE);
         let opening = answer(ads.delta_aggregated_resources(ReceiverStream::new(outgoing)));
         tokio::pin!(opening);
-        let mut stream = loop {
+        let responses = loop {
             tokio::select! {
                 opened = &mut opening => break opened?.into_inner(),
                 Some(question) = self.questions.recv() => self.ask(question),
             }
         };
+        let Open { requests, responses } = open.insert(Open { requests, responses });
         tracing::info!("configuration stream open");
         self.connected = true;
         self.publish();
         loop {
-            self.flush(&requests).await?;
+            self.flush(requests).await?;
             let wake = self.wake();
             tokio::select! {
-                message = stream.message() => self.take(message?.ok_or(StreamError::Ended)?),
+                message = responses.message() => self.take(message?.ok_or(StreamError::Ended)?),
                 Some(question) = self.questions.recv() => self.ask(question),
                 () = sleep_until(wake) => self.tick(),
             }

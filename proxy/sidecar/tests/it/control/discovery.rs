@@ -15,8 +15,8 @@ use outrigger_proxy::{
 };
 use outrigger_tls::grpc::{ServerTrust, channel_lazy};
 use prost::Message;
-use tokio::{sync::watch, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::fake::{Fake, PATIENCE, config};
 
@@ -26,7 +26,8 @@ struct Running {
     demand: Demand,
     snapshot: snapshot::Handle,
     status: watch::Receiver<Status>,
-    _stop: tokio_util::sync::DropGuard,
+    stop: DropGuard,
+    task: JoinHandle<()>,
 }
 
 impl Running {
@@ -39,8 +40,8 @@ impl Running {
         let (demand, status) = (discovery.demand(), discovery.status());
         let stop = CancellationToken::new();
         let link = Link { channel, identity, instance: "price-1".parse().unwrap() };
-        tokio::spawn(discovery.run(link, stop.clone()));
-        Self { demand, snapshot: handle, status, _stop: stop.drop_guard() }
+        let task = tokio::spawn(discovery.run(link, stop.clone()));
+        Self { demand, snapshot: handle, status, stop: stop.drop_guard(), task }
     }
 
     async fn until(&mut self, what: &str, condition: impl FnMut(&Status) -> bool) -> Status {
@@ -202,6 +203,17 @@ async fn without_a_stream_nobody_waits_and_what_is_known_stays() {
     fake.resume();
     running.until("connected", |status| status.connected).await;
     assert!(running.resolve("demo/new").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_good_bye_that_nobody_answers_holds_up_no_stop() {
+    let fake = Fake::start();
+    let mut running = Running::start(&fake);
+    running.until("configured", |status| status.configured).await;
+    fake.change(|seen| seen.confirm = false);
+    drop(running.stop);
+    fake.until("a good-bye", |seen| seen.good_byes == 1).await;
+    timeout(PATIENCE, running.task).await.expect("it stops").unwrap();
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ pub(super) struct Seen {
     pub(super) join: Result<(), Status>,
     /// Life of a certificate, and when to renew it.
     pub(super) life: (Duration, Duration),
-    /// Whether withdrawals are confirmed.
+    /// Whether withdrawals and good-byes are confirmed.
     pub(super) confirm: bool,
     /// Whether figures are acknowledged; else the stream breaks once they are counted.
     pub(super) acknowledge: bool,
@@ -76,10 +76,16 @@ pub(super) struct Seen {
     pub(super) issued: Vec<IssueRequest>,
     pub(super) requests: Vec<DeltaDiscoveryRequest>,
     pub(super) resent: usize,
+    /// Discovery streams that ended by a half-close.
+    pub(super) good_byes: usize,
     pub(super) applied: Vec<AppliedReport>,
     pub(super) registry: Vec<Event>,
     pub(super) reports: Vec<ReportRequest>,
 }
+
+/// A call that is given up reads like a half-close, except that its responses are closed with it: as the control plane
+/// tells them apart.
+const GIVEN_UP: Duration = Duration::from_millis(100);
 
 /// What happened on registry sessions.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,6 +107,7 @@ impl Seen {
             issued: Vec::new(),
             requests: Vec::new(),
             resent: 0,
+            good_byes: 0,
             applied: Vec::new(),
             registry: Vec::new(),
             reports: Vec::new(),
@@ -312,7 +319,15 @@ impl AggregatedDiscoveryService for Service {
             loop {
                 tokio::select! {
                     request = requests.message() => {
-                        let Ok(Some(request)) = request else { return };
+                        let Ok(request) = request else { return };
+                        let Some(request) = request else {
+                            if timeout(GIVEN_UP, responses.closed()).await.is_err() {
+                                seen.send_modify(|seen| seen.good_byes += 1);
+                                let mut seen = seen.subscribe();
+                                let _confirmed = seen.wait_for(|seen| seen.confirm).await.is_ok();
+                            }
+                            return;
+                        };
                         session.on_request(request.clone()).unwrap();
                         seen.send_modify(|seen| seen.requests.push(request));
                     }

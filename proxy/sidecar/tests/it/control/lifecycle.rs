@@ -300,6 +300,15 @@ async fn a_drain_withdraws_first_and_stays_ready_until_that_is_confirmed() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_stops_says_good_bye_on_its_configuration_stream() {
+    let fake = Fake::start();
+    let proxy = Proxy::start(&fake, &[]).await;
+    proxy.ready().await;
+    assert_eq!(proxy.stop().await, Exit::Success);
+    assert_eq!(fake.look(|seen| seen.good_byes), 1, "heard of before the proxy is gone");
+}
+
+#[tokio::test]
 async fn a_proxy_that_is_asked_to_stop_before_it_joined_stops() {
     let mut fake = Fake::start();
     fake.kill();
