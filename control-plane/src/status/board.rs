@@ -58,15 +58,13 @@ pub struct Node {
     pub since: SystemTime,
     /// What its stream says.
     pub progress: Progress,
-    /// What it said last itself, on its newest stream.
+    /// What it said last itself, about its newest open stream.
     pub reported: Option<Reported>,
     /// Received and valid, but not in its snapshot.
     pub pending: Vec<PendingName>,
     /// When its certificate ends, as it says.
     pub svid_not_after: Option<prost_types::Timestamp>,
-    /// Nonce prefix of its newest stream.
-    stream: String,
-    /// When that broke; `None`: it is open.
+    /// When its stream broke; `None`: it is open.
     lost: Option<Instant>,
 }
 
@@ -113,14 +111,19 @@ pub struct Board {
 
 #[derive(Debug, Default)]
 struct Inner {
-    nodes: BTreeMap<Arc<str>, Node>,
+    /// By nonce prefix.
     streams: BTreeMap<String, Open>,
+    /// The open streams of each proxy, the newest last. There are several when a proxy came back before its former
+    /// stream was seen to break, and when two run with the same instance id: the newest open one counts.
+    by_node: BTreeMap<Arc<str>, Vec<String>>,
+    /// Proxies that broke off, and have no open stream.
+    lost: BTreeMap<Arc<str>, Node>,
 }
 
+/// An open stream, and what it says of its proxy.
 #[derive(Debug)]
 struct Open {
-    node: Arc<str>,
-    identity: SpiffeId,
+    node: Node,
     reports: watch::Sender<Reported>,
 }
 
@@ -131,7 +134,8 @@ impl Default for Board {
 }
 
 impl Board {
-    /// A proxy opened `stream`; returns where its reports arrive. A stream that it had before is its past.
+    /// A proxy opened `stream`; returns where its reports arrive. A stream that it had before counts no longer, unless
+    /// it outlives this one.
     pub fn connect(
         &self,
         stream: &str,
@@ -151,14 +155,13 @@ impl Board {
             reported: None,
             pending: Vec::new(),
             svid_not_after: None,
-            stream: stream.to_owned(),
             lost: None,
         };
         {
             let mut inner = self.inner.lock();
-            let open = Open { node: Arc::clone(&id), identity: identity.clone(), reports };
-            inner.streams.insert(stream.to_owned(), open);
-            inner.nodes.insert(id, node);
+            inner.lost.remove(&id);
+            inner.streams.insert(stream.to_owned(), Open { node, reports });
+            inner.by_node.entry(id).or_default().push(stream.to_owned());
         }
         self.tell();
         receiver
@@ -168,9 +171,9 @@ impl Board {
     pub fn progress(&self, stream: &str, progress: Progress) {
         let news = {
             let mut inner = self.inner.lock();
-            inner.of_stream(stream).is_some_and(|node| {
-                let news = node.progress != progress;
-                node.progress = progress;
+            inner.streams.get_mut(stream).is_some_and(|open| {
+                let news = open.node.progress != progress;
+                open.node.progress = progress;
                 news
             })
         };
@@ -179,22 +182,21 @@ impl Board {
         }
     }
 
-    /// `stream` ended: by a good-bye, which forgets the proxy, or it broke.
+    /// `stream` ended: by a good-bye, which forgets the proxy, or it broke. A proxy that has another one is where that
+    /// one is.
     pub fn disconnect(&self, stream: &str, good_bye: bool, now: (Instant, SystemTime)) {
         {
             let mut inner = self.inner.lock();
-            if let Some(node) = inner.of_stream(stream) {
-                let (id, identity) = (Arc::clone(&node.id), node.identity.clone());
+            if let Some(mut node) = inner.close(stream)
+                && !good_bye
+            {
+                let identity = node.identity.clone();
                 node.lost = Some(now.0);
                 node.since = now.1;
-                if good_bye {
-                    inner.nodes.remove(&id);
-                } else {
-                    inner.forget_beyond_bound(&identity);
-                }
+                inner.lost.insert(Arc::clone(&node.id), node);
+                inner.forget_beyond_bound(&identity);
             }
-            inner.streams.remove(stream);
-            inner.nodes.retain(|_, node| node.lost.is_none_or(|lost| now.0 - lost < REMEMBERED));
+            inner.lost.retain(|_, node| node.lost.is_none_or(|lost| now.0 - lost < REMEMBERED));
         }
         self.tell();
     }
@@ -204,17 +206,15 @@ impl Board {
         let report = bounded(report);
         {
             let mut inner = self.inner.lock();
-            let Some(open) = inner.streams.get(&report.stream) else { return };
-            if open.identity != *identity {
+            let Some(open) = inner.streams.get_mut(&report.stream) else { return };
+            if open.node.identity != *identity {
                 return;
             }
             let reported = Reported { generation: report.generation, applied: report.applied };
             open.reports.send_replace(reported.clone());
-            if let Some(node) = inner.of_stream(&report.stream) {
-                node.reported = Some(reported);
-                node.pending = report.pending;
-                node.svid_not_after = report.svid_not_after;
-            }
+            open.node.reported = Some(reported);
+            open.node.pending = report.pending;
+            open.node.svid_not_after = report.svid_not_after;
         }
         self.tell();
     }
@@ -222,8 +222,10 @@ impl Board {
     /// All proxies, by id; one that broke off more than a minute ago is forgotten.
     pub fn nodes(&self, now: Instant) -> Vec<Node> {
         let inner = self.inner.lock();
-        let known = inner.nodes.values().filter(|node| node.lost.is_none_or(|lost| now - lost < REMEMBERED));
-        known.cloned().collect()
+        let lost = inner.lost.values().filter(|node| node.lost.is_none_or(|lost| now - lost < REMEMBERED));
+        let mut nodes: Vec<Node> = inner.connected().chain(lost).cloned().collect();
+        nodes.sort_by(|one, other| one.id.cmp(&other.id));
+        nodes
     }
 
     /// Counts the changes.
@@ -237,8 +239,7 @@ impl Board {
         loop {
             let behind = {
                 let inner = self.inner.lock();
-                let mut connected = inner.nodes.values().filter(|node| node.connected());
-                connected.any(|node| node.progress.applied < revision)
+                inner.connected().any(|node| node.progress.applied < revision)
             };
             // The board outlives whoever asks it.
             if !behind || changed.changed().await.is_err() {
@@ -266,21 +267,34 @@ fn bounded(mut report: AppliedReport) -> AppliedReport {
 }
 
 impl Inner {
+    /// Every connected proxy, as its newest open stream says.
+    fn connected(&self) -> impl Iterator<Item = &Node> {
+        let newest = self.by_node.values().filter_map(|streams| self.streams.get(streams.last()?));
+        newest.map(|open| &open.node)
+    }
+
+    /// Forgets `stream`; returns its proxy if that has no other one.
+    fn close(&mut self, stream: &str) -> Option<Node> {
+        let Open { node, .. } = self.streams.remove(stream)?;
+        if let Some(streams) = self.by_node.get_mut(&node.id) {
+            streams.retain(|open| open != stream);
+            if !streams.is_empty() {
+                return None;
+            }
+        }
+        self.by_node.remove(&node.id);
+        Some(node)
+    }
+
     /// Forgets the proxy of `identity` that was lost first, if it lost too many.
     fn forget_beyond_bound(&mut self, identity: &SpiffeId) {
-        let lost = self.nodes.values().filter(|node| node.identity == *identity);
+        let lost = self.lost.values().filter(|node| node.identity == *identity);
         let lost: Vec<_> = lost.filter_map(|node| Some((node.lost?, Arc::clone(&node.id)))).collect();
         if lost.len() > MAX_LOST_PER_IDENTITY
             && let Some((_, oldest)) = lost.into_iter().min()
         {
-            self.nodes.remove(&oldest);
+            self.lost.remove(&oldest);
         }
-    }
-
-    /// The proxy whose newest stream this is.
-    fn of_stream(&mut self, stream: &str) -> Option<&mut Node> {
-        let id = Arc::clone(&self.streams.get(stream)?.node);
-        self.nodes.get_mut(&id).filter(|node| node.stream == stream)
     }
 }
 

@@ -273,6 +273,28 @@ async fn only_what_is_applied_has_converged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_proxies_with_one_id_the_one_that_stays_is_connected() {
+    let control = ControlPlane::start().await;
+    apply(&control, PRICE).await;
+    let client = proxy(&control, "front");
+    let mut older = client.discover("front-1").await;
+    older.subscribe(SERVICE, &["demo/price"]).await;
+    older.accept().await;
+    let mut newer = proxy(&control, "front").discover("front-1").await;
+    newer.subscribe(SERVICE, &["demo/price"]).await;
+    newer.accept().await;
+    newer.good_bye().await;
+
+    let revision = apply(&control, CANARY).await;
+    let pushed = older.accept().await;
+    let reports = client.reports().await;
+    reports.send(applied(&[&pushed])).await.unwrap();
+    let done = converged(&control, revision, 10_000).await;
+    assert!(done.converged, "{done:?}");
+    assert_eq!((done.targeted, done.current), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_revision_that_concerns_nobody_converges_and_one_that_is_not_there_is_refused() {
     let control = ControlPlane::start().await;
     let revision = apply(&control, PRICE).await;

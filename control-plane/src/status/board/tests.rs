@@ -54,6 +54,29 @@ fn the_end_of_an_older_stream_is_not_that_of_its_proxy() {
 }
 
 #[test]
+fn of_two_with_one_id_the_one_that_stays_is_connected() {
+    let end = (Instant::now(), SystemTime::UNIX_EPOCH);
+    for good_bye in [true, false] {
+        let board = Board::default();
+        let older = connect(&board, "one", "front", "front-1");
+        let _reports = connect(&board, "two", "front", "front-1");
+        // What the older one says meanwhile is not lost.
+        let (progress, report) = applied("one", 7);
+        board.progress("one", progress);
+        board.report(&identity("front"), AppliedReport { generation: 3, ..report });
+        assert_eq!(older.borrow().generation, 3);
+        assert!(!board.nodes(end.0)[0].current(7), "the newer stream counts");
+
+        board.disconnect("two", good_bye, end);
+        let nodes = board.nodes(end.0);
+        assert_eq!(nodes.len(), 1);
+        assert!(nodes[0].connected() && nodes[0].current(7), "{nodes:?}");
+        board.disconnect("one", true, end);
+        assert!(board.nodes(end.0).is_empty());
+    }
+}
+
+#[test]
 fn nobody_fills_the_board_with_proxies_that_were_lost() {
     let board = Board::default();
     let now = Instant::now();
