@@ -262,7 +262,7 @@ impl ControlPlane {
 }
 
 /// A document that names a revision, as one that was read and edited does, overwrites nobody's later change.
-fn unchanged_since(object: &outrigger_core::model::Object) -> Option<policy::Precondition> {
+fn unchanged_since(object: &model::Object) -> Option<policy::Precondition> {
     let revision = Some(object.metadata.revision).filter(|revision| *revision > 0)?;
     Some(policy::Precondition { kind: Some(policy::precondition::Kind::Revision(revision)) })
 }
