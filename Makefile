@@ -33,7 +33,7 @@ check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
-	$(CARGO) test --locked -p outrigger-tests --test it -- workspace::
+	$(CARGO) test --locked --workspace --test it -- workspace::
 
 bench:
 	$(CARGO) bench --locked -p outrigger-bench
