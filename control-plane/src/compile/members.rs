@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use outrigger_core::model::{Endpoint, EndpointSet, Health, PortSpec, ServiceName, ServiceSpec, TargetPort};
+use outrigger_core::model::{
+    Endpoint, EndpointSet, Health, PortSpec, Resilience, ServiceName, ServiceSpec, TargetPort,
+};
 use tokio::time::Instant;
 
 use super::{Compiled, Policies, policies};
@@ -35,7 +37,13 @@ pub fn endpoint_set(
     endpoints.sort_by_key(|endpoint| endpoint.address);
     let panic = panic && !endpoints.is_empty();
     Some(Compiled {
-        resource: EndpointSet { service: service.clone(), port, endpoints, panic },
+        resource: EndpointSet {
+            service: service.clone(),
+            port,
+            endpoints,
+            panic,
+            resilience: Resilience::default(),
+        },
         causes: vec![reference.clone()],
     })
 }

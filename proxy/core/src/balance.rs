@@ -134,6 +134,7 @@ mod tests {
                 })
                 .collect(),
             panic: false,
+            resilience: Default::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 mod matches;
 mod name;
 mod policy;
+mod resilience;
 mod resource;
 mod violation;
 
@@ -15,6 +16,7 @@ pub use policy::{
     BackendRef, Condition, Kind, MeshConfigSpec, Metadata, Object, ObjectRef, ParentRef, PolicyRule,
     PortSpec, RouteSpec, ServiceSpec, Spec, TargetPort,
 };
+pub use resilience::{Outlier, Resilience, Retry, RetryBudget, Timeouts, TrafficLimits};
 pub use resource::{
     AppProtocol, Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, RouteRule, Service,
     ServicePort, TrustBundle, WeightedBackend,

@@ -89,7 +89,7 @@ reasons! {
     BodyTimeout, "body_timeout", Some(StatusCode::REQUEST_TIMEOUT), Client,
         "The request's body stood still for too long.";
     UnsupportedProtocol, "unsupported_protocol", Some(StatusCode::NOT_IMPLEMENTED), Client,
-        "What is spoken on the connection, or asked for by an upgrade to WebSocket, is not carried by this version.";
+        "What is spoken on the connection is not what its destination is declared to speak, or not carried by this version.";
     LoopDetected, "loop_detected", Some(StatusCode::LOOP_DETECTED), Client,
         "The request came back to the proxy that sent it.";
     ExternalDenied, "external_denied", Some(StatusCode::FORBIDDEN), Client,
@@ -104,8 +104,12 @@ reasons! {
         "The proxy has no identity or no configuration yet.";
     DiscoveryTimeout, "discovery_timeout", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
         "The control plane did not answer in time for a name that the proxy met for the first time.";
-    Overloaded, "overloaded", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
-        "A limit of the proxy is reached: connections, or requests that wait for one.";
+    ConnectionLimit, "connection_limit", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
+        "The destination has as many connections from this proxy as its limit allows, and none became free in time.";
+    RequestLimit, "request_limit", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
+        "The destination has as many requests from this proxy under way as its limit allows.";
+    PendingLimit, "pending_limit", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
+        "As many requests wait for a connection to the destination as its limit allows.";
     Draining, "draining", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
         "The proxy is about to stop and takes no new requests.";
     TlsFailed, "tls_failed", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
@@ -130,8 +134,18 @@ reasons! {
         "The connection broke after the response's head; what was received was delivered, and the end is a reset.";
     RequestTimeout, "request_timeout", Some(StatusCode::GATEWAY_TIMEOUT), Upstream,
         "The request's timeout passed before the response's head.";
+    PerTryTimeout, "per_try_timeout", Some(StatusCode::GATEWAY_TIMEOUT), Upstream,
+        "An attempt took longer than one may, and no other was allowed or left.";
+    DeadlineExceeded, "deadline_exceeded", Some(StatusCode::GATEWAY_TIMEOUT), Client,
+        "The deadline that the caller set passed before the response's head.";
     StreamTimeout, "stream_timeout", None, Upstream,
         "The response's body stood still for too long, or the request's timeout passed while it was delivered.";
+    StreamReset, "stream_reset", None, Upstream,
+        "The application reset the stream after the response's head; what was received was delivered, and the end is a reset.";
+    GrpcStatusMissing, "grpc_status_missing", None, Upstream,
+        "A gRPC response ended without a status; it was delivered as it is.";
+    IdleTimeout, "idle_timeout", None, Upstream,
+        "Nothing moved on a TCP connection, a tunnel or an upgraded connection for too long.";
 }
 
 impl fmt::Display for Reason {

@@ -96,7 +96,7 @@ impl Pool {
             Ok(permit) => permit,
             Err(_) => timeout(self.queue_timeout, Arc::clone(&self.permits).acquire_owned())
                 .await
-                .map_err(|_elapsed| Reason::Overloaded)?
+                .map_err(|_elapsed| Reason::ConnectionLimit)?
                 .map_err(|_closed| Reason::InternalError)?,
         };
         Ok(Slot { pool: Arc::clone(self), _permit: permit })

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use super::{HttpFilter, HttpMatch, Name, ServiceName, SpiffeId, TrustDomain};
+use super::{HttpFilter, HttpMatch, Name, Resilience, ServiceName, SpiffeId, TrustDomain};
 
 /// What an application speaks on a port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -116,6 +116,8 @@ pub struct EndpointSet {
     pub endpoints: Vec<Endpoint>,
     /// Every lease ran out at once: the last ones known, which may be gone.
     pub panic: bool,
+    /// How requests that end up here are retried, timed and limited, whichever route brought them.
+    pub resilience: Resilience,
 }
 
 /// One address of a backend.

@@ -17,7 +17,7 @@ use super::{
     time::encode_duration,
 };
 use crate::model::{
-    Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, RouteRule, Service, ServiceName,
+    Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, Resilience, RouteRule, Service, ServiceName,
     ServicePort, SpiffeId, TrustBundle, Violation, WeightedBackend,
 };
 
@@ -209,7 +209,13 @@ fn endpoint_set(findings: &mut Findings, wire: &proto::EndpointSet) -> Option<En
         Some(endpoint)
     });
     endpoints.sort_by_key(|endpoint| endpoint.address);
-    Some(EndpointSet { service: service?, port: port?, endpoints, panic: wire.panic })
+    Some(EndpointSet {
+        service: service?,
+        port: port?,
+        endpoints,
+        panic: wire.panic,
+        resilience: Resilience::default(),
+    })
 }
 
 fn endpoint(

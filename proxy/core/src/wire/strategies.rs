@@ -224,6 +224,7 @@ pub(crate) fn endpoint_set() -> impl Strategy<Value = EndpointSet> {
                 })
                 .collect(),
             panic,
+            resilience: Default::default(),
         },
     )
 }

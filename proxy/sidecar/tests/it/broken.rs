@@ -188,7 +188,7 @@ async fn requests_beyond_the_bound_of_an_endpoint_wait_and_are_refused() {
     let mut second = pair.client().await;
     second.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
     assert!(second.head().await.starts_with("HTTP/1.1 503 "));
-    logged(&second, "overloaded").await;
+    logged(&second, "connection_limit").await;
     app.send(OK).await;
     let head = first.head().await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"));

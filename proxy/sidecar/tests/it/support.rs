@@ -203,6 +203,7 @@ pub(crate) fn endpoint_set(endpoints: &[Endpoint]) -> EndpointSet {
         port: 80,
         endpoints: endpoints.to_vec(),
         panic: false,
+        resilience: Default::default(),
     }
 }
 

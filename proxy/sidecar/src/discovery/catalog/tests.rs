@@ -22,7 +22,13 @@ fn service(text: &str, sets: &[&str]) -> Service {
 }
 
 fn set(text: &str) -> EndpointSet {
-    EndpointSet { service: name(text), port: 80, endpoints: Vec::new(), panic: false }
+    EndpointSet {
+        service: name(text),
+        port: 80,
+        endpoints: Vec::new(),
+        panic: false,
+        resilience: Default::default(),
+    }
 }
 
 struct Test {

@@ -84,6 +84,7 @@ fn endpoint_set(name: &str) -> mesh::EndpointSet {
             workload: Arc::from("demo/price-1"),
         }],
         panic: false,
+        resilience: model::Resilience::default(),
     })
 }
 
