@@ -28,6 +28,7 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long a peer may take to acknowledge what it was sent, or keep its window shut: a machine that vanished, or reads
 /// nothing, holds nothing for longer. As long as a body may stand still.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(300);
+const UNACKNOWLEDGED_SHARED: Duration = Duration::from_secs(20);
 
 /// What a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,19 +155,25 @@ pub(crate) fn tune(stream: &TcpStream) {
     let tuned = socket
         .set_tcp_nodelay(true)
         .and_then(|()| socket.set_tcp_keepalive(&keepalive))
-        .and_then(|()| unacknowledged(&socket));
+        .and_then(|()| unacknowledged(&socket, UNACKNOWLEDGED));
     if let Err(error) = tuned {
         tracing::debug!(%error, "socket options could not be set");
     }
 }
 
+/// A connection that many requests share is given up sooner: its peer always reads, however slow what it reads for is.
+pub(crate) fn tune_shared(stream: &TcpStream) {
+    if let Err(error) = unacknowledged(&SockRef::from(stream), UNACKNOWLEDGED_SHARED) {
+        tracing::debug!(%error, "socket options could not be set");
+    }
+}
+
 #[cfg(target_os = "linux")]
-fn unacknowledged(socket: &SockRef<'_>) -> io::Result<()> {
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+fn unacknowledged(socket: &SockRef<'_>, limit: Duration) -> io::Result<()> {
+    socket.set_tcp_user_timeout(Some(limit))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn unacknowledged(_socket: &SockRef<'_>) -> io::Result<()> {
-    let _only_on_linux = UNACKNOWLEDGED;
+fn unacknowledged(_socket: &SockRef<'_>, _limit: Duration) -> io::Result<()> {
     Ok(())
 }

@@ -3,14 +3,15 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     net::SocketAddr,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
-use outrigger_core::model::{Endpoint, SpiffeId};
+use outrigger_core::model::{Endpoint, ServiceName, SpiffeId};
 use parking_lot::Mutex;
 
 /// What makes two endpoints the same one: another identity behind an address is another endpoint.
@@ -70,30 +71,93 @@ impl Drop for InFlight {
     }
 }
 
-/// The states of all endpoints that a snapshot or a request still holds. Cheap to clone.
+/// What one proxy has under way at one port of a service, over all its endpoints and workers.
+#[derive(Debug, Default)]
+pub struct DestinationState {
+    connections: AtomicU32,
+    requests: AtomicU32,
+    pending: AtomicU32,
+}
+
+impl DestinationState {
+    /// Counts one connection more, if there are fewer than `limit`, until the guard is dropped.
+    pub(crate) fn connection(self: &Arc<Self>, limit: u32) -> Option<Counted> {
+        self.count(|state| &state.connections, limit)
+    }
+
+    /// The same for a request, or a TCP connection of the own workload.
+    pub(crate) fn request(self: &Arc<Self>, limit: u32) -> Option<Counted> {
+        self.count(|state| &state.requests, limit)
+    }
+
+    /// The same for a request that waits for a connection.
+    pub(crate) fn pending(self: &Arc<Self>, limit: u32) -> Option<Counted> {
+        self.count(|state| &state.pending, limit)
+    }
+
+    fn count(self: &Arc<Self>, counter: Counter, limit: u32) -> Option<Counted> {
+        let more = |count: u32| (count < limit).then(|| count + 1);
+        counter(self).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Counted { state: Arc::clone(self), counter })
+    }
+}
+
+type Counter = fn(&DestinationState) -> &AtomicU32;
+
+/// One more of something at a destination, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    state: Arc<DestinationState>,
+    counter: Counter,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.counter)(&self.state).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The states of all endpoints and destinations that a snapshot or a request still holds. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct States(Arc<Mutex<HashMap<EndpointKey, Weak<EndpointState>>>>);
+pub struct States {
+    endpoints: Arc<Mutex<HashMap<EndpointKey, Weak<EndpointState>>>>,
+    destinations: Arc<Mutex<HashMap<(ServiceName, u16), Weak<DestinationState>>>>,
+}
 
 impl States {
     /// The state of `endpoint`: the one that exists, else a new one.
     pub fn of(&self, endpoint: &Endpoint) -> Arc<EndpointState> {
         let key = EndpointKey::from(endpoint);
-        // Short and never held across an await; taken while a snapshot is built, not by requests.
-        let mut states = self.0.lock();
-        if let Some(state) = states.get(&key).and_then(Weak::upgrade) {
-            return state;
-        }
-        let state = Arc::new(EndpointState { key: key.clone(), in_flight: AtomicU64::new(0) });
-        states.insert(key, Arc::downgrade(&state));
-        state
+        existing(&self.endpoints, &key, || EndpointState { key: key.clone(), in_flight: AtomicU64::new(0) })
     }
 
-    /// Forgets the endpoints that nothing holds any more; returns how many are left.
-    pub fn prune(&self) -> usize {
-        let mut states = self.0.lock();
-        states.retain(|_, state| state.strong_count() > 0);
-        states.len()
+    /// The state of a port of a service: the one that exists, else a new one.
+    pub fn destination(&self, service: &ServiceName, port: u16) -> Arc<DestinationState> {
+        existing(&self.destinations, &(service.clone(), port), DestinationState::default)
     }
+
+    /// Forgets what nothing holds any more; returns how many endpoints are left.
+    pub fn prune(&self) -> usize {
+        self.destinations.lock().retain(|_, state| state.strong_count() > 0);
+        let mut endpoints = self.endpoints.lock();
+        endpoints.retain(|_, state| state.strong_count() > 0);
+        endpoints.len()
+    }
+}
+
+/// The lock is short and never held across an await; it is taken while a snapshot is built, not by requests.
+fn existing<K: Clone + Eq + Hash, S>(
+    states: &Mutex<HashMap<K, Weak<S>>>,
+    key: &K,
+    new: impl FnOnce() -> S,
+) -> Arc<S> {
+    let mut states = states.lock();
+    if let Some(state) = states.get(key).and_then(Weak::upgrade) {
+        return state;
+    }
+    let state = Arc::new(new());
+    states.insert(key.clone(), Arc::downgrade(&state));
+    state
 }
 
 #[cfg(test)]

@@ -1,20 +1,32 @@
-//! Which headers cross which leg. Hop-by-hop fields never do (RFC 9110 §7.6.1); fields of the mesh's own are believed
-//! from an authenticated sidecar only, and never reach a client.
+//! Which headers cross which leg. Hop-by-hop fields never do (RFC 9110 §7.6.1), but for an upgrade that both sides of
+//! the leg can make; fields of the mesh's own are believed from an authenticated sidecar only, and never reach a client.
 //!
 //! | direction | `outrigger-*` | `x-forwarded-client-cert` | made when missing |
 //! |---|---|---|---|
-//! | own workload -> mesh leg | removed, `outrigger-hop` set | removed | `x-request-id`, `traceparent` |
-//! | mesh leg -> application | removed but `outrigger-hop` | the verified peer | `x-request-id`, `traceparent` |
-//! | application -> mesh leg | removed, `outrigger-timing` set | untouched | - |
+//! | own workload -> mesh leg | removed; `-hop`, `-version`, `-timeout` set | removed | `x-request-id`, `traceparent` |
+//! | mesh leg -> application | removed but `-hop`, `-timeout` | the verified peer | `x-request-id`, `traceparent` |
+//! | application -> mesh leg | removed; `-timing`, `-unprocessed`, `-reason` set | untouched | - |
 //! | mesh leg -> own workload | removed | untouched | - |
+//!
+//! `outrigger-timeout` of the own workload is a deadline that it may set for itself: it can only shorten (see `deadline`).
 
 use std::fmt::Write as _;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
-use outrigger_core::model::SpiffeId;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
+use outrigger_core::{model::SpiffeId, reason::Reason};
+
+use crate::upstream::Leg;
 
 /// Which proxy a request left last: one that comes back to it runs in a circle.
 pub(crate) const HOP: HeaderName = HeaderName::from_static("outrigger-hop");
+/// What the caller's own client spoke: `1.0`, `1.1` or `2`.
+pub(crate) const VERSION: HeaderName = HeaderName::from_static("outrigger-version");
+/// How long the answer is still of use, as a duration like `250ms`.
+pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("outrigger-timeout");
+/// Why an inbound could not hand a request over: no application saw it, and any method may be tried elsewhere.
+pub(crate) const UNPROCESSED: HeaderName = HeaderName::from_static("outrigger-unprocessed");
+/// Why an inbound answered by itself, where an application may have seen the request.
+pub(crate) const REASON: HeaderName = HeaderName::from_static("outrigger-reason");
 /// Who the verified peer is, for the application.
 pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// Names a request in every log.
@@ -49,8 +61,17 @@ pub(crate) struct Names {
     pub(crate) traceparent: HeaderValue,
 }
 
-/// Own workload -> mesh leg.
-pub(crate) fn outbound_request(headers: &mut HeaderMap, hop: &Hop) -> Names {
+/// How a message goes on from here.
+#[derive(Debug, Clone)]
+pub(crate) struct Way {
+    /// What it is written with.
+    pub(crate) leg: Leg,
+    /// The protocols that may follow it on its connection.
+    pub(crate) upgrade: Option<HeaderValue>,
+}
+
+/// Own workload -> mesh leg. `version`: what the workload spoke.
+pub(crate) fn outbound_request(headers: &mut HeaderMap, hop: &Hop, version: Version, way: &Way) -> Names {
     let trailers = accepts_trailers(headers);
     remove_hop_by_hop(headers);
     // Meant for this proxy, not for whom it talks to (RFC 9110 §11.7.2).
@@ -58,24 +79,35 @@ pub(crate) fn outbound_request(headers: &mut HeaderMap, hop: &Hop) -> Names {
     remove_own(headers);
     headers.remove(CLIENT_CERT);
     headers.insert(HOP, hop.0.clone());
-    pass_trailers(headers, trailers);
+    let version = match version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    headers.insert(VERSION, HeaderValue::from_static(version));
+    pass_options(headers, trailers, way);
     ensure_names(headers)
 }
 
 /// Mesh leg -> application. `peer` was verified by the handshake; `own` is who the application is.
-pub(crate) fn inbound_request(headers: &mut HeaderMap, peer: &SpiffeId, own: Option<&SpiffeId>) -> Names {
+pub(crate) fn inbound_request(
+    headers: &mut HeaderMap,
+    peer: &SpiffeId,
+    own: Option<&SpiffeId>,
+    way: &Way,
+) -> Names {
     let trailers = accepts_trailers(headers);
     remove_hop_by_hop(headers);
-    let hop = headers.get(HOP).cloned();
+    let kept = [HOP, TIMEOUT].map(|name| headers.remove(&name).map(|value| (name, value)));
     remove_own(headers);
-    if let Some(hop) = hop {
-        headers.insert(HOP, hop);
+    for (name, value) in kept.into_iter().flatten() {
+        headers.insert(name, value);
     }
     match client_cert(peer, own) {
         Some(value) => headers.insert(CLIENT_CERT, value),
         None => headers.remove(CLIENT_CERT),
     };
-    pass_trailers(headers, trailers);
+    pass_options(headers, trailers, way);
     ensure_names(headers)
 }
 
@@ -89,6 +121,61 @@ pub(crate) fn inbound_response(headers: &mut HeaderMap) {
 pub(crate) fn outbound_response(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     remove_own(headers);
+}
+
+/// The answer that leaves HTTP says so on each leg anew (RFC 9110 §7.8); `protocol`: what it goes on with.
+pub(crate) fn switch(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(header::UPGRADE, protocol);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+}
+
+/// Whether the caller of an inbound spoke HTTP/2 to its own sidecar.
+pub(crate) fn is_from_http2(headers: &HeaderMap) -> bool {
+    headers.get(VERSION).is_some_and(|version| version == "2")
+}
+
+/// Why a peer's sidecar answered in place of its application, and whether no application saw the request.
+pub(crate) fn peer_reason(headers: &HeaderMap) -> Option<(Reason, bool)> {
+    let named = |name: &HeaderName| {
+        let text = headers.get(name)?.as_bytes();
+        Reason::ALL.iter().copied().find(|reason| reason.as_str().as_bytes() == text)
+    };
+    let unprocessed = named(&UNPROCESSED).map(|reason| (reason, true));
+    unprocessed.or_else(|| named(&REASON).map(|reason| (reason, false)))
+}
+
+/// What a request wants its connection to become, as far as it can be had: not HTTP/2, which is spoken from the begin or
+/// not at all, and not where `Connection` does not name it, or of HTTP/1.0 (RFC 9110 §7.8).
+pub(crate) fn asked_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
+    let headers = request.headers();
+    if request.version() != Version::HTTP_11 || !headers.contains_key(header::UPGRADE) {
+        return None;
+    }
+    let named = list(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    let wanted: Vec<&str> = list(headers, &header::UPGRADE)
+        .filter(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case("h2c"))
+        .collect();
+    (named && !wanted.is_empty()).then(|| HeaderValue::try_from(wanted.join(", ")).ok()).flatten()
+}
+
+/// Whether an answer switches to what was `asked` for, and says to what.
+pub(crate) fn agrees(asked: &HeaderValue, answer: &HeaderMap) -> bool {
+    let asked = asked.to_str().unwrap_or_default();
+    let mut chosen = list(answer, &header::UPGRADE).peekable();
+    chosen.peek().is_some()
+        && chosen.all(|chosen| asked.split(',').any(|asked| asked.trim().eq_ignore_ascii_case(chosen)))
+}
+
+/// A cookie that came in pieces, as HTTP/2 allows, is one field for HTTP/1 (RFC 9113 §8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut pieces = headers.get_all(header::COOKIE).iter();
+    if pieces.next().is_none() || pieces.next().is_none() {
+        return;
+    }
+    let pieces: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, whole);
+    }
 }
 
 /// On both legs of a request. What may not come in the head does not come in by the back door: some applications merge
@@ -171,11 +258,24 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
     })
 }
 
-/// `TE` is hop-by-hop, and each hop of ours forwards trailers: so it is said anew on each (RFC 9110 §10.1.4).
-fn pass_trailers(headers: &mut HeaderMap, accepted: bool) {
-    if accepted {
+/// `TE` is hop-by-hop, and each hop of ours forwards trailers: so it is said anew on each (RFC 9110 §10.1.4), and so is
+/// an upgrade where it can be made. HTTP/2 has no `Connection` (RFC 9113 §8.2.2).
+fn pass_options(headers: &mut HeaderMap, trailers: bool, way: &Way) {
+    if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    if way.leg == Leg::Http2 {
+        return;
+    }
+    let options = match (trailers, way.upgrade.is_some()) {
+        (false, false) => return,
+        (true, false) => "te",
+        (false, true) => "upgrade",
+        (true, true) => "te, upgrade",
+    };
+    headers.insert(header::CONNECTION, HeaderValue::from_static(options));
+    if let Some(upgrade) = &way.upgrade {
+        headers.insert(header::UPGRADE, upgrade.clone());
     }
 }
 

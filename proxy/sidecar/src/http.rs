@@ -1,5 +1,5 @@
-//! HTTP/1.1 on both sides of a request: heads within limits, bodies streamed with backpressure, and the edges of the
-//! protocol where a proxy could turn one message into two.
+//! HTTP on both sides of a request: heads within limits, bodies streamed with backpressure, and the edges of the
+//! protocols where a proxy could turn one message into two.
 
 mod body;
 mod framing;
@@ -9,10 +9,12 @@ mod patience;
 mod reply;
 mod request;
 mod serve;
+mod upload;
 
-pub(crate) use body::{Gate, RequestBody, ResponseBody, Upload};
+pub(crate) use body::{BodyError, ResponseBody};
 pub(crate) use guard::{Guarded, Link, Transport};
 pub use limits::Limits;
 pub(crate) use reply::{accepted, own_answer};
-pub(crate) use request::{Form, Target, check_head, is_idempotent, to_origin_form};
-pub(crate) use serve::serve;
+pub(crate) use request::{Form, Target, check_head, check_size, is_idempotent, to_origin_form};
+pub(crate) use serve::{serve_http1, serve_http2};
+pub(crate) use upload::{Gate, RequestBody, Upload};

@@ -1,13 +1,14 @@
-//! The socket under an HTTP/1 server connection: watches the framing, ends peers that are slow with a head or idle for
-//! too long, says when the last byte of a response was handed to the kernel, resets the connection when a response had
-//! to be cut short, and lingers after an answer that came before the request's end.
+//! The socket under a server connection: says when the last byte of a response was handed to the kernel, and ends peers
+//! that do not read. Under HTTP/1 it also watches the framing, ends peers that are slow with a head or idle for too
+//! long, resets the connection when a response had to be cut short, and lingers after an answer that came before the
+//! request's end; under HTTP/2 streams are reset instead, and `serve` ends idle connections.
 
 use std::{
     io,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -62,13 +63,15 @@ type OnFlushed = Box<dyn FnOnce(Option<Instant>) + Send>;
 /// What the requests of a connection and its socket share.
 #[derive(Default)]
 pub(crate) struct Link {
-    busy: AtomicBool,
+    multiplexed: bool,
+    /// Requests that are being answered.
+    busy: AtomicUsize,
     /// When the last answer was complete.
     answered: Mutex<Option<Instant>>,
     ambiguous: AtomicBool,
     timed_out: AtomicBool,
     reset: AtomicBool,
-    flushed: Mutex<Option<OnFlushed>>,
+    flushed: Mutex<Vec<OnFlushed>>,
 }
 
 impl std::fmt::Debug for Link {
@@ -78,23 +81,35 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    /// A request is being answered, or is no longer: meanwhile neither the idle nor the head timeout runs.
-    pub(crate) fn set_busy(&self, busy: bool) {
-        if !busy {
-            *self.answered.lock() = Some(Instant::now());
-        }
-        self.busy.store(busy, Ordering::Release);
+    /// A request is being answered: meanwhile neither the idle nor the head timeout runs.
+    pub(crate) fn begin(&self) {
+        self.busy.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It no longer is.
+    pub(crate) fn finish(&self) {
+        *self.answered.lock() = Some(Instant::now());
+        self.busy.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire) > 0
     }
 
     /// Whether there has been a request yet.
     pub(super) fn is_used(&self) -> bool {
-        self.busy.load(Ordering::Acquire) || self.answered.lock().is_some()
+        self.is_busy() || self.answered.lock().is_some()
+    }
+
+    /// Since when there is no request, at the earliest since `born`; `None`: there is one.
+    pub(super) fn idle_since(&self, born: Instant) -> Option<Instant> {
+        (!self.is_busy()).then(|| self.answered.lock().unwrap_or(born))
     }
 
     /// Since when the peer is waited for: at the earliest since it has the last answer, and not at all before: one that
     /// reads slowly is not idle, and nothing may be written into the middle of what it still has to get.
     fn waiting_since(&self, since: Instant, now: Instant) -> Instant {
-        if self.busy.load(Ordering::Acquire) || self.flushed.lock().is_some() {
+        if self.is_busy() || !self.flushed.lock().is_empty() {
             return now;
         }
         self.answered.lock().map_or(since, |answered| answered.max(since))
@@ -110,23 +125,39 @@ impl Link {
         self.timed_out.load(Ordering::Relaxed)
     }
 
-    /// A response had to be cut short: the peer must see a reset, never an end.
+    /// A response had to be cut short: the peer must see a reset, never an end. A stream is reset by its own parser.
+    pub(crate) fn cut_short(&self) {
+        if !self.multiplexed {
+            self.reset();
+        }
+    }
+
+    /// The whole connection has to end with a reset.
     pub(crate) fn reset(&self) {
         self.reset.store(true, Ordering::Relaxed);
     }
 
     /// Calls `done` when everything written so far is in the kernel's hands, or the connection is gone.
     pub(crate) fn on_flushed(&self, done: OnFlushed) {
-        // A pipelined response may follow before the one before it was flushed.
-        if let Some(earlier) = self.flushed.lock().replace(done) {
+        let earlier = {
+            let mut flushed = self.flushed.lock();
+            // A pipelined response may follow before the one before it was flushed.
+            let earlier = if self.multiplexed { None } else { flushed.pop() };
+            flushed.push(done);
+            earlier
+        };
+        if let Some(earlier) = earlier {
             earlier(Some(Instant::now()));
         }
     }
 
     fn flushed(&self, at: Option<Instant>) {
-        let done = self.flushed.lock().take();
-        if let Some(done) = done {
-            *self.answered.lock() = at;
+        let done = std::mem::take(&mut *self.flushed.lock());
+        if done.is_empty() {
+            return;
+        }
+        *self.answered.lock() = at;
+        for done in done {
             done(at);
         }
     }
@@ -146,7 +177,8 @@ pub(crate) struct Guarded<T: Transport> {
     io: Option<T>,
     /// Read before `io`.
     prefix: Bytes,
-    framing: Framing,
+    /// `None` under HTTP/2.
+    framing: Option<Framing>,
     link: Arc<Link>,
     head_timeout: Duration,
     idle_timeout: Duration,
@@ -158,13 +190,22 @@ pub(crate) struct Guarded<T: Transport> {
 }
 
 impl<T: Transport> Guarded<T> {
-    /// Watches `io`, of which `prefix` was read already.
-    pub(crate) fn new(io: T, prefix: Bytes, limits: &Limits) -> Self {
+    /// Watches `io` under HTTP/1, of which `prefix` was read already.
+    pub(crate) fn http1(io: T, prefix: Bytes, limits: &Limits) -> Self {
+        Self::new(io, prefix, limits, Some(Framing::new()))
+    }
+
+    /// The same under HTTP/2.
+    pub(crate) fn http2(io: T, prefix: Bytes, limits: &Limits) -> Self {
+        Self::new(io, prefix, limits, None)
+    }
+
+    fn new(io: T, prefix: Bytes, limits: &Limits, framing: Option<Framing>) -> Self {
         Self {
             io: Some(io),
             prefix,
-            framing: Framing::new(),
-            link: Arc::new(Link::default()),
+            link: Arc::new(Link { multiplexed: framing.is_none(), ..Link::default() }),
+            framing,
             head_timeout: limits.head_timeout,
             idle_timeout: limits.idle_timeout,
             since: None,
@@ -200,15 +241,22 @@ impl<T: Transport> Guarded<T> {
     }
 
     fn watch(&mut self, bytes: &[u8]) {
-        self.framing.feed(bytes);
-        if self.framing.is_ambiguous() {
-            self.link.ambiguous.store(true, Ordering::Relaxed);
+        if let Some(framing) = &mut self.framing {
+            framing.feed(bytes);
+            if framing.is_ambiguous() {
+                self.link.ambiguous.store(true, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Where the peer is; streams are not followed.
+    fn position(&self) -> Position {
+        self.framing.as_ref().map_or(Position::Body, Framing::position)
     }
 
     /// Until when the peer has to go on, if it has to.
     fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        let position = self.framing.position();
+        let position = self.position();
         let patience = match position {
             Position::Between => self.idle_timeout,
             Position::Head => self.head_timeout,
@@ -230,7 +278,7 @@ impl<T: Transport> Guarded<T> {
                 return Poll::Pending;
             };
             if now >= deadline {
-                return Poll::Ready(self.framing.position());
+                return Poll::Ready(self.position());
             }
             // The timer is armed although a request may be in flight: nobody polls here again just because it is over.
             // One that fires too early is put off then, and only one that would fire too late is put forward now, so
@@ -339,7 +387,7 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = self.io()?.poll_flush(cx);
         ready!(self.poll_progress(cx, flushed))?;
-        if self.link.flushed.lock().is_some() {
+        if !self.link.flushed.lock().is_empty() {
             self.link.flushed(Some(Instant::now()));
         }
         Poll::Ready(Ok(()))
@@ -352,7 +400,8 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
                 Closing::No => {
                     // Sends what says "no more" and only then listens to what the peer still has to say.
                     ready!(this.io()?.poll_shutdown(cx))?;
-                    this.closing = match this.framing.position() {
+                    let position = this.framing.as_ref().map_or(Position::Between, Framing::position);
+                    this.closing = match position {
                         Position::Between => Closing::Done,
                         Position::Head | Position::Body => {
                             Closing::Lingering { until: Instant::now() + LINGER, bytes: LINGER_BYTES }

@@ -13,7 +13,7 @@ pub struct Limits {
     pub head_fields: usize,
     /// From a head's first byte to its last; 408 after it. Default 10 s.
     pub head_timeout: Duration,
-    /// How long a downstream connection may stay open between requests. Default 60 s.
+    /// How long a downstream connection may stay open between requests, or without a stream. Default 60 s.
     pub idle_timeout: Duration,
     /// How long a body may stand still in the middle, in either direction. Default 300 s.
     pub body_timeout: Duration,
@@ -24,8 +24,20 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Connections that one listener has open at a time; more wait in the kernel's queue. Default 10000.
     pub connections: usize,
-    /// Requests that one worker has at one endpoint at a time, each on a connection of its own; more wait. Default 1024.
-    pub endpoint_requests: usize,
+    /// Connections that one worker has to the own application at a time; more requests wait. Default 1024.
+    pub app_connections: u32,
+    /// Requests that may wait for one. Default 1024.
+    pub app_pending: u32,
+    /// Streams that may be open on an HTTP/2 connection at a time, on either side of the proxy. Default 256.
+    pub http2_streams: usize,
+    /// Bytes that an HTTP/2 stream may have on the way without being read: also what a stream that stands still makes
+    /// the proxy hold. Default 256 KiB.
+    pub http2_window: u32,
+    /// Largest HTTP/2 frame that is taken, bytes. Default 64 KiB.
+    pub http2_frame: u32,
+    /// How long a stream, a tunnel or an upgraded connection may be without a byte in either direction, where no policy
+    /// says otherwise. Default 1 h.
+    pub stream_idle: Duration,
     /// How long they may wait; 503 after it. Default 1 s.
     pub queue_timeout: Duration,
     /// How long an unused connection to an endpoint of the mesh is kept: shorter than the idle timeout on the other
@@ -49,12 +61,26 @@ impl Default for Limits {
             continue_timeout: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(5),
             connections: 10_000,
-            endpoint_requests: 1024,
+            app_connections: 1024,
+            app_pending: 1024,
+            http2_streams: 256,
+            http2_window: 256 * 1024,
+            http2_frame: 64 * 1024,
+            stream_idle: Duration::from_secs(3600),
             queue_timeout: Duration::from_secs(1),
             pool_idle: Duration::from_secs(30),
             distrust_spread: Duration::from_secs(60),
             distrust_grace: Duration::from_secs(10),
         }
+    }
+}
+
+impl Limits {
+    /// A connection's window: the sum of its streams', so that those that stand still leave the others theirs.
+    pub(crate) fn http2_connection_window(&self) -> u32 {
+        let streams = u32::try_from(self.http2_streams).unwrap_or(u32::MAX);
+        // The largest that there is (RFC 9113 §6.9.1).
+        self.http2_window.saturating_mul(streams).min((1 << 31) - 1)
     }
 }
 

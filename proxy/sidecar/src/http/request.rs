@@ -1,4 +1,4 @@
-//! What a request's head must look like before anything is done with it (RFC 9112 §3.2, §6).
+//! What a request's head must look like before anything is done with it (RFC 9112 §3.2, §6; RFC 9113 §8.3.1).
 
 use http::{
     HeaderMap, Method, Request, Uri, Version, header,
@@ -6,7 +6,7 @@ use http::{
 };
 use outrigger_core::reason::Reason;
 
-use crate::headers;
+use super::Limits;
 
 /// The form of a request's target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +27,29 @@ pub(crate) struct Target {
     pub(crate) authority: Authority,
 }
 
+/// Whether a head that came over HTTP/2 is within the limits; under HTTP/1 the parser sees to it.
+pub(crate) fn check_size<B>(request: &Request<B>, limits: &Limits) -> Result<(), Reason> {
+    if request.version() != Version::HTTP_2 {
+        return Ok(());
+    }
+    let headers = request.headers();
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let target = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    if headers.len() > limits.head_fields || bytes.saturating_add(target) > limits.head_bytes {
+        return Err(Reason::HeadTooLarge);
+    }
+    Ok(())
+}
+
 /// Reads the target of a request, and checks that its head can be understood in one way only.
 pub(crate) fn check_head<B>(request: &Request<B>) -> Result<Target, Reason> {
     check_version(request.version())?;
     check_coding(request)?;
     let host = host(request)?;
     let uri = request.uri();
+    if request.version() == Version::HTTP_2 {
+        check_stream(request, host.as_ref())?;
+    }
     let target = if request.method() == Method::CONNECT {
         let authority = uri.authority().filter(|authority| authority.port_u16().is_some());
         if !is_bodiless(request.headers()) {
@@ -57,9 +74,6 @@ pub(crate) fn check_head<B>(request: &Request<B>) -> Result<Target, Reason> {
     // User information: nobody sends it in good faith (RFC 9110 §4.2.4).
     if target.authority.as_str().contains('@') {
         return Err(Reason::BadRequest);
-    }
-    if asks_for_websocket(request) {
-        return Err(Reason::UnsupportedProtocol);
     }
     Ok(target)
 }
@@ -89,8 +103,19 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
 
 fn check_version(version: Version) -> Result<(), Reason> {
     match version {
-        Version::HTTP_10 | Version::HTTP_11 => Ok(()),
+        Version::HTTP_10 | Version::HTTP_11 | Version::HTTP_2 => Ok(()),
         _ => Err(Reason::UnsupportedProtocol),
+    }
+}
+
+/// What HTTP/2 has twice must be the same twice. Tunnels in a stream are not carried.
+fn check_stream<B>(request: &Request<B>, host: Option<&Authority>) -> Result<(), Reason> {
+    if request.method() == Method::CONNECT {
+        return Err(Reason::UnsupportedProtocol);
+    }
+    match (request.uri().authority(), host) {
+        (Some(authority), Some(host)) if authority != host => Err(Reason::BadRequest),
+        _ => Ok(()),
     }
 }
 
@@ -113,18 +138,6 @@ fn check_coding<B>(request: &Request<B>) -> Result<(), Reason> {
     }
 }
 
-/// Whether the request is of use only as a WebSocket. Any other upgrade is an offer, and is served without it; so is
-/// one that `Connection` does not name, or of HTTP/1.0 (RFC 9110 §7.8).
-fn asks_for_websocket<B>(request: &Request<B>) -> bool {
-    let headers = request.headers();
-    request.version() == Version::HTTP_11
-        && headers::list(headers, &header::UPGRADE).any(|protocol| {
-            let name = protocol.split_once('/').map_or(protocol, |(name, _version)| name);
-            name.eq_ignore_ascii_case("websocket")
-        })
-        && headers::list(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"))
-}
-
 /// The `Host` header: exactly one, except that HTTP/1.0 may have none.
 fn host<B>(request: &Request<B>) -> Result<Option<Authority>, Reason> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
@@ -134,7 +147,8 @@ fn host<B>(request: &Request<B>) -> Result<Option<Authority>, Reason> {
             let authority = Authority::try_from(host.as_bytes()).map_err(|_invalid| Reason::BadRequest)?;
             Ok(Some(authority))
         }
-        (None, _) if request.version() == Version::HTTP_10 => Ok(None),
+        // HTTP/2 says it otherwise.
+        (None, _) if matches!(request.version(), Version::HTTP_10 | Version::HTTP_2) => Ok(None),
         _ => Err(Reason::BadRequest),
     }
 }
@@ -170,12 +184,6 @@ mod tests {
         for (method, uri, headers, reason) in [
             ("GET", "/", &[][..], BadRequest),
             ("GET", "/", &[("host", "a"), ("host", "a")], BadRequest),
-            (
-                "GET",
-                "/",
-                &[("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket")],
-                UnsupportedProtocol,
-            ),
             ("GET", "/", &[("host", "")], BadRequest),
             ("GET", "/", &[("host", "a/b")], BadRequest),
             ("GET", "/", &[("host", "a b")], BadRequest),

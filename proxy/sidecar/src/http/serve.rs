@@ -1,22 +1,31 @@
-//! One HTTP/1 server connection, from its first byte to its close.
+//! One server connection, from its first byte to its close.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::{Request, Response};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use outrigger_core::reason::Reason;
-use tokio::{pin, time::timeout};
+use tokio::{
+    pin,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Guarded, Limits, Link, ResponseBody, Transport};
 
 /// How long a connection that was opened just before the end may take to bring its first request.
 const FIRST_REQUEST: Duration = Duration::from_millis(500);
+/// How long a peer may take to close an idle connection after it was told that there will be no answers any more.
+const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Serves requests until either side is done; `draining`: lets the request in flight finish, and takes no further one.
-/// Returns the reason, if the parser had to answer in place of `service`.
-pub(crate) async fn serve<T, S, F>(
+/// Serves HTTP/1 requests until either side is done; `draining`: lets the request in flight finish, and takes no further
+/// one. Returns the reason, if the parser had to answer in place of `service`.
+pub(crate) async fn serve_http1<T, S, F>(
     io: Guarded<T>,
     limits: &Limits,
     draining: &CancellationToken,
@@ -72,6 +81,76 @@ where
             tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
             refused(&error, &link)
         }
+    }
+}
+
+/// Serves HTTP/2 requests, each in a task of its own, until either side is done or there was none for too long;
+/// `draining`: tells the peer to open no further stream, and lets those that are open finish.
+pub(crate) async fn serve_http2<T, S, F>(
+    io: Guarded<T>,
+    limits: &Limits,
+    draining: &CancellationToken,
+    service: S,
+) -> Option<Reason>
+where
+    T: Transport,
+    S: Fn(Request<Incoming>) -> F + Send,
+    F: Future<Output = Response<ResponseBody>> + Send + 'static,
+{
+    let link = Arc::clone(io.link());
+    let born = Instant::now();
+    let connection = http2_builder(limits).serve_connection(
+        TokioIo::new(io),
+        service_fn(move |request| {
+            let response = service(request);
+            async move { Ok::<_, Infallible>(response.await) }
+        }),
+    );
+    pin!(connection);
+    let result = tokio::select! {
+        biased;
+        result = connection.as_mut() => result,
+        () = draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        () = idle(&link, born, limits.idle_timeout) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    let error = result.err()?;
+    tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
+    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
+    // What the peer wrote is not HTTP/2; what ends a connection otherwise has ended its streams' records.
+    source.is_some_and(|error| error.is_library() && !error.is_io()).then_some(Reason::BadRequest)
+}
+
+fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .max_concurrent_streams(u32::try_from(limits.http2_streams).unwrap_or(u32::MAX))
+        .initial_stream_window_size(limits.http2_window)
+        .initial_connection_window_size(limits.http2_connection_window())
+        .max_frame_size(limits.http2_frame)
+        .max_send_buf_size(usize::try_from(limits.http2_window).unwrap_or(usize::MAX))
+        // Up to twice the limit the answer is ours, with its reason; beyond it the parser's.
+        .max_header_list_size(u32::try_from(limits.head_bytes.saturating_mul(2)).unwrap_or(u32::MAX))
+        .auto_date_header(true);
+    builder
+}
+
+/// Ready when there was no request for `timeout`.
+async fn idle(link: &Link, born: Instant, timeout: Duration) {
+    let mut look = born + timeout;
+    loop {
+        sleep_until(look).await;
+        let now = Instant::now();
+        look = match link.idle_since(born) {
+            Some(since) if since + timeout <= now => return,
+            Some(since) => since + timeout,
+            None => now + timeout,
+        };
     }
 }
 

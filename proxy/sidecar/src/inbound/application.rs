@@ -7,34 +7,30 @@ use outrigger_core::reason::Reason;
 use tokio::net::TcpStream;
 
 use crate::{
-    accept,
-    attempt::{Connect, handshake},
-    headers,
-    http::Limits,
-    pool::Upstream,
+    accept, headers,
     telemetry::{Direction, Telemetry},
+    upstream::{Connect, Connected, Io, Protocol},
 };
 
 /// No idle connection is believed for longer: applications close them without a word.
-const KEEP: Duration = Duration::from_secs(1);
+pub(super) const KEEP: Duration = Duration::from_secs(1);
 
 /// Where the application listens.
 #[derive(Debug)]
 pub(crate) struct Application {
     pub(crate) address: SocketAddr,
     pub(crate) telemetry: Telemetry,
-    pub(crate) limits: Limits,
 }
 
 impl Connect for Application {
-    async fn connect(&self) -> Result<Upstream, Reason> {
+    async fn connect(&self, _protocol: Protocol) -> Result<Connected, Reason> {
         let stream = TcpStream::connect(self.address).await.map_err(|error| {
             tracing::debug!(%error, upstream.addr = %self.address, "application refused the connection");
             Reason::ConnectFailed
         })?;
         accept::tune(&stream);
         self.telemetry.metrics().opened(Direction::Inbound);
-        handshake(stream, &self.limits, std::future::pending()).await
+        Ok(Connected { io: Io::Plain(stream), trust: None })
     }
 }
 

@@ -1,11 +1,11 @@
 //! Connections to other sidecars: mutual TLS 1.3 with exactly the identity that the endpoint set names, kept apart by
-//! (endpoint and its identity, generation of our own credential).
+//! (endpoint and its identity, generation of our own credential). What goes through them is agreed on by ALPN: one
+//! protocol is offered, and nothing is detected again on the other side.
 
 use std::{
     collections::HashMap,
-    error::Error as _,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -13,7 +13,7 @@ use std::{
 use outrigger_core::{model::SpiffeId, reason::Reason};
 use outrigger_tls::{
     Evidence, Identity, Refusal,
-    mesh::{self, ALPN_H1},
+    mesh::{self, ALPN_H1, ALPN_H2, ALPN_TCP},
 };
 use parking_lot::Mutex;
 use rustls::{ClientConfig, Side};
@@ -22,59 +22,80 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     accept,
-    attempt::{Connect, handshake},
     data_path::Shared,
-    endpoint::EndpointState,
+    endpoint::{DestinationState, EndpointState},
     http::Limits,
-    pool::{Pool, Upstream},
     telemetry::{Direction, Telemetry},
     trust::{Trusted, Watch},
+    upstream::{Connect, Connected, Io, Protocol, Trust, Upstream},
 };
 
-/// The address of the state (which stands for address and identity, and is held by the pool), and the generation.
+/// The address of the state (which stands for address and identity, and is held by the connector), and the generation.
 type Key = (usize, u64);
 
-/// One worker's pools.
+/// One worker's connections to all peers.
 #[derive(Debug, Default)]
-pub(super) struct MeshPools(Mutex<HashMap<Key, Arc<Peer>>>);
+pub(super) struct MeshPools(Mutex<HashMap<Key, Arc<Upstream<Peer>>>>);
 
 impl MeshPools {
-    /// The connections to the endpoint of `state`, with the credential in force.
-    pub(super) fn of(&self, state: &Arc<EndpointState>, shared: &Shared) -> Arc<Peer> {
+    /// The connections to the endpoint of `state`, with the credential in force; new ones are counted at `destination`.
+    pub(super) fn of(
+        &self,
+        state: &Arc<EndpointState>,
+        destination: &Arc<DestinationState>,
+        shared: &Shared,
+    ) -> Arc<Upstream<Peer>> {
         let key = (Arc::as_ptr(state).addr(), shared.identity.credential_generation());
         let mut pools = self.0.lock();
-        if let Some(peer) = pools.get(&key) {
-            return Arc::clone(peer);
+        if let Some(upstream) = pools.get(&key) {
+            return Arc::clone(upstream);
         }
         // Endpoints that are gone, and old credentials: nobody uses them, and their connections have run out.
-        pools.retain(|_, peer| Arc::strong_count(peer) > 1 || !peer.pool.is_unused());
-        let peer = Arc::new(Peer {
-            pool: Pool::new(&shared.limits),
-            tls: mesh::client_config(&shared.identity, [state.key().identity.clone()], &[ALPN_H1]),
+        pools.retain(|_, upstream| Arc::strong_count(upstream) > 1 || !upstream.is_unused());
+        let peer = Peer {
+            tls: Default::default(),
             identity: shared.identity.clone(),
             state: Arc::clone(state),
             telemetry: shared.telemetry.clone(),
             limits: shared.limits.clone(),
-        });
-        pools.insert(key, Arc::clone(&peer));
-        peer
+        };
+        let upstream = Arc::new(Upstream::new(peer, destination, &shared.limits));
+        pools.insert(key, Arc::clone(&upstream));
+        upstream
     }
 }
 
 /// One sidecar as an upstream.
 #[derive(Debug)]
 pub(super) struct Peer {
-    pool: Arc<Pool>,
-    tls: Arc<ClientConfig>,
+    /// By what is spoken; made when it is first.
+    tls: [OnceLock<Arc<ClientConfig>>; 3],
     identity: Identity,
     state: Arc<EndpointState>,
     telemetry: Telemetry,
     limits: Limits,
 }
 
+fn alpn(protocol: Protocol) -> &'static [u8] {
+    match protocol {
+        Protocol::Http1 => ALPN_H1,
+        Protocol::Http2 => ALPN_H2,
+        Protocol::Raw => ALPN_TCP,
+    }
+}
+
 impl Peer {
-    pub(super) fn pool(&self) -> &Arc<Pool> {
-        &self.pool
+    fn tls(&self, protocol: Protocol) -> Arc<ClientConfig> {
+        let make = || {
+            mesh::client_config(&self.identity, [self.state.key().identity.clone()], &[alpn(protocol)])
+        };
+        let [http1, http2, raw] = &self.tls;
+        let made = match protocol {
+            Protocol::Http1 => http1,
+            Protocol::Http2 => http2,
+            Protocol::Raw => raw,
+        };
+        Arc::clone(made.get_or_init(make))
     }
 
     fn refused(&self, error: &std::io::Error) -> Reason {
@@ -109,20 +130,23 @@ impl Peer {
 }
 
 impl Connect for Peer {
-    async fn connect(&self) -> Result<Upstream, Reason> {
+    async fn connect(&self, protocol: Protocol) -> Result<Connected, Reason> {
         let address = self.state.key().address;
         let stream = TcpStream::connect(address).await.map_err(|error| {
             tracing::debug!(%error, upstream.addr = %address, "connection refused");
             Reason::ConnectFailed
         })?;
         accept::tune(&stream);
+        if protocol == Protocol::Http2 {
+            accept::tune_shared(&stream);
+        }
         let watch = Watch::begin(&self.identity);
-        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let connector = TlsConnector::from(self.tls(protocol));
         let connected = Box::pin(connector.connect(mesh::server_name(), stream)).await;
         let stream = connected.map_err(|error| self.refused(&error))?;
         let connection = stream.get_ref().1;
         let evidence = Evidence::of(connection, Side::Server);
-        let Some(evidence) = evidence.filter(|_| connection.alpn_protocol() == Some(ALPN_H1)) else {
+        let Some(evidence) = evidence.filter(|_| connection.alpn_protocol() == Some(alpn(protocol))) else {
             self.telemetry.metrics().handshake_failed(Direction::Outbound);
             if let Some(unsaid) = self.telemetry.say(Direction::Outbound) {
                 tracing::warn!(upstream.addr = %address, unsaid, "peer speaks no protocol of the mesh");
@@ -131,16 +155,7 @@ impl Connect for Peer {
         };
         self.telemetry.metrics().opened(Direction::Outbound);
         let retired = Arc::new(AtomicBool::new(false));
-        let mut trusted = self.watch(watch, evidence, &retired);
-        let cut = async move { trusted.cut().await };
-        Ok(handshake(stream, &self.limits, cut).await?.until(retired))
+        let trusted = self.watch(watch, evidence, &retired);
+        Ok(Connected { io: Io::Tls(Box::new(stream)), trust: Some(Trust { trusted, retired }) })
     }
-}
-
-/// Whether the peer ended the handshake because of *our* certificate. With TLS 1.3 this is learnt only when the answer
-/// is awaited; the peer served nothing then.
-pub(crate) fn refused_us(error: &hyper::Error) -> bool {
-    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
-    let inner = io.and_then(std::io::Error::get_ref);
-    inner.is_some_and(|inner| matches!(inner.downcast_ref(), Some(rustls::Error::AlertReceived(_))))
 }

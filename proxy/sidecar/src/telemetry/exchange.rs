@@ -3,7 +3,7 @@
 
 use std::{fmt, sync::Arc};
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use outrigger_core::{
     reason::Reason,
     telemetry::{
@@ -15,18 +15,20 @@ use tokio::time::Instant;
 
 use super::{EdgeCounters, Record, Telemetry};
 use crate::{
-    endpoint::InFlight,
+    endpoint::{Counted, InFlight},
     http::{Gate, Link, Upload},
-    pool::Lease,
+    upstream::Occupied,
 };
 
 /// What an exchange holds until the response's last byte came from the upstream.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    /// Goes back to its pool, if the exchange ended well.
-    pub(crate) lease: Option<Lease>,
+    /// A connection goes back to its pool, if the exchange ended well.
+    pub(crate) occupied: Option<Occupied>,
     /// Counts the request at its endpoint.
     pub(crate) in_flight: Option<InFlight>,
+    /// Counts it at its destination.
+    pub(crate) counted: Option<Counted>,
 }
 
 /// See the module.
@@ -53,7 +55,7 @@ impl fmt::Debug for Exchange {
 impl Exchange {
     /// Begins with a head that was just read.
     pub(crate) fn begin(telemetry: &Telemetry, link: &Arc<Link>, record: Record) -> Self {
-        link.set_busy(true);
+        link.begin();
         Self(Some(Box::new(Inner {
             telemetry: telemetry.clone(),
             link: Arc::clone(link),
@@ -141,11 +143,16 @@ impl Exchange {
         }
     }
 
-    /// So many bytes of the response's body went through.
-    pub(crate) fn delivered(&mut self, bytes: usize) {
+    /// A part of the response's body went through.
+    pub(crate) fn delivered(&mut self, data: &[u8]) {
         if let Some(inner) = &mut self.0 {
-            inner.record.bytes += bytes as u64;
+            inner.record.bytes += data.len() as u64;
         }
+    }
+
+    /// Its trailers did.
+    pub(crate) fn trailed(&mut self, trailers: &HeaderMap) {
+        let _none_are_looked_at = trailers;
     }
 
     /// The whole response was taken from the upstream: ends when the kernel has its last byte.
@@ -154,7 +161,7 @@ impl Exchange {
             return;
         };
         inner.release(true);
-        inner.link.set_busy(false);
+        inner.link.finish();
         let link = Arc::clone(&inner.link);
         link.on_flushed(Box::new(move |flushed| match flushed {
             Some(at) => inner.end(at, None),
@@ -165,7 +172,8 @@ impl Exchange {
     /// The response broke off after its head: the downstream must see a reset.
     pub(crate) fn broke(mut self, reason: Reason) {
         if let Some(mut inner) = self.0.take() {
-            inner.link.reset();
+            inner.link.cut_short();
+            inner.link.finish();
             inner.release(false);
             // A request that breaks off takes its response with it.
             let cause = inner.upload.as_ref().and_then(|upload| upload.failure());
@@ -181,7 +189,7 @@ impl Exchange {
     fn cancel(&mut self) {
         if let Some(mut inner) = self.0.take() {
             inner.release(false);
-            inner.link.set_busy(false);
+            inner.link.finish();
             inner.end(Instant::now(), Some(Reason::ClientClosed));
         }
     }
@@ -203,10 +211,11 @@ impl Inner {
         {
             upload.set_gate(Gate::Abandoned);
         }
-        let Held { lease, in_flight } = std::mem::take(&mut self.held);
-        drop(in_flight);
-        if let Some(lease) = lease {
-            if whole && uploaded { lease.keep() } else { drop(lease) }
+        let Held { occupied, in_flight, counted } = std::mem::take(&mut self.held);
+        drop((in_flight, counted));
+        match occupied {
+            Some(Occupied::Http1(lease)) if whole && uploaded => lease.keep(),
+            occupied => drop(occupied),
         }
     }
 

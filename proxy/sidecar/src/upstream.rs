@@ -1,0 +1,64 @@
+//! Connections to one upstream, kept by one worker: HTTP/2 ones that many requests share, HTTP/1 ones with one request
+//! at a time, and bare ones for opaque bytes. Making one is nobody's own affair: whoever waits takes what comes first.
+
+mod attempt;
+mod body;
+mod connect;
+mod http1;
+mod http2;
+
+use std::sync::Arc;
+
+use outrigger_core::reason::Reason;
+
+use crate::{endpoint::DestinationState, http::Limits};
+
+pub(crate) use attempt::{Answer, Attempt, Demand, Failed, Head, Leg};
+pub(crate) use body::{Kept, UpstreamBody};
+pub(crate) use connect::{Connect, Connected, Io, Protocol, Trust};
+pub(crate) use http1::Lease;
+pub(crate) use http2::Stream;
+
+/// The connections to one upstream.
+#[derive(Debug)]
+pub(crate) struct Upstream<C> {
+    connect: Arc<C>,
+    http1: Arc<http1::Pool<C>>,
+    http2: Arc<http2::Multiplexer<C>>,
+}
+
+impl<C: Connect> Upstream<C> {
+    /// Without a connection yet; those that `connect` makes are counted at `destination`.
+    pub(crate) fn new(connect: C, destination: &Arc<DestinationState>, limits: &Limits) -> Self {
+        let connect = Arc::new(connect);
+        Self {
+            http1: http1::Pool::new(Arc::clone(&connect), Arc::clone(destination), limits),
+            http2: http2::Multiplexer::new(Arc::clone(&connect), Arc::clone(destination), limits),
+            connect,
+        }
+    }
+
+    /// What makes its connections.
+    pub(crate) fn connector(&self) -> &C {
+        &self.connect
+    }
+
+    /// Whether nothing would be lost with it: no connection, and nobody who waits for one.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.http1.is_unused() && self.http2.is_unused()
+    }
+
+    /// A connection for opaque bytes, not shared and not kept.
+    pub(crate) async fn raw(&self) -> Result<Connected, Reason> {
+        self.connect.connect(Protocol::Raw).await
+    }
+}
+
+/// What an exchange has of its upstream until the response's last byte came.
+#[derive(Debug)]
+pub(crate) enum Occupied {
+    /// A connection of its own.
+    Http1(Lease),
+    /// A stream among others.
+    Http2(Stream),
+}

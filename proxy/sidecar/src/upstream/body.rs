@@ -1,0 +1,205 @@
+//! The two ways of a body with an HTTP/2 upstream: a response's, as a [`Body`]; a request's, pushed as far as the peer
+//! has room for it.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{Reason as Code, RecvStream, SendStream};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use crate::http::{BodyError, RequestBody};
+
+/// A response's body, from either kind of upstream.
+#[derive(Debug)]
+pub(crate) enum UpstreamBody {
+    /// From the parser.
+    Http1(Incoming),
+    /// From a stream, of which the data is over when `true`.
+    Http2(RecvStream, bool),
+    /// Read whole already.
+    Kept(VecDeque<Bytes>, Option<HeaderMap>),
+    /// Read in part.
+    Begun(VecDeque<Bytes>, Box<Self>),
+}
+
+/// What became of a body that was to be read whole.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    /// It is held now.
+    Whole(UpstreamBody),
+    /// It is too large; nothing of it is lost.
+    Large(UpstreamBody),
+    /// It broke off.
+    Broken,
+}
+
+impl UpstreamBody {
+    pub(super) fn http2(stream: RecvStream) -> Self {
+        Self::Http2(stream, false)
+    }
+
+    /// Reads it whole, if it is at most `limit` bytes.
+    pub(crate) async fn keep(mut self, limit: usize) -> Kept {
+        let (mut frames, mut bytes) = (VecDeque::new(), 0_usize);
+        let mut trailers = None;
+        while let Some(frame) = self.frame().await {
+            let Ok(frame) = frame else {
+                return Kept::Broken;
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    bytes = bytes.saturating_add(data.len());
+                    frames.push_back(data);
+                    if bytes > limit {
+                        return Kept::Large(Self::Begun(frames, Box::new(self)));
+                    }
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        Kept::Whole(Self::Kept(frames, trailers))
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let (stream, data_over) = match self.get_mut() {
+            Self::Begun(frames, rest) => {
+                return match frames.pop_front() {
+                    Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                    None => Pin::new(&mut **rest).poll_frame(cx),
+                };
+            }
+            Self::Kept(frames, trailers) => {
+                let frame = frames.pop_front().map(Frame::data);
+                return Poll::Ready(frame.or_else(|| trailers.take().map(Frame::trailers)).map(Ok));
+            }
+            Self::Http1(body) => {
+                return Pin::new(body)
+                    .poll_frame(cx)
+                    .map(|frame| frame.map(|frame| frame.map_err(BodyError::Source)));
+            }
+            Self::Http2(stream, data_over) => (stream, data_over),
+        };
+        if !*data_over {
+            match ready!(stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // Room for as much again: whoever polls has taken it.
+                    return Poll::Ready(Some(match stream.flow_control().release_capacity(data.len()) {
+                        Ok(()) => Ok(Frame::data(data)),
+                        Err(error) => Err(BodyError::Stream(error)),
+                    }));
+                }
+                // After a whole response a server may refuse the rest of the request (RFC 9113 §8.1).
+                Some(Err(error)) if error.reason() == Some(Code::NO_ERROR) => return Poll::Ready(None),
+                Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Stream(error)))),
+                None => *data_over = true,
+            }
+        }
+        let trailers = ready!(stream.poll_trailers(cx));
+        Poll::Ready(match trailers {
+            Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
+            Ok(None) => None,
+            Err(error) => Some(Err(BodyError::Stream(error))),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(stream, _) => stream.is_end_stream(),
+            Self::Kept(frames, trailers) => frames.is_empty() && trailers.is_none(),
+            Self::Begun(frames, rest) => frames.is_empty() && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            // Where it has a length, the head says so.
+            Self::Http2(stream, _) if stream.is_end_stream() => SizeHint::with_exact(0),
+            Self::Http2(..) | Self::Begun(..) => SizeHint::default(),
+            Self::Kept(frames, _) => {
+                SizeHint::with_exact(frames.iter().map(|frame| u64::try_from(frame.len()).unwrap_or(0)).sum())
+            }
+        }
+    }
+}
+
+/// Sends a request's body, frame by frame, each as far as the peer has room; ends with the body, or with the stream.
+pub(super) async fn push(mut body: RequestBody, mut stream: SendStream<Bytes>) {
+    if let Err(code) = try_push(&mut body, &mut stream).await {
+        stream.send_reset(code);
+    }
+}
+
+/// Returns what the stream has to be reset with.
+async fn try_push(body: &mut RequestBody, stream: &mut SendStream<Bytes>) -> Result<(), Code> {
+    loop {
+        let frame = tokio::select! {
+            biased;
+            // Whoever waits for the response hears of it, too.
+            _reset = poll_fn(|cx| stream.poll_reset(cx)) => return Ok(()),
+            frame = body.frame() => frame,
+        };
+        match frame {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    let last = body.is_end_stream();
+                    if !send(stream, data, last).await? || last {
+                        return Ok(());
+                    }
+                }
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        stream.send_trailers(trailers).map_err(|_over| Code::INTERNAL_ERROR)?;
+                        return Ok(());
+                    }
+                }
+            },
+            Some(Err(error)) => return Err(error.code()),
+            None => {
+                stream.send_data(Bytes::new(), true).map_err(|_over| Code::INTERNAL_ERROR)?;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Sends `data` in pieces that fit the windows; `false` when the stream is over.
+async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Result<bool, Code> {
+    if data.is_empty() {
+        return stream.send_data(data, last).map(|()| true).map_err(|_over| Code::INTERNAL_ERROR);
+    }
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len());
+        let room = tokio::select! {
+            biased;
+            _reset = poll_fn(|cx| stream.poll_reset(cx)) => return Ok(false),
+            room = poll_fn(|cx| stream.poll_capacity(cx)) => room,
+        };
+        let Some(Ok(room)) = room else {
+            return Ok(false);
+        };
+        let part = data.split_to(room.min(data.len()));
+        if !part.is_empty() {
+            let last = last && data.is_empty();
+            stream.send_data(part, last).map_err(|_over| Code::INTERNAL_ERROR)?;
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,311 @@
+//! HTTP/1 connections to one upstream, kept by one worker: one request on each at a time, bounded, and reused for as
+//! long as whoever asks thinks that safe.
+//!
+//! Whoever finds none that is idle waits in line. Connections are made for those in line, a few at a time, by tasks of
+//! their own: a request that goes away takes no half-made connection with it, and whoever is first in line takes what
+//! comes first, a new one or one that was given back.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use outrigger_core::reason::Reason;
+use parking_lot::Mutex;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+
+use super::{
+    Connect, Protocol,
+    attempt::{Demand, Waited},
+    connect::{Connected, Retired},
+};
+use crate::{
+    endpoint::{Counted, DestinationState},
+    http::{Limits, RequestBody},
+};
+
+/// How long a connection that just finished a response may take to be ready for the next request. Its task only needs
+/// to be polled once more.
+const READY: Duration = Duration::from_millis(100);
+/// Connections that are being made at once. More would only slow each other down.
+const CONNECTING: usize = 32;
+
+/// One upstream's connections.
+#[derive(Debug)]
+pub(super) struct Pool<C> {
+    connect: Arc<C>,
+    destination: Arc<DestinationState>,
+    builder: http1::Builder,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The one used last is at the end.
+    idle: Vec<Idle>,
+    /// First come, first served.
+    line: VecDeque<oneshot::Sender<Result<Connection, Reason>>>,
+    connecting: usize,
+    /// A task will close those that are kept too long.
+    reaped: bool,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("idle", &self.idle.len())
+            .field("line", &self.line.len())
+            .field("connecting", &self.connecting)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection on which HTTP/1 has begun.
+#[derive(Debug)]
+pub(super) struct Connection {
+    sender: SendRequest<RequestBody>,
+    retired: Retired,
+    /// How long it took to make, until it is used for the first time.
+    fresh: Option<Duration>,
+}
+
+impl Connection {
+    /// Where the next request goes.
+    pub(super) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
+        &mut self.sender
+    }
+
+    fn is_over(&self) -> bool {
+        self.sender.is_closed() || self.retired.is_set()
+    }
+
+    async fn is_ready(&mut self) -> bool {
+        !self.is_over()
+            && (self.sender.is_ready() || matches!(timeout(READY, self.sender.ready()).await, Ok(Ok(()))))
+    }
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
+    until: Instant,
+}
+
+impl<C: Connect> Pool<C> {
+    pub(super) fn new(connect: Arc<C>, destination: Arc<DestinationState>, limits: &Limits) -> Arc<Self> {
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(limits.head_bytes).max_buf_size(limits.head_bytes.saturating_add(8 * 1024));
+        // The parser keeps up to a hundred fields without an allocation of its own.
+        if limits.head_fields != 100 {
+            builder.max_headers(limits.head_fields);
+        }
+        Arc::new(Self { connect, destination, builder, state: Mutex::default() })
+    }
+
+    /// Whether nothing would be lost with it.
+    pub(super) fn is_unused(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1 && self.state.lock().idle.is_empty()
+    }
+
+    /// A connection that is ready. Cancel safe.
+    pub(super) async fn acquire(self: &Arc<Self>, demand: &Demand) -> Result<(Lease, Waited), Reason> {
+        let begin = Instant::now();
+        let mut closed = 0;
+        let mut max_idle = demand.max_idle;
+        loop {
+            let popped = self.pop(max_idle);
+            let (mut connection, pooled) = match popped {
+                Some(connection) => (connection, true),
+                None => (self.wait(demand, begin).await?, false),
+            };
+            let fresh = connection.fresh.take();
+            if fresh.is_some() || connection.is_ready().await {
+                let all = begin.elapsed();
+                let connecting = fresh.map_or(Duration::ZERO, |took| took.min(all));
+                let waited = Waited { queued: all - connecting, connecting, closed, fresh: fresh.is_some() };
+                let home: Arc<dyn Home> = Arc::clone(self) as _;
+                return Ok((Lease { home, connection, keep: Duration::ZERO }, waited));
+            }
+            closed += 1;
+            if !pooled {
+                // What others give back is not believed twice.
+                max_idle = Duration::ZERO;
+            }
+        }
+    }
+
+    /// Stands in line.
+    async fn wait(self: &Arc<Self>, demand: &Demand, begin: Instant) -> Result<Connection, Reason> {
+        let _pending = self.destination.pending(demand.pending).ok_or(Reason::PendingLimit)?;
+        let (sender, receiver) = oneshot::channel();
+        let connecting = {
+            let mut state = self.state.lock();
+            state.line.push_back(sender);
+            self.make(&mut state, demand);
+            state.connecting > 0
+        };
+        // Whoever makes a connection has a timeout of his own, and tells everybody of it.
+        let patience = demand.queue_timeout + if connecting { demand.connect_timeout } else { Duration::ZERO };
+        match timeout_at(begin + patience, receiver).await {
+            Ok(Ok(given)) => given,
+            Ok(Err(_gone)) => Err(Reason::InternalError),
+            Err(_elapsed) => Err(Reason::ConnectionLimit),
+        }
+    }
+
+    /// Makes connections for those in line, as far as the bounds allow.
+    fn make(self: &Arc<Self>, state: &mut State, demand: &Demand) {
+        while state.connecting < state.line.len().min(CONNECTING) {
+            let Some(counted) = self.destination.connection(demand.connections) else {
+                return;
+            };
+            state.connecting += 1;
+            tokio::spawn(Arc::clone(self).make_one(counted, demand.clone()));
+        }
+    }
+
+    async fn make_one(self: Arc<Self>, counted: Counted, demand: Demand) {
+        let began = Instant::now();
+        let made = timeout(demand.connect_timeout, self.connect.connect(Protocol::Http1)).await;
+        let made = match made {
+            Ok(Ok(connected)) => self.begin(connected, counted, began).await,
+            Ok(Err(reason)) => Err(reason),
+            Err(_elapsed) => Err(Reason::ConnectTimeout),
+        };
+        let mut state = self.state.lock();
+        state.connecting = state.connecting.saturating_sub(1);
+        match made {
+            Ok(connection) => {
+                self.give(&mut state, connection, demand.keep);
+                state.line.retain(|waiting| !waiting.is_closed());
+                self.make(&mut state, &demand);
+            }
+            // What failed for one would fail for the others.
+            Err(reason) => {
+                for waiting in state.line.drain(..) {
+                    let _gone = waiting.send(Err(reason));
+                }
+            }
+        }
+    }
+
+    /// Begins HTTP/1 on a new connection. Its task ends with it, or when it has to be cut.
+    async fn begin(
+        &self,
+        connected: Connected,
+        counted: Counted,
+        began: Instant,
+    ) -> Result<Connection, Reason> {
+        let (io, retired, cut) = connected.split();
+        let (sender, connection) = self.builder.handshake(TokioIo::new(io)).await.map_err(|error| {
+            tracing::debug!(%error, "connection could not be used");
+            Reason::ConnectFailed
+        })?;
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                ended = connection.with_upgrades() => if let Err(error) = ended {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "upstream connection ended");
+                },
+                () = cut => {}
+            }
+            drop(counted);
+        });
+        Ok(Connection { sender, retired, fresh: Some(began.elapsed()) })
+    }
+
+    fn pop(&self, max_idle: Duration) -> Option<Connection> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        // The newest is the last: when it is too old, so are all others.
+        let newest = state.idle.pop_if(|newest| newest.until > now && now - newest.since <= max_idle);
+        newest.map(|newest| newest.connection)
+    }
+
+    /// Gives a connection to the first in line, else keeps it for a while.
+    fn give(self: &Arc<Self>, state: &mut State, mut connection: Connection, keep: Duration) {
+        while let Some(first) = state.line.pop_front() {
+            match first.send(Ok(connection)) {
+                Ok(()) => return,
+                Err(Ok(returned)) => connection = returned,
+                Err(Err(_reason)) => return,
+            }
+        }
+        if connection.is_over() || keep.is_zero() {
+            return;
+        }
+        let since = Instant::now();
+        state.idle.push(Idle { connection, since, until: since + keep });
+        if !state.reaped {
+            state.reaped = true;
+            tokio::spawn(reap(Arc::downgrade(self)));
+        }
+    }
+
+    /// Closes what was kept too long; returns when to look again, `None` when nothing is left.
+    fn close_expired(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        state.idle.retain(|idle| idle.until > now && !idle.connection.is_over());
+        let next = state.idle.iter().map(|idle| idle.until).min();
+        state.reaped = next.is_some();
+        next
+    }
+}
+
+/// Runs only while there is something to close, and sleeps until then.
+async fn reap<C: Connect>(pool: Weak<Pool<C>>) {
+    loop {
+        let Some(next) = pool.upgrade().and_then(|pool| pool.close_expired()) else {
+            return;
+        };
+        sleep_until(next).await;
+    }
+}
+
+/// Where a connection goes back to.
+trait Home: fmt::Debug + Send + Sync {
+    fn put(self: Arc<Self>, connection: Connection, keep: Duration);
+}
+
+impl<C: Connect + fmt::Debug> Home for Pool<C> {
+    fn put(self: Arc<Self>, connection: Connection, keep: Duration) {
+        if connection.is_over() || keep.is_zero() {
+            return;
+        }
+        let mut state = self.state.lock();
+        self.give(&mut state, connection, keep);
+    }
+}
+
+/// A connection with a request on it. Dropped, the connection is closed.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    home: Arc<dyn Home>,
+    connection: Connection,
+    keep: Duration,
+}
+
+impl Lease {
+    pub(super) fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// How long it may be idle afterwards; nothing: it is not kept.
+    pub(crate) fn set_keep(&mut self, keep: Duration) {
+        self.keep = keep;
+    }
+
+    /// The exchange is over and the connection whole.
+    pub(crate) fn keep(self) {
+        self.home.put(self.connection, self.keep);
+    }
+}

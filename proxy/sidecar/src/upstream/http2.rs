@@ -1,0 +1,305 @@
+//! HTTP/2 connections to one upstream, kept by one worker: as few as carry all requests. A further one is made only
+//! when every stream of the others is taken: so a stream that stands still costs the others neither a place nor, since
+//! the connection's window is the sum of its streams', a byte.
+//!
+//! Connecting is single flight: a task of its own makes the connection, and everybody who needs one waits for that task.
+
+use std::{
+    fmt,
+    pin::pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use outrigger_core::reason::Reason;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+
+use super::{
+    Connect, Protocol,
+    attempt::{Demand, Waited, refused_us},
+    connect::{Connected, Retired},
+};
+use crate::{
+    endpoint::{Counted, DestinationState},
+    http::Limits,
+};
+
+/// What a flight ended with.
+type Landing = watch::Receiver<Option<Result<Duration, Reason>>>;
+
+/// One upstream's connections.
+#[derive(Debug)]
+pub(super) struct Multiplexer<C> {
+    connect: Arc<C>,
+    destination: Arc<DestinationState>,
+    builder: Builder,
+    streams: usize,
+    keep: Duration,
+    state: Mutex<State>,
+    /// Somebody gave a stream back while all were taken.
+    freed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    connections: Vec<Open>,
+    flight: Option<Landing>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("connections", &self.connections.len())
+            .field("in_flight", &self.flight.is_some())
+            .finish()
+    }
+}
+
+/// A connection that takes requests.
+struct Open {
+    /// Dropped with the last of its copies, the connection closes once its streams are done.
+    sender: SendRequest<Bytes>,
+    load: Arc<Load>,
+}
+
+/// What is under way on a connection.
+#[derive(Debug)]
+struct Load {
+    streams: AtomicUsize,
+    /// Milliseconds after `born`, when a stream was last given back.
+    idle_since: AtomicU32,
+    born: Instant,
+    retired: Retired,
+    over: AtomicBool,
+    freed: Arc<Notify>,
+}
+
+impl Load {
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed) || self.retired.is_set()
+    }
+
+    fn idle_since(&self) -> Instant {
+        self.born + Duration::from_millis(u64::from(self.idle_since.load(Ordering::Relaxed)))
+    }
+}
+
+/// The right to one stream of a connection, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Stream(Arc<Load>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let now = u32::try_from(self.0.born.elapsed().as_millis()).unwrap_or(u32::MAX);
+        self.0.idle_since.store(now, Ordering::Relaxed);
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        self.0.freed.notify_one();
+    }
+}
+
+impl<C: Connect> Multiplexer<C> {
+    pub(super) fn new(connect: Arc<C>, destination: Arc<DestinationState>, limits: &Limits) -> Arc<Self> {
+        let streams = limits.http2_streams;
+        let mut builder = h2::client::Builder::new();
+        builder
+            .enable_push(false)
+            .initial_window_size(limits.http2_window)
+            .initial_connection_window_size(limits.http2_connection_window())
+            .max_frame_size(limits.http2_frame)
+            .max_send_buffer_size(usize::try_from(limits.http2_window).unwrap_or(usize::MAX))
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .initial_max_send_streams(streams);
+        Arc::new(Self {
+            connect,
+            destination,
+            builder,
+            streams,
+            keep: limits.pool_idle,
+            state: Mutex::default(),
+            freed: Arc::default(),
+        })
+    }
+
+    /// Whether nothing would be lost with it.
+    pub(super) fn is_unused(self: &Arc<Self>) -> bool {
+        let state = self.state.lock();
+        Arc::strong_count(self) == 1 && state.connections.is_empty() && state.flight.is_none()
+    }
+
+    /// A stream on a connection that is open as far as is known. Cancel safe.
+    pub(super) async fn acquire(
+        self: &Arc<Self>,
+        demand: &Demand,
+    ) -> Result<(SendRequest<Bytes>, Stream, Waited), Reason> {
+        if let Some((sender, stream)) = self.find(&mut self.state.lock()) {
+            return Ok((sender, stream, Waited::default()));
+        }
+        Box::pin(self.wait(demand)).await
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        demand: &Demand,
+    ) -> Result<(SendRequest<Bytes>, Stream, Waited), Reason> {
+        let _pending = self.destination.pending(demand.pending).ok_or(Reason::PendingLimit)?;
+        let begin = Instant::now();
+        let mut connecting = Duration::ZERO;
+        loop {
+            // Registered before the look, so that no stream given back in between is missed.
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
+            let landing = {
+                let mut state = self.state.lock();
+                if let Some((sender, stream)) = self.find(&mut state) {
+                    let all = begin.elapsed();
+                    let connecting = connecting.min(all);
+                    let waited =
+                        Waited { queued: all - connecting, connecting, closed: 0, fresh: !connecting.is_zero() };
+                    return Ok((sender, stream, waited));
+                }
+                self.flight(&mut state, demand)
+            };
+            match landing {
+                Some(mut landing) => {
+                    let landed = landing.wait_for(Option::is_some).await;
+                    let landed = landed.ok().and_then(|landed| *landed).ok_or(Reason::InternalError)?;
+                    connecting += landed?;
+                }
+                None => {
+                    let waited = timeout_at(begin + demand.queue_timeout, freed).await;
+                    waited.map_err(|_elapsed| Reason::ConnectionLimit)?;
+                }
+            }
+        }
+    }
+
+    /// The first connection that has a stream left: the fewer connections, the more goes into one write.
+    fn find(&self, state: &mut State) -> Option<(SendRequest<Bytes>, Stream)> {
+        let mut gone = false;
+        let mut found = None;
+        for open in &state.connections {
+            if open.load.is_over() {
+                gone = true;
+                continue;
+            }
+            let streams = open.load.streams.load(Ordering::Relaxed);
+            // What the peer allows counts, too; it is asked only where it could be less.
+            if streams < self.streams && streams < open.sender.current_max_send_streams() {
+                open.load.streams.fetch_add(1, Ordering::Relaxed);
+                found = Some((open.sender.clone(), Stream(Arc::clone(&open.load))));
+                break;
+            }
+        }
+        if gone {
+            state.connections.retain(|open| !open.load.is_over());
+        }
+        found
+    }
+
+    /// The flight that is under way, or a new one; `None`: the destination has no connection left for it.
+    fn flight(self: &Arc<Self>, state: &mut State, demand: &Demand) -> Option<Landing> {
+        if let Some(landing) = &state.flight {
+            return Some(landing.clone());
+        }
+        let counted = self.destination.connection(demand.connections)?;
+        let (landed, landing) = watch::channel(None);
+        state.flight = Some(landing.clone());
+        let this = Arc::clone(self);
+        let connect_timeout = demand.connect_timeout;
+        tokio::spawn(async move {
+            let began = Instant::now();
+            let made = timeout(connect_timeout, async {
+                let connected = this.connect.connect(Protocol::Http2).await?;
+                this.begin(connected, counted).await
+            });
+            let made = made.await.unwrap_or(Err(Reason::ConnectTimeout));
+            let mut state = this.state.lock();
+            state.flight = None;
+            let landing = made.map(|open| {
+                state.connections.push(open);
+                began.elapsed()
+            });
+            drop(state);
+            let _nobody_waits = landed.send(Some(landing));
+        });
+        Some(landing)
+    }
+
+    /// Begins HTTP/2 on a new connection. Its task ends with it, or when it has to be cut.
+    async fn begin(self: &Arc<Self>, connected: Connected, counted: Counted) -> Result<Open, Reason> {
+        let (io, retired, cut) = connected.split();
+        let (sender, connection) = self.builder.handshake(io).await.map_err(|error| {
+            tracing::debug!(%error, "connection could not be used");
+            if refused_us(&error) { Reason::PeerRejected } else { Reason::ConnectFailed }
+        })?;
+        let load = Arc::new(Load {
+            streams: AtomicUsize::new(0),
+            idle_since: AtomicU32::new(0),
+            born: Instant::now(),
+            retired,
+            over: AtomicBool::new(false),
+            freed: Arc::clone(&self.freed),
+        });
+        let (idle, over) = (close_when_idle(Arc::downgrade(self), Arc::clone(&load), self.keep), Arc::clone(&load));
+        tokio::spawn(async move {
+            let ended = async {
+                tokio::select! {
+                    biased;
+                    ended = connection => if let Err(error) = ended {
+                        tracing::debug!(%error, "upstream connection ended");
+                    },
+                    () = idle => {}
+                }
+            };
+            tokio::select! {
+                biased;
+                () = ended => {}
+                () = cut => {}
+            }
+            over.over.store(true, Ordering::Relaxed);
+            // Those who wait for a stream of it look elsewhere.
+            over.freed.notify_waiters();
+            drop(counted);
+        });
+        Ok(Open { sender, load })
+    }
+}
+
+/// Takes a connection off the list once nothing was under way on it for `keep`; it closes itself then. Never ready: the
+/// connection ends when it has said so to its peer.
+async fn close_when_idle<C: Connect>(home: Weak<Multiplexer<C>>, load: Arc<Load>, keep: Duration) {
+    let mut look = load.idle_since() + keep;
+    loop {
+        sleep_until(look).await;
+        let since = load.idle_since();
+        let busy = load.streams.load(Ordering::Relaxed) > 0;
+        let Some(home) = home.upgrade() else {
+            break;
+        };
+        // Under the lock under which streams are given out.
+        let mut state = home.state.lock();
+        if !busy && load.streams.load(Ordering::Relaxed) == 0 && since + keep <= Instant::now() {
+            load.over.store(true, Ordering::Relaxed);
+            state.connections.retain(|open| !Arc::ptr_eq(&open.load, &load));
+            break;
+        }
+        look = if busy { Instant::now() + keep } else { since + keep };
+    }
+    std::future::pending().await
+}
+
+impl Stream {
+    /// Its connection refused a further stream, or is gone: nobody else need try.
+    pub(super) fn is_last(&self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+}
