@@ -15,6 +15,7 @@ use tokio::{
 
 use crate::{
     data_path::{Shared, StartError},
+    settings::{InboundProtocol, ServiceTarget},
     telemetry::{Direction, Open},
     worker::Handoff,
 };
@@ -31,23 +32,44 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(300);
 const UNACKNOWLEDGED_SHARED: Duration = Duration::from_secs(20);
 
 /// What a listener is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Listener {
     /// The forward proxy of the own workload.
     Outbound,
+    /// The own workload, on its way to one service.
+    Service {
+        /// Which.
+        target: Arc<ServiceTarget>,
+    },
     /// Peers, on behalf of the application at `app`.
     Inbound {
         /// Where the application listens.
         app: SocketAddr,
+        /// What it speaks there.
+        protocol: InboundProtocol,
     },
 }
 
 impl Listener {
-    pub(crate) fn direction(self) -> Direction {
+    pub(crate) fn direction(&self) -> Direction {
         match self {
-            Self::Outbound => Direction::Outbound,
+            Self::Outbound | Self::Service { .. } => Direction::Outbound,
             Self::Inbound { .. } => Direction::Inbound,
         }
+    }
+
+    /// The setting that asked for it.
+    fn setting(&self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound.listen",
+            Self::Service { .. } => "outbound.services",
+            Self::Inbound { .. } => "inbound",
+        }
+    }
+
+    /// Whether only the own workload may reach it: whoever does speaks as this workload.
+    fn is_local(&self) -> bool {
+        self.direction() == Direction::Outbound
     }
 }
 
@@ -61,7 +83,11 @@ pub(crate) struct BoundListener {
 
 impl BoundListener {
     pub(crate) fn bind(listener: Listener, address: SocketAddr) -> Result<Self, StartError> {
-        let failed = |source| StartError::Listen { address, source };
+        let setting = listener.setting();
+        if listener.is_local() && !address.ip().is_loopback() {
+            return Err(StartError::NotLoopback { setting, address });
+        }
+        let failed = |source| StartError::Listen { setting, address, source };
         let socket = bind(address).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         Ok(Self { listener, socket, address })
@@ -91,9 +117,8 @@ impl BoundListener {
                         Ok(stream) => {
                             let open = shared.telemetry.metrics().accepted(self.listener.direction());
                             let connection = Connection { _permit: permit, _open: open };
-                            handoff
-                                .give(Accepted { listener: self.listener, stream, peer, connection })
-                                .await;
+                            let listener = self.listener.clone();
+                            handoff.give(Accepted { listener, stream, peer, connection }).await;
                         }
                         Err(error) => tracing::debug!(%error, "accepted socket could not be handed on"),
                     },

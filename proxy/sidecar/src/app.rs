@@ -151,12 +151,14 @@ impl App {
         let data_path = DataPath::start(&data_path_settings(&settings).await, handles)?;
         let addresses = Addresses {
             outbound: data_path.outbound(),
+            services: data_path.services().to_vec(),
             inbound: data_path.inbound().to_vec(),
             health: health_address,
         };
         state.write_addresses(&addresses)?;
         tracing::info!(
             outbound = %addresses.outbound,
+            services = ?addresses.services,
             inbound = ?addresses.inbound,
             health = %addresses.health,
             instance = %instance,
@@ -342,6 +344,7 @@ async fn data_path_settings(settings: &Settings) -> DataPathSettings {
     DataPathSettings {
         workers: settings.workers,
         outbound: settings.outbound.listen,
+        services: settings.outbound.services.clone(),
         inbound: settings.inbound.clone(),
         limits: crate::http::Limits::from(&settings.limits),
         never_dialled: control_plane_addresses(&settings.control_plane.address).await,

@@ -35,6 +35,8 @@ pub struct DataPathSettings {
     pub workers: NonZeroU16,
     /// Where the forward proxy for the own workload listens; loopback only.
     pub outbound: SocketAddr,
+    /// What else the own workload connects to, each leading to one service; loopback only.
+    pub services: Vec<settings::ServiceListener>,
     /// What peers reach.
     pub inbound: Vec<settings::Inbound>,
     /// Bounds for every connection.
@@ -59,17 +61,24 @@ pub struct DataPathHandles {
 /// Why the data path could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The outbound listener would be an open proxy with this workload's identity.
+    /// The listener would be an open proxy with this workload's identity.
     #[error(
-        "outbound.listen is {0}: it has to be a loopback address, since whoever reaches it speaks as this workload"
+        "{setting}: {address} has to be a loopback address, since whoever reaches it speaks as this workload"
     )]
-    NotLoopback(SocketAddr),
+    NotLoopback {
+        /// Which setting asks for it.
+        setting: &'static str,
+        /// Where.
+        address: SocketAddr,
+    },
     /// An application's address is one of the proxy's own: requests would run in a circle.
     #[error("inbound application {0} is the proxy's own listener")]
     OwnListener(SocketAddr),
     /// A listener.
-    #[error("cannot listen on {address}")]
+    #[error("{setting}: cannot listen on {address}")]
     Listen {
+        /// Which setting asks for it.
+        setting: &'static str,
         /// Where.
         address: SocketAddr,
         /// Why.
@@ -107,6 +116,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub struct DataPath {
     outbound: SocketAddr,
+    services: Vec<SocketAddr>,
     inbound: Vec<SocketAddr>,
     shared: Arc<Shared>,
     workers: Option<Workers>,
@@ -126,25 +136,10 @@ impl DataPath {
     /// # Errors
     /// If a listener cannot be bound or must not be, or a worker cannot be started; nothing is left running then.
     pub fn start(settings: &DataPathSettings, handles: DataPathHandles) -> Result<Self, StartError> {
-        if !settings.outbound.ip().is_loopback() {
-            return Err(StartError::NotLoopback(settings.outbound));
-        }
-        let outbound = BoundListener::bind(Listener::Outbound, settings.outbound)?;
-        let mut inbound = Vec::with_capacity(settings.inbound.len());
-        for pair in &settings.inbound {
-            inbound.push(BoundListener::bind(Listener::Inbound { app: pair.app }, pair.listen)?);
-        }
-        let outbound_address = outbound.address();
-        let inbound_addresses: Vec<_> = inbound.iter().map(BoundListener::address).collect();
-        for pair in &settings.inbound {
-            if inbound_addresses
-                .iter()
-                .chain([&outbound_address])
-                .any(|listener| leads_to(pair.app, *listener))
-            {
-                return Err(StartError::OwnListener(pair.app));
-            }
-        }
+        let listeners = Listeners::bind(settings)?;
+        let addresses = |listeners: &[BoundListener]| listeners.iter().map(BoundListener::address).collect();
+        let (outbound, services, inbound) =
+            (listeners.outbound.address(), addresses(&listeners.services), addresses(&listeners.inbound));
         let server_tls = mesh::server_config(&handles.identity, &[mesh::ALPN_H1]);
         let shared = Arc::new(Shared {
             identity: handles.identity,
@@ -161,18 +156,22 @@ impl DataPath {
             tasks: TaskTracker::new(),
             inbound_tasks: TaskTracker::new(),
         });
-        let listeners = std::iter::once(outbound).chain(inbound).collect();
-        let workers = Workers::start(settings.workers, &shared, listeners).map_err(|error| {
+        let workers = Workers::start(settings.workers, &shared, listeners.into_all()).map_err(|error| {
             // Those that were started before it.
             shared.stopped.cancel();
             StartError::Worker(error)
         })?;
-        Ok(Self { outbound: outbound_address, inbound: inbound_addresses, shared, workers: Some(workers) })
+        Ok(Self { outbound, services, inbound, shared, workers: Some(workers) })
     }
 
     /// Where the forward proxy listens.
     pub fn outbound(&self) -> SocketAddr {
         self.outbound
+    }
+
+    /// Where the own workload reaches one service each, in the order of the settings.
+    pub fn services(&self) -> &[SocketAddr] {
+        &self.services
     }
 
     /// Where peers are expected, in the order of the settings.
@@ -205,6 +204,44 @@ impl DataPath {
             }
         }
         Drained { cut }
+    }
+}
+
+/// All of them, bound.
+struct Listeners {
+    outbound: BoundListener,
+    services: Vec<BoundListener>,
+    inbound: Vec<BoundListener>,
+}
+
+impl Listeners {
+    fn bind(settings: &DataPathSettings) -> Result<Self, StartError> {
+        let outbound = BoundListener::bind(Listener::Outbound, settings.outbound)?;
+        let services = settings.services.iter().map(|pair| {
+            let listener = Listener::Service { target: Arc::new(pair.target.clone()) };
+            BoundListener::bind(listener, pair.listen)
+        });
+        let services = services.collect::<Result<_, _>>()?;
+        let inbound = settings.inbound.iter().map(|pair| {
+            let listener = Listener::Inbound { app: pair.app, protocol: pair.protocol };
+            BoundListener::bind(listener, pair.listen)
+        });
+        let inbound = inbound.collect::<Result<_, _>>()?;
+        let this = Self { outbound, services, inbound };
+        let circle =
+            |pair: &&settings::Inbound| this.all().any(|listener| leads_to(pair.app, listener.address()));
+        match settings.inbound.iter().find(circle) {
+            Some(pair) => Err(StartError::OwnListener(pair.app)),
+            None => Ok(this),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &BoundListener> {
+        std::iter::once(&self.outbound).chain(&self.services).chain(&self.inbound)
+    }
+
+    fn into_all(self) -> Vec<BoundListener> {
+        std::iter::once(self.outbound).chain(self.services).chain(self.inbound).collect()
     }
 }
 

@@ -4,6 +4,7 @@
 mod destination;
 mod discover;
 mod mesh;
+mod service;
 
 use std::{
     net::SocketAddr,

@@ -4,6 +4,8 @@
 mod check;
 mod flags;
 mod inbound;
+mod listed;
+mod service;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use check::check;
 pub use flags::{Flags, JOIN_TOKEN_VARIABLE};
 pub use inbound::{Inbound, InboundProtocol, InvalidInbound};
+pub use service::{InvalidServiceListener, ServiceListener, ServiceTarget};
 
 /// Port of the control plane that serves workloads.
 const CONTROL_PLANE_PORT: u16 = 17110;
@@ -41,7 +44,7 @@ pub struct Settings {
     /// From the own workload into the mesh.
     pub outbound: Outbound,
     /// From the mesh to the own workload: `listen = application` pairs.
-    #[serde(deserialize_with = "inbound::one_or_many")]
+    #[serde(deserialize_with = "listed::one_or_many")]
     pub inbound: Vec<Inbound>,
     /// `GET /live`, `/ready`, `/metrics`.
     pub health: Health,
@@ -95,6 +98,10 @@ pub struct Outbound {
     /// Where the forward proxy for mesh names listens; loopback only, since whoever reaches it speaks with this
     /// workload's identity.
     pub listen: SocketAddr,
+    /// `listen = service` pairs: addresses on loopback that lead to one service each, for clients that know nothing of
+    /// proxies. Default: none; at most 256.
+    #[serde(deserialize_with = "listed::one_or_many")]
+    pub services: Vec<ServiceListener>,
 }
 
 /// The endpoint for probes and metrics.
@@ -187,7 +194,7 @@ impl Default for ControlPlane {
 
 impl Default for Outbound {
     fn default() -> Self {
-        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), OUTBOUND_PORT) }
+        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), OUTBOUND_PORT), services: Vec::new() }
     }
 }
 

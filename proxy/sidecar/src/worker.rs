@@ -20,6 +20,7 @@ use crate::{
     data_path::Shared,
     inbound::Inbound,
     outbound::Outbound,
+    settings::InboundProtocol,
 };
 
 /// Sockets that wait for a worker to take them; the accepting task waits when there are more.
@@ -97,13 +98,16 @@ impl Handoff {
     }
 }
 
+/// Where an application listens, and what it speaks there.
+type Application = (SocketAddr, InboundProtocol);
+
 /// What one worker keeps between connections.
 struct Worker {
     shared: Arc<Shared>,
     load: Arc<AtomicUsize>,
     outbound: Arc<Outbound>,
-    /// One per application that a connection came for.
-    inbound: Mutex<Vec<(SocketAddr, Arc<Inbound>)>>,
+    /// One per application, and what it speaks, that a connection came for.
+    inbound: Mutex<Vec<(Application, Arc<Inbound>)>>,
 }
 
 impl Worker {
@@ -143,8 +147,12 @@ impl Worker {
                 let outbound = Arc::clone(&self.outbound);
                 self.shared.tasks.spawn(outbound.serve(stream, peer, connection));
             }
-            Listener::Inbound { app } => {
-                let inbound = self.inbound(app);
+            Listener::Service { target } => {
+                let outbound = Arc::clone(&self.outbound);
+                self.shared.tasks.spawn(outbound.serve_service(stream, peer, connection, target));
+            }
+            Listener::Inbound { app, protocol } => {
+                let inbound = self.inbound((app, protocol));
                 let counted = self.shared.inbound_tasks.token();
                 self.shared.tasks.spawn(async move {
                     inbound.serve(stream, peer).await;
@@ -154,13 +162,13 @@ impl Worker {
         }
     }
 
-    fn inbound(&self, app: SocketAddr) -> Arc<Inbound> {
+    fn inbound(&self, application: Application) -> Arc<Inbound> {
         let mut inbound = self.inbound.lock();
-        if let Some((_, found)) = inbound.iter().find(|(address, _)| *address == app) {
+        if let Some((_, found)) = inbound.iter().find(|(known, _)| *known == application) {
             return Arc::clone(found);
         }
-        let new = Inbound::new(Arc::clone(&self.shared), app);
-        inbound.push((app, Arc::clone(&new)));
+        let new = Inbound::new(Arc::clone(&self.shared), application.0);
+        inbound.push((application, Arc::clone(&new)));
         new
     }
 }

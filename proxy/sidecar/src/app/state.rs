@@ -42,6 +42,8 @@ pub enum StateError {
 pub struct Addresses {
     /// The forward proxy.
     pub outbound: SocketAddr,
+    /// Those that lead to one service each, in the order of the settings.
+    pub services: Vec<SocketAddr>,
     /// In the order of the settings.
     pub inbound: Vec<SocketAddr>,
     /// `/live`, `/ready`, `/metrics`.

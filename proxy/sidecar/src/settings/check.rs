@@ -1,11 +1,14 @@
 //! What the types of the settings cannot say: ranges, and what goes with what.
 
-use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeSet, fmt::Display, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use outrigger_core::model::Name;
 use outrigger_process::settings::Defect;
 
 use super::{Inbound, Settings};
+
+/// Each is a socket and a task of its own.
+const MAX_SERVICES: usize = 256;
 
 /// Everything that is wrong with `settings`, each with its remedy.
 pub fn check(settings: &Settings) -> Vec<Defect> {
@@ -22,6 +25,7 @@ pub fn check(settings: &Settings) -> Vec<Defect> {
         ));
     }
     inbound(&settings.inbound, &mut defects);
+    services(settings, &mut defects);
     if let Some(instance) = &settings.instance
         && let Err(error) = instance.parse::<Name>()
     {
@@ -87,6 +91,50 @@ fn inbound(pairs: &[Inbound], defects: &mut Vec<Defect>) {
             _ => {}
         }
     }
+}
+
+fn services(settings: &Settings, defects: &mut Vec<Defect>) {
+    let pairs = &settings.outbound.services;
+    let mut defect =
+        |problem: String, remedy: &str| defects.push(Defect::new("outbound.services", problem, remedy));
+    if pairs.len() > MAX_SERVICES {
+        let remedy = "let the others go through the forward proxy at outbound.listen";
+        defect(format!("{} pairs are more than the {MAX_SERVICES} that are allowed", pairs.len()), remedy);
+    }
+    let mut taken =
+        vec![("outbound.listen", settings.outbound.listen), ("health.listen", settings.health.listen)];
+    taken.extend(settings.inbound.iter().map(|pair| ("inbound", pair.listen)));
+    for pair in pairs {
+        if !pair.listen.ip().is_loopback() {
+            defect(
+                format!(
+                    "'{pair}' does not listen on loopback: whoever reaches it would speak as this workload"
+                ),
+                "write 127.0.0.1 or [::1]",
+            );
+        }
+        if let Some((other, _)) = taken.iter().find(|(_, address)| clash(*address, pair.listen)) {
+            defect(format!("'{pair}' listens where {other} does"), "give each its own port");
+        }
+        taken.push(("another pair", pair.listen));
+    }
+    for pair in &settings.inbound {
+        if let Some(service) = pairs.iter().find(|service| clash(service.listen, pair.app)) {
+            defect(
+                format!(
+                    "the inbound pair '{pair}' leads to the listener of '{service}', and so back into the mesh"
+                ),
+                "name the application's own address",
+            );
+        }
+    }
+}
+
+/// Whether two listeners cannot be at these addresses at once.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let (here, there) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let same = here == there || here.is_unspecified() || there.is_unspecified();
+    same && one.port() == other.port() && one.port() != 0
 }
 
 fn range<N: PartialOrd + Display + Copy>(
@@ -170,5 +218,40 @@ mod tests {
             });
             assert_eq!(found, ["inbound"], "{pairs:?}");
         }
+    }
+
+    #[test]
+    fn service_listeners_that_cannot_work_are_refused() {
+        for (services, found) in [
+            (
+                &[
+                    "127.0.0.1:1=price",
+                    "127.0.0.1:2=price",
+                    "[::1]:1=price",
+                    "127.0.0.1:0=a",
+                    "127.0.0.1:0=b",
+                ][..],
+                0,
+            ),
+            (&["0.0.0.0:1=price"], 1),
+            (&["192.0.2.1:1=price"], 1),
+            (&["127.0.0.1:1=price", "127.0.0.1:1=db"], 1),
+            (&["127.0.0.1:1=price", "[::ffff:127.0.0.1]:1=db"], 2),
+            (&["127.0.0.1:17001=price"], 1),
+            (&["127.0.0.1:17020=price"], 1),
+            (&["127.0.0.1:17006=price"], 1),
+            (&["127.0.0.1:8080=price"], 1),
+        ] {
+            let found_keys = keys(|settings| {
+                settings.inbound = vec!["127.0.0.1:17006=127.0.0.1:8080".parse().unwrap()];
+                settings.outbound.services = services.iter().map(|pair| pair.parse().unwrap()).collect();
+            });
+            assert_eq!(found_keys, vec!["outbound.services"; found], "{services:?}");
+        }
+        let many = keys(|settings| {
+            let pair = || "127.0.0.1:0=price".parse().unwrap();
+            settings.outbound.services = (0..257).map(|_| pair()).collect();
+        });
+        assert_eq!(many, ["outbound.services"]);
     }
 }

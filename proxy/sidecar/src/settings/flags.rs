@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf};
 use clap::Parser;
 use outrigger_process::settings::{Layers, SettingsError};
 
-use super::{CredentialStore, Inbound, Settings, check};
+use super::{CredentialStore, Inbound, ServiceListener, Settings, check};
 
 /// Where a join token may be; never among the arguments, which every user of the machine can read.
 pub const JOIN_TOKEN_VARIABLE: &str = "OUTRIGGER_JOIN_TOKEN";
@@ -22,7 +22,8 @@ const LONG_ABOUT: &str = "\
 The proxy beside a workload: carries its requests into the mesh and the mesh's requests to it.
 
 Outbound, the workload uses it as an HTTP proxy (http_proxy=http://127.0.0.1:17001) and names services of the mesh: \
-http://price.demo.mesh/. Inbound, it listens beside the application (--inbound LISTEN=APP), demands mutual TLS, and \
+http://price.demo.mesh/; or it connects to an address that leads to one service (--outbound-service \
+127.0.0.1:9000=price.demo:80). Inbound, it listens beside the application (--inbound LISTEN=APP), demands mutual TLS, and \
 hands requests on in plain. Everything else it learns from the control plane.";
 
 const AFTER: &str = "\
@@ -36,8 +37,8 @@ expires while the control plane is away, stays out of the mesh until it gets a n
 Settings
   Every setting is a key of the settings file (--settings, TOML), a variable OUTRIGGER_<KEY> with '__' between the \
 levels (OUTRIGGER_LIMITS__MAX_HEADERS=200), or, for the common ones, a flag; the later wins. Further keys: \
-limits.{max_head_bytes, max_headers, head_timeout, idle_timeout, max_connections}, drain.{withdrawal, timeout}, \
-log.{format, level, access}. Port 0 takes any free port; the bound addresses are logged and written to \
+limits.{max_head_bytes, max_headers, head_timeout, idle_timeout, max_connections}, \
+drain.{withdrawal, timeout}, log.{format, level, access}. Port 0 takes any free port; the bound addresses are logged and written to \
 addresses.json in the state directory.
 
 Stopping
@@ -71,8 +72,13 @@ pub struct Flags {
     /// Where the own workload reaches the mesh; loopback only [default: 127.0.0.1:17001].
     #[arg(long, value_name = "IP:PORT")]
     pub outbound_listen: Option<SocketAddr>,
-    /// Where the mesh reaches the own workload. May be given several times.
-    #[arg(long, value_name = "LISTEN=APP[,name=NAME][,protocol=http1][,advertise=IP:PORT]")]
+    /// Where the own workload reaches one service without knowing of a proxy; loopback only
+    /// (127.0.0.1:9000=price.shop:80). May be given several times.
+    #[arg(long, value_name = "LISTEN=SERVICE[:PORT]")]
+    pub outbound_service: Vec<ServiceListener>,
+    /// Where the mesh reaches the own workload; PROTOCOL: http1, http2, grpc, tcp or detect (the default: what the
+    /// caller's proxy says). May be given several times.
+    #[arg(long, value_name = "LISTEN=APP[,name=NAME][,protocol=PROTOCOL][,advertise=IP:PORT]")]
     pub inbound: Vec<Inbound>,
     /// Where /live, /ready and /metrics are served [default: 127.0.0.1:17020].
     #[arg(long, value_name = "IP:PORT")]
@@ -111,6 +117,11 @@ impl Flags {
             .flag("join.credential", "--credential", self.credential)
             .flag("state_dir", "--state-dir", self.state_dir)
             .flag("outbound.listen", "--outbound-listen", self.outbound_listen)
+            .flag(
+                "outbound.services",
+                "--outbound-service",
+                (!self.outbound_service.is_empty()).then_some(self.outbound_service),
+            )
             .flag("inbound", "--inbound", (!self.inbound.is_empty()).then_some(self.inbound))
             .flag("health.listen", "--health-listen", self.health_listen)
             .flag("workers", "--workers", self.workers)
@@ -171,6 +182,50 @@ mod tests {
         let settings =
             load(&["--inbound", "127.0.0.1:5=127.0.0.1:6"], &[("OUTRIGGER_INBOUND", pairs)]).unwrap();
         assert_eq!(settings.inbound[0].listen.port(), 5);
+    }
+
+    #[test]
+    fn service_listeners_come_from_file_environment_and_flags() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("settings.toml");
+        let text = "[outbound]\nservices = ['127.0.0.1:1=price', { listen = '[::1]:2', service = 'db.shop', port = 5432 }]\n";
+        fs::write(&path, text).unwrap();
+        let written = |settings: Settings| {
+            settings.outbound.services.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let file = ["--settings", path.to_str().unwrap()];
+        assert_eq!(
+            written(load(&file, &[]).unwrap()),
+            ["127.0.0.1:1=price", "[::1]:2=db.shop:5432"],
+            "from the file"
+        );
+        let environment = [("OUTRIGGER_OUTBOUND__SERVICES", "127.0.0.1:3=a.b:1  127.0.0.1:4=c")];
+        assert_eq!(written(load(&file, &environment).unwrap()), ["127.0.0.1:3=a.b:1", "127.0.0.1:4=c"]);
+        let flags = ["--outbound-service", "127.0.0.1:5=d", "--outbound-service", "127.0.0.1:6=e.f.mesh:80"];
+        assert_eq!(
+            written(load(&flags, &environment).unwrap()),
+            ["127.0.0.1:5=d", "127.0.0.1:6=e.f.mesh:80"]
+        );
+    }
+
+    #[test]
+    fn a_wrong_service_listener_is_refused_with_field_and_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("settings.toml");
+        for (services, expected) in [
+            ("['127.0.0.1:1']", "write it like 127.0.0.1:9000=price.shop:80"),
+            ("[{ listen = '127.0.0.1:1', service = 'a:1', port = 2 }]", "leave one out"),
+            ("[{ listen = '127.0.0.1:1', service = 'a', prot = 2 }]", "prot"),
+            ("[{ listen = '127.0.0.1:1', service = 'a', port = 70000 }]", "1 to 65535"),
+            ("[{ listen = '127.0.0.1:1', service = 'a', port = 0 }]", "1 to 65535"),
+            ("[{ listen = '127.0.0.1:1' }]", "service"),
+            ("['0.0.0.0:1=a']", "127.0.0.1 or [::1]"),
+            ("7", "LISTEN=SERVICE[:PORT]"),
+        ] {
+            fs::write(&path, format!("[outbound]\nservices = {services}\n")).unwrap();
+            let error = load(&["--settings", path.to_str().unwrap()], &[]).unwrap_err().to_string();
+            assert!(error.contains("outbound.services") && error.contains(expected), "{services}: {error}");
+        }
     }
 
     #[test]

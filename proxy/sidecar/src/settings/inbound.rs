@@ -5,8 +5,10 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 use outrigger_core::model::{AppProtocol, Name};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::listed::Listed;
+
 /// Where peers of the mesh reach one port of the application. Written as text,
-/// `LISTEN=APP[,name=NAME][,protocol=http1][,advertise=IP:PORT]`, or as a table with these keys.
+/// `LISTEN=APP[,name=NAME][,protocol=PROTOCOL][,advertise=IP:PORT]`, or as a table with these keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inbound {
     /// Name of the port, for a service's `targetPort`.
@@ -22,19 +24,56 @@ pub struct Inbound {
     pub advertise: Option<SocketAddr>,
 }
 
-/// What an application speaks. This version carries HTTP/1.0 and 1.1.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What an application speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InboundProtocol {
     /// HTTP/1.0 and 1.1.
-    #[default]
     Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC: HTTP/2 with prior knowledge.
+    Grpc,
+    /// Opaque bytes, the application's own TLS included.
+    Tcp,
+    /// Whatever the caller's sidecar says it carries: HTTP of the caller's version, or opaque bytes.
+    #[default]
+    Detect,
+}
+
+impl InboundProtocol {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Http1, Self::Http2, Self::Grpc, Self::Tcp, Self::Detect];
+
+    /// As it is written in the settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+            Self::Detect => "detect",
+        }
+    }
+}
+
+impl FromStr for InboundProtocol {
+    type Err = InvalidInbound;
+
+    fn from_str(word: &str) -> Result<Self, InvalidInbound> {
+        let found = Self::ALL.into_iter().find(|protocol| protocol.as_str() == word);
+        found.ok_or_else(|| InvalidInbound::Protocol(word.to_owned()))
+    }
 }
 
 impl From<InboundProtocol> for AppProtocol {
     fn from(protocol: InboundProtocol) -> Self {
         match protocol {
             InboundProtocol::Http1 => Self::Http1,
+            InboundProtocol::Http2 => Self::Http2,
+            InboundProtocol::Grpc => Self::Grpc,
+            InboundProtocol::Tcp => Self::Tcp,
+            InboundProtocol::Detect => Self::Detect,
         }
     }
 }
@@ -62,8 +101,8 @@ pub enum InvalidInbound {
     /// A bad port name.
     #[error(transparent)]
     Name(#[from] outrigger_core::model::InvalidName),
-    /// A protocol of another version.
-    #[error("protocol '{0}' is not supported by this version: http1 is")]
+    /// A word for no protocol.
+    #[error("protocol '{0}' is not one of http1, http2, grpc, tcp, detect")]
     Protocol(String),
 }
 
@@ -83,7 +122,7 @@ impl Parts {
             "app" => once("app", &mut self.app, address("app", value)?),
             "advertise" => once("advertise", &mut self.advertise, address("advertise", value)?),
             "name" => once("name", &mut self.name, value.parse()?),
-            "protocol" => once("protocol", &mut self.protocol, protocol(value)?),
+            "protocol" => once("protocol", &mut self.protocol, value.parse()?),
             _ => Err(InvalidInbound::Key(key.to_owned())),
         }
     }
@@ -98,13 +137,6 @@ fn once<T>(key: &'static str, slot: &mut Option<T>, value: T) -> Result<(), Inva
 
 fn address(key: &'static str, value: &str) -> Result<SocketAddr, InvalidInbound> {
     value.parse().map_err(|_unreadable| InvalidInbound::Address { key, value: value.to_owned() })
-}
-
-fn protocol(value: &str) -> Result<InboundProtocol, InvalidInbound> {
-    match value {
-        "http1" => Ok(InboundProtocol::Http1),
-        _ => Err(InvalidInbound::Protocol(value.to_owned())),
-    }
 }
 
 impl FromStr for Inbound {
@@ -141,14 +173,16 @@ impl fmt::Display for Inbound {
         if let Some(name) = &self.name {
             write!(f, ",name={name}")?;
         }
-        match self.protocol {
-            InboundProtocol::Http1 => f.write_str(",protocol=http1")?,
-        }
+        write!(f, ",protocol={}", self.protocol.as_str())?;
         if let Some(advertise) = self.advertise {
             write!(f, ",advertise={advertise}")?;
         }
         Ok(())
     }
+}
+
+impl Listed for Inbound {
+    const FORM: &'static str = "LISTEN=APP[,name=..][,protocol=..][,advertise=..]";
 }
 
 impl Serialize for Inbound {
@@ -185,33 +219,6 @@ impl<'de> Deserialize<'de> for Inbound {
     }
 }
 
-/// A list, or one text with white space between the pairs: for the environment.
-pub(super) fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Inbound>, D::Error> {
-    struct Visitor;
-
-    impl<'de> de::Visitor<'de> for Visitor {
-        type Value = Vec<Inbound>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of LISTEN=APP[,name=..][,protocol=..][,advertise=..]")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-            text.split_whitespace().map(|pair| pair.parse().map_err(E::custom)).collect()
-        }
-
-        fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-            let mut pairs = Vec::new();
-            while let Some(pair) = list.next_element()? {
-                pairs.push(pair);
-            }
-            Ok(pairs)
-        }
-    }
-
-    deserializer.deserialize_any(Visitor)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,9 +227,20 @@ mod tests {
     fn a_pair_survives_a_round_trip_in_either_spelling() {
         let short: Inbound = "0.0.0.0:17006=127.0.0.1:8080,name=http".parse().unwrap();
         let long: Inbound =
-            "name=http,listen=0.0.0.0:17006,app=127.0.0.1:8080,protocol=http1".parse().unwrap();
+            "name=http,listen=0.0.0.0:17006,app=127.0.0.1:8080,protocol=detect".parse().unwrap();
         assert_eq!(short, long);
         assert_eq!(short.to_string().parse::<Inbound>().unwrap(), short);
+    }
+
+    #[test]
+    fn each_protocol_has_one_word_everywhere() {
+        for protocol in InboundProtocol::ALL {
+            let pair = format!("127.0.0.1:1=127.0.0.1:2,protocol={}", protocol.as_str());
+            let pair: Inbound = pair.parse().unwrap();
+            assert_eq!(pair.protocol, protocol);
+            assert_eq!(pair.to_string().parse::<Inbound>().unwrap(), pair);
+            assert_eq!(serde_json::to_value(protocol).unwrap(), protocol.as_str());
+        }
     }
 
     #[test]
@@ -241,7 +259,7 @@ mod tests {
             ("127.0.0.1:1=8080", "app '8080' is not an IP address"),
             ("localhost:1=127.0.0.1:2", "'localhost:1' is not one of"),
             ("127.0.0.1:1=127.0.0.1:2,name=Http", "is not a DNS label"),
-            ("127.0.0.1:1=127.0.0.1:2,protocol=grpc", "'grpc' is not supported by this version"),
+            ("127.0.0.1:1=127.0.0.1:2,protocol=HTTP", "'HTTP' is not one of http1, http2, grpc, tcp, detect"),
             ("127.0.0.1:1=127.0.0.1:2,app=127.0.0.1:3", "'app' is given twice"),
         ] {
             let error = text.parse::<Inbound>().unwrap_err().to_string();

@@ -16,6 +16,7 @@ mod forward;
 mod peers;
 mod refusals;
 mod routing;
+mod services;
 mod stopping;
 mod support;
 mod timing;

@@ -321,13 +321,20 @@ async fn listeners_that_would_open_the_proxy_or_run_in_a_circle_are_refused_at_t
     let mut settings = DataPathSettings {
         workers: std::num::NonZeroU16::MIN,
         outbound: "0.0.0.0:0".parse().unwrap(),
+        services: Vec::new(),
         inbound: Vec::new(),
         limits: Limits::default(),
         never_dialled: Vec::new(),
     };
-    assert!(matches!(DataPath::start(&settings, handles()), Err(StartError::NotLoopback(_))));
+    assert!(matches!(DataPath::start(&settings, handles()), Err(StartError::NotLoopback { .. })));
+    settings.outbound = "127.0.0.1:0".parse().unwrap();
+    settings.services = vec!["0.0.0.0:0=price".parse().unwrap()];
+    let error = DataPath::start(&settings, handles()).unwrap_err().to_string();
+    assert!(error.starts_with("outbound.services: 0.0.0.0:0 has to be a loopback address"), "{error}");
+    settings.services.clear();
     settings.outbound = pair.front.path.outbound();
-    assert!(matches!(DataPath::start(&settings, handles()), Err(StartError::Listen { .. })));
+    let error = DataPath::start(&settings, handles()).unwrap_err();
+    assert!(matches!(error, StartError::Listen { setting: "outbound.listen", .. }), "{error}");
     let free = Side::start(pair.front.identity.clone(), &[], &Options::default());
     settings.outbound = free.path.outbound();
     drop(free);

@@ -51,11 +51,18 @@ pub(crate) struct Options {
     pub(crate) limits: Limits,
     pub(crate) workers: u16,
     pub(crate) undiscovered: DiscoverError,
+    /// `LISTEN=SERVICE[:PORT]` each.
+    pub(crate) services: Vec<&'static str>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { limits: Limits::default(), workers: 1, undiscovered: DiscoverError::NotFound }
+        Self {
+            limits: Limits::default(),
+            workers: 1,
+            undiscovered: DiscoverError::NotFound,
+            services: Vec::new(),
+        }
     }
 }
 
@@ -79,6 +86,7 @@ impl Side {
         let settings = DataPathSettings {
             workers: NonZeroU16::new(options.workers).unwrap(),
             outbound: any,
+            services: options.services.iter().map(|pair| pair.parse().unwrap()).collect(),
             inbound,
             limits: options.limits.clone(),
             never_dialled: Vec::new(),

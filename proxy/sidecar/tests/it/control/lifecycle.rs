@@ -24,7 +24,7 @@ use rcgen::{CertificateSigningRequestParams, PublicKeyData as _};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     task::JoinHandle,
     time::timeout,
 };
@@ -139,6 +139,42 @@ async fn a_proxy_joins_is_ready_and_registers_what_it_listens_on() {
         );
     });
     assert_eq!(proxy.stop().await, Exit::Success);
+}
+
+#[tokio::test]
+async fn each_pair_registers_what_its_application_speaks() {
+    let fake = Fake::start();
+    let words = ["http1", "http2", "grpc", "tcp", "detect"];
+    let pairs = words.map(|word| format!("127.0.0.1:0=127.0.0.1:8080,protocol={word}"));
+    let proxy = Proxy::start(&fake, &pairs.each_ref().map(String::as_str)).await;
+    proxy.ready().await;
+    fake.until("registered", |seen| seen.registrations().len() == 1).await;
+    fake.look(|seen| {
+        let found: Vec<_> = seen.registrations()[0].ports.iter().map(|port| port.protocol()).collect();
+        use outrigger_proto::mesh::v1alpha1::AppProtocol as Wire;
+        assert_eq!(found, [Wire::Http1, Wire::Http2, Wire::Grpc, Wire::Tcp, Wire::Unspecified]);
+    });
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn the_addresses_that_were_bound_are_written_down() {
+    let fake = Fake::start();
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("proxy");
+    let mut settings = settings(fake.address, &dir);
+    settings.outbound.services =
+        ["127.0.0.1:0=price", "[::1]:0=db.shop:5432"].map(|pair| pair.parse().unwrap()).into();
+    let proxy = Proxy::run(settings, Some(&fake.token())).await.unwrap();
+    let text = fs::read(dir.join("addresses.json")).unwrap();
+    let written: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let services: Vec<SocketAddr> = serde_json::from_value(written["services"].clone()).unwrap();
+    assert!(services[0].is_ipv4() && services[1].is_ipv6(), "{written}");
+    for address in services {
+        let taken = TcpListener::bind(address).await.unwrap_err();
+        assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+    }
+    proxy.stop().await;
 }
 
 #[tokio::test]
