@@ -1,76 +1,119 @@
 //! Inbound: from the mesh to the own application. Every connection is mutual TLS with a peer of the mesh; nothing else
-//! passes.
+//! passes. What comes on it was agreed on by ALPN, and is not detected again.
 
 mod application;
+mod forward;
+mod tcp;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use hyper::{body::Incoming, ext};
-use outrigger_core::{model::SpiffeId, reason::Reason, telemetry::timing};
-use outrigger_tls::{Evidence, mesh, peer_id};
-use rustls::Side;
+use http::Request;
+use hyper::body::Incoming;
+use outrigger_core::{model::SpiffeId, reason::Reason};
+use outrigger_tls::{
+    Evidence,
+    mesh::{self, ALPN_H1, ALPN_H2, ALPN_TCP},
+    peer_id,
+};
+use rustls::{ServerConfig, Side};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    attempt::Attempt,
     data_path::Shared,
-    headers,
-    http::{
-        Form, Guarded, Link, RequestBody, ResponseBody, Upload, check_head, is_idempotent, own_answer, serve,
-    },
-    pool::Pool,
-    telemetry::{Direction, Exchange, Held, Record},
-    trust::Watch,
+    endpoint::DestinationState,
+    http::{Guarded, Link, serve_http1, serve_http2},
+    settings::InboundProtocol,
+    telemetry::Direction,
+    trust::{Trusted, Watch},
+    upstream::{Protocol, Upstream},
 };
-use application::{Application, keep_for};
-
-/// TCP to an application on the same machine.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// An application may close an idle connection at any time. A request that must not be sent twice takes none that was
-/// idle for longer.
-const FRESH: Duration = Duration::from_millis(100);
+use application::Application;
 
 /// The way to one application, on one worker.
 #[derive(Debug)]
 pub(crate) struct Inbound {
     shared: Arc<Shared>,
-    application: Application,
-    pool: Arc<Pool>,
+    protocol: InboundProtocol,
+    tls: Arc<ServerConfig>,
+    application: Upstream<Application>,
+}
+
+/// A peer of the mesh that proved who it is.
+struct Peer {
+    address: SocketAddr,
+    identity: SpiffeId,
+    stream: TlsStream<TcpStream>,
+    evidence: Evidence,
+    speaks: Protocol,
+}
+
+/// The downstream of a request.
+#[derive(Debug, Clone)]
+struct Downstream {
+    address: SocketAddr,
+    identity: SpiffeId,
+    link: Arc<Link>,
 }
 
 impl Inbound {
-    pub(crate) fn new(shared: Arc<Shared>, app: SocketAddr) -> Arc<Self> {
-        let pool = Pool::new(&shared.limits);
+    pub(crate) fn new(shared: Arc<Shared>, app: SocketAddr, protocol: InboundProtocol) -> Arc<Self> {
+        let application = Application { address: app, telemetry: shared.telemetry.clone() };
         let application =
-            Application { address: app, telemetry: shared.telemetry.clone(), limits: shared.limits.clone() };
-        Arc::new(Self { shared, application, pool })
+            Upstream::new(application, &Arc::<DestinationState>::default(), &shared.limits);
+        let tls = mesh::server_config(&shared.identity, carried(protocol));
+        Arc::new(Self { shared, protocol, tls, application })
     }
 
     /// Serves one connection to its end.
-    pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+    pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
         let watch = Watch::begin(&self.shared.identity);
-        let Some((stream, identity, evidence)) = self.handshake(stream, peer).await else {
+        let Some(peer) = Box::pin(self.handshake(stream, address)).await else {
             return;
         };
-        let limits = &self.shared.limits;
         // No request more: for all connections when the data path drains, for this one when its peer is distrusted.
         let closing = self.shared.draining_inbound.child_token();
         let (close, telemetry) = (closing.clone(), self.shared.telemetry.clone());
-        let mut trusted = watch.over(evidence, limits, move |refusal| {
+        let trusted = watch.over(peer.evidence.clone(), &self.shared.limits, move |refusal| {
             close.cancel();
-            telemetry.distrusted(Direction::Inbound, peer, &refusal);
+            telemetry.distrusted(Direction::Inbound, address, &refusal);
         });
-        let io = Guarded::new(stream, Bytes::new(), limits);
-        let link = Arc::clone(io.link());
-        let service = |request| {
-            let (this, link, identity) = (Arc::clone(&self), Arc::clone(&link), identity.clone());
-            async move { this.answer(request, &link, peer, identity).await }
+        if peer.speaks == Protocol::Raw {
+            return Box::pin(self.serve_tcp(peer, trusted)).await;
+        }
+        if let Some(reason) = Box::pin(self.serve_http(peer, trusted, closing)).await {
+            self.shared.telemetry.refused_head(Direction::Inbound, address, reason);
+        }
+    }
+
+    async fn serve_http(
+        self: &Arc<Self>,
+        peer: Peer,
+        mut trusted: Trusted,
+        closing: CancellationToken,
+    ) -> Option<Reason> {
+        let limits = &self.shared.limits;
+        let Peer { address, identity, stream, speaks, .. } = peer;
+        let io = match speaks {
+            Protocol::Http2 => Guarded::http2(stream, Bytes::new(), limits),
+            Protocol::Http1 | Protocol::Raw => Guarded::http1(stream, Bytes::new(), limits),
         };
-        let served = Box::pin(serve(io, limits, &closing, service));
-        let refused = tokio::select! {
+        let link = Arc::clone(io.link());
+        let downstream = Downstream { address, identity, link: Arc::clone(&link) };
+        let this = Arc::clone(self);
+        let service = move |request: Request<Incoming>| {
+            let (this, downstream) = (Arc::clone(&this), downstream.clone());
+            async move { this.answer(request, &downstream).await }
+        };
+        let served = async {
+            match speaks {
+                Protocol::Http2 => serve_http2(io, limits, &closing, service).await,
+                Protocol::Http1 | Protocol::Raw => serve_http1(io, limits, &closing, service).await,
+            }
+        };
+        tokio::select! {
             biased;
             refused = served => refused,
             () = trusted.cut() => {
@@ -78,18 +121,11 @@ impl Inbound {
                 link.reset();
                 None
             }
-        };
-        if let Some(reason) = refused {
-            self.shared.telemetry.refused_head(Direction::Inbound, peer, reason);
         }
     }
 
-    async fn handshake(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-    ) -> Option<(TlsStream<TcpStream>, SpiffeId, Evidence)> {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.shared.server_tls));
+    async fn handshake(&self, stream: TcpStream, address: SocketAddr) -> Option<Peer> {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
         let metrics = self.shared.telemetry.metrics();
         let accepted = timeout(self.shared.limits.handshake_timeout, acceptor.accept(stream)).await;
         let stream = match accepted {
@@ -101,111 +137,47 @@ impl Inbound {
                         if let Some(unsaid) = self.shared.telemetry.say(Direction::Inbound) {
                             let presented = refusal.presented.as_ref().map(SpiffeId::as_str);
                             let reason = refusal.reason.as_str();
-                            tracing::warn!(downstream.addr = %peer, presented, reason, unsaid, "peer rejected");
+                            tracing::warn!(downstream.addr = %address, presented, reason, unsaid, "peer rejected");
                         }
                     }
                     None => {
                         metrics.handshake_failed(Direction::Inbound);
-                        tracing::debug!(downstream.addr = %peer, %error, "handshake failed");
+                        tracing::debug!(downstream.addr = %address, %error, "handshake failed");
                     }
                 }
                 return None;
             }
             Err(_elapsed) => {
                 metrics.handshake_failed(Direction::Inbound);
-                tracing::debug!(downstream.addr = %peer, "handshake timed out");
+                tracing::debug!(downstream.addr = %address, "handshake timed out");
                 return None;
             }
         };
         let (_, connection) = stream.get_ref();
-        let ours = connection.alpn_protocol() == Some(mesh::ALPN_H1);
-        match (peer_id(connection), Evidence::of(connection, Side::Client)) {
-            (Some(identity), Some(evidence)) if ours => Some((stream, identity, evidence)),
+        let speaks = match connection.alpn_protocol() {
+            Some(ALPN_H1) => Some(Protocol::Http1),
+            Some(ALPN_H2) => Some(Protocol::Http2),
+            Some(ALPN_TCP) => Some(Protocol::Raw),
+            _ => None,
+        };
+        match (peer_id(connection), Evidence::of(connection, Side::Client), speaks) {
+            (Some(identity), Some(evidence), Some(speaks)) => {
+                Some(Peer { address, identity, stream, evidence, speaks })
+            }
             _ => {
                 metrics.handshake_failed(Direction::Inbound);
-                tracing::debug!(downstream.addr = %peer, "peer offered no protocol of the mesh");
+                tracing::debug!(downstream.addr = %address, "peer offered no protocol of the mesh");
                 None
             }
         }
     }
+}
 
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        link: &Arc<Link>,
-        peer: SocketAddr,
-        identity: SpiffeId,
-    ) -> Response<ResponseBody> {
-        let mut record = Record::new(Direction::Inbound, peer);
-        record.describe(&request);
-        record.generation = self.shared.snapshot.load().generation;
-        record.upstream = Some(self.application.address);
-        record.downstream_identity = Some(identity.clone());
-        let mut exchange = Exchange::begin(&self.shared.telemetry, link, record);
-        match Box::pin(self.forward(request, link, &identity, &mut exchange)).await {
-            Ok(response) => {
-                let (mut head, body) = response.into_parts();
-                headers::inbound_response(&mut head.headers);
-                head.version = http::Version::HTTP_11;
-                head.headers.insert(timing::HEADER, timing::encode(&exchange.inbound_figures()));
-                exchange.answered(head.status);
-                let timeout = self.shared.limits.body_timeout;
-                Response::from_parts(head, ResponseBody::upstream(body, timeout, None, exchange))
-            }
-            Err(reason) => {
-                let figures = exchange.inbound_figures();
-                let mut response = own_answer(reason, exchange);
-                response.headers_mut().insert(timing::HEADER, timing::encode(&figures));
-                response
-            }
-        }
-    }
-
-    async fn forward(
-        &self,
-        mut request: Request<Incoming>,
-        link: &Link,
-        peer: &SpiffeId,
-        exchange: &mut Exchange,
-    ) -> Result<Response<Incoming>, Reason> {
-        if link.is_ambiguous() {
-            return Err(Reason::BadRequest);
-        }
-        // A sidecar sends the target's own form, never what is said to a proxy.
-        if check_head(&request)?.form != Form::Origin {
-            return Err(Reason::BadRequest);
-        }
-        let own = self.shared.identity.id();
-        let names = headers::inbound_request(request.headers_mut(), peer, own.as_ref());
-        exchange.note(|record| record.name(names));
-        let max_idle = if is_idempotent(request.method()) { Duration::MAX } else { FRESH };
-        let (mut request, upload) = RequestBody::wrap(request, self.shared.limits.body_timeout);
-        exchange.set_upload(&upload);
-        self.on_informational(&mut request, &upload);
-        let attempt = Attempt {
-            pool: &self.pool,
-            connect: &self.application,
-            connect_timeout: CONNECT_TIMEOUT,
-            max_idle,
-            limits: &self.shared.limits,
-            telemetry: &self.shared.telemetry,
-        };
-        let (response, mut lease) = attempt.send(request, &upload, exchange).await?;
-        lease.set_keep(keep_for(response.headers()));
-        exchange.hold(Held { lease: Some(lease), in_flight: None });
-        Ok(response)
-    }
-
-    /// `100 Continue` opens the way for the body, which makes the parser on the mesh leg say it there. Others cannot be
-    /// passed on by the parser, and are counted.
-    fn on_informational(&self, request: &mut Request<RequestBody>, upload: &Arc<Upload>) {
-        let (upload, telemetry) = (Arc::clone(upload), self.shared.telemetry.clone());
-        ext::on_informational(request, move |response| {
-            if response.status() == http::StatusCode::CONTINUE {
-                upload.continued();
-            } else {
-                telemetry.metrics().informational_dropped.inc();
-            }
-        });
+/// What a peer may bring to an application that speaks `protocol`.
+fn carried(protocol: InboundProtocol) -> &'static [&'static [u8]] {
+    match protocol {
+        InboundProtocol::Http1 | InboundProtocol::Http2 | InboundProtocol::Grpc => &[ALPN_H2, ALPN_H1],
+        InboundProtocol::Tcp => &[ALPN_TCP],
+        InboundProtocol::Detect => &[ALPN_H2, ALPN_H1, ALPN_TCP],
     }
 }

@@ -10,11 +10,16 @@ use crate::telemetry::Exchange;
 
 /// The answer to a request that is not forwarded, or could not be. After what the client did wrong the connection is
 /// not trusted any further.
-pub(crate) fn own_answer(reason: Reason, mut exchange: Exchange) -> Response<ResponseBody> {
+///
+/// `grpc`: in the form that gRPC clients understand, a status in the head of a response without a body.
+pub(crate) fn own_answer(reason: Reason, grpc: bool, mut exchange: Exchange) -> Response<ResponseBody> {
     exchange.note(|record| record.refuse(reason));
     // A reason without a status: the client is gone, and nobody reads or counts what is answered.
     let status = reason.status().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     exchange.stamp(|stamps| stamps.head_sent = Some(Instant::now().into_std()));
+    if grpc {
+        return grpc_answer(reason, exchange);
+    }
     let text = Bytes::from(format!("outrigger: {reason}: {}\n", reason.description()));
     let mut response = Response::new(ResponseBody::own(text, Some(exchange)));
     *response.status_mut() = status;

@@ -101,6 +101,12 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
     )
 }
 
+/// Whether the client waits for `100 Continue` before it sends the body.
+pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
+    let expect = headers.get(header::EXPECT);
+    expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 fn check_version(version: Version) -> Result<(), Reason> {
     match version {
         Version::HTTP_10 | Version::HTTP_11 | Version::HTTP_2 => Ok(()),

@@ -87,6 +87,11 @@ impl Exchange {
         self.0.as_ref().map(|inner| &inner.stamps)
     }
 
+    /// When the request's head was read whole.
+    pub(crate) fn head_read(&self) -> Instant {
+        self.0.as_ref().map_or_else(Instant::now, |inner| Instant::from_std(inner.stamps.head_read))
+    }
+
     /// An inbound sidecar's own figures, up to now.
     pub(crate) fn inbound_figures(&self) -> Figures {
         let Some(inner) = &self.0 else {

@@ -1,0 +1,211 @@
+//! One request from a peer to the application, and the answer back.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{
+    HeaderValue, Request, Response, StatusCode, Uri, Version, header,
+    request::Parts,
+    uri::{Authority, Scheme},
+};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use outrigger_core::{reason::Reason, telemetry::timing};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Downstream, Inbound,
+    application::{KEEP, keep_for},
+};
+use crate::{
+    deadline, headers,
+    headers::Way,
+    http::{
+        Form, Gate, ResponseBody, Upload, check_head, check_size, expects_continue, is_idempotent, own_answer,
+    },
+    settings::InboundProtocol,
+    telemetry::{Direction, Exchange, Held, Record},
+    tunnel,
+    upstream::{Answer, Attempt, Demand, Failed, Head, Leg, Occupied},
+};
+
+/// TCP to an application on the same machine.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// An application may close an idle connection at any time. A request that must not be sent twice takes none that was
+/// idle for longer.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// A request on its way to the application.
+struct Prepared {
+    head: Head,
+    upload: Arc<Upload>,
+    leg: Leg,
+    /// The downstream's side of an upgrade that was asked for.
+    upgrade: Option<OnUpgrade>,
+    deadline: Option<Instant>,
+}
+
+impl Inbound {
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        downstream: &Downstream,
+    ) -> Response<ResponseBody> {
+        let mut record = Record::new(Direction::Inbound, downstream.address);
+        record.describe(&request);
+        record.generation = self.shared.snapshot.load().generation;
+        record.upstream = Some(self.application.connector().address);
+        record.downstream_identity = Some(downstream.identity.clone());
+        let mut exchange = Exchange::begin(&self.shared.telemetry, &downstream.link, record);
+        let answered = match self.prepare(request, downstream, &mut exchange) {
+            Ok(prepared) => Box::pin(self.forward(prepared, &mut exchange)).await,
+            Err(reason) => Err(Failed::after(reason)),
+        };
+        match answered {
+            Ok((answer, upgrade)) => self.deliver(answer, upgrade, exchange),
+            Err(failed) => refuse(failed, exchange),
+        }
+    }
+
+    /// Checks the head, and makes it one for the application.
+    fn prepare(
+        &self,
+        mut request: Request<Incoming>,
+        downstream: &Downstream,
+        exchange: &mut Exchange,
+    ) -> Result<Prepared, Reason> {
+        if downstream.link.is_ambiguous() {
+            return Err(Reason::BadRequest);
+        }
+        // A sidecar sends the target's own form, never what is said to a proxy.
+        if check_head(&request)?.form != Form::Origin {
+            return Err(Reason::BadRequest);
+        }
+        check_size(&request, &self.shared.limits)?;
+        let from_http2 = headers::is_from_http2(request.headers());
+        let leg = self.leg(from_http2);
+        let asked = headers::asked_upgrade(&request).filter(|_| leg == Leg::Http1);
+        let upgrade = asked.is_some().then(|| hyper::upgrade::on(&mut request));
+        let (mut head, body) = request.into_parts();
+        let own = self.shared.identity.id();
+        let way = Way { leg, upgrade: asked };
+        let names = headers::inbound_request(&mut head.headers, &downstream.identity, own.as_ref(), &way);
+        exchange.note(|record| record.name(names));
+        let gate = match leg {
+            Leg::Http1 if head.version != Version::HTTP_2 && expects_continue(&head.headers) => Gate::Expecting,
+            _ => Gate::Open,
+        };
+        if gate == Gate::Open {
+            head.headers.remove(header::EXPECT);
+        }
+        let upload = Upload::new(body, gate, self.shared.limits.body_timeout);
+        exchange.set_upload(&upload);
+        let left = deadline::left(&head.headers);
+        let read = exchange.head_read();
+        let head = match leg {
+            Leg::Http1 => {
+                if from_http2 {
+                    headers::join_cookies(&mut head.headers);
+                }
+                Head { method: head.method, uri: head.uri, headers: head.headers }
+            }
+            Leg::Http2 => absolute(head)?,
+        };
+        Ok(Prepared { head, upload, leg, upgrade, deadline: left.map(|left| read + left) })
+    }
+
+    /// What the application speaks; where that is not declared, what the caller spoke.
+    fn leg(&self, from_http2: bool) -> Leg {
+        match self.protocol {
+            InboundProtocol::Http2 | InboundProtocol::Grpc => Leg::Http2,
+            InboundProtocol::Detect if from_http2 => Leg::Http2,
+            InboundProtocol::Http1 | InboundProtocol::Tcp | InboundProtocol::Detect => Leg::Http1,
+        }
+    }
+
+    async fn forward(
+        &self,
+        prepared: Prepared,
+        exchange: &mut Exchange,
+    ) -> Result<(Answer, Option<OnUpgrade>), Failed> {
+        let Prepared { head, upload, leg, upgrade, deadline } = prepared;
+        let limits = &self.shared.limits;
+        let attempt = Attempt {
+            upstream: &self.application,
+            leg,
+            demand: Demand {
+                max_idle: if is_idempotent(&head.method) { Duration::MAX } else { FRESH },
+                keep: KEEP,
+                connect_timeout: CONNECT_TIMEOUT,
+                queue_timeout: limits.queue_timeout,
+                connections: limits.app_connections,
+                pending: limits.app_pending,
+            },
+            limits,
+            telemetry: &self.shared.telemetry,
+            counts_informational: true,
+        };
+        let sent = attempt.send(head, &upload, exchange);
+        let answer = match deadline {
+            // A caller that waits no longer must not cost the application any more.
+            Some(deadline) => timeout_at(deadline, sent)
+                .await
+                .map_err(|_elapsed| Failed::after(Reason::DeadlineExceeded))?,
+            None => sent.await,
+        };
+        let mut answer = answer?;
+        upload.settle();
+        if let Occupied::Http1(lease) = &mut answer.occupied {
+            lease.set_keep(keep_for(&answer.head.headers));
+        }
+        Ok((answer, upgrade))
+    }
+
+    fn deliver(
+        &self,
+        answer: Answer,
+        upgrade: Option<OnUpgrade>,
+        mut exchange: Exchange,
+    ) -> Response<ResponseBody> {
+        let Answer { mut head, body, occupied } = answer;
+        let switched = head.headers.get(header::UPGRADE).cloned();
+        let upstream = head.extensions.remove::<OnUpgrade>();
+        headers::inbound_response(&mut head.headers);
+        head.version = Version::HTTP_11;
+        head.headers.insert(timing::HEADER, timing::encode(&exchange.inbound_figures()));
+        exchange.answered(head.status);
+        if head.status == StatusCode::SWITCHING_PROTOCOLS
+            && let (Some(protocol), Some(downstream), Some(upstream)) = (switched, upgrade, upstream)
+        {
+            headers::switch(&mut head.headers, protocol);
+            exchange.hold(Held { occupied: Some(occupied), ..Held::default() });
+            let limits = &self.shared.limits;
+            self.shared.tasks.spawn(tunnel::join_upgraded(downstream, upstream, limits.stream_idle, exchange));
+            return Response::from_parts(head, ResponseBody::own(bytes::Bytes::new(), None));
+        }
+        exchange.hold(Held { occupied: Some(occupied), ..Held::default() });
+        let timeout = self.shared.limits.body_timeout;
+        Response::from_parts(head, ResponseBody::upstream(body, timeout, None, exchange))
+    }
+}
+
+/// The own answer, which tells the caller's sidecar what it means.
+fn refuse(failed: Failed, exchange: Exchange) -> Response<ResponseBody> {
+    let figures = exchange.inbound_figures();
+    let mut response = own_answer(failed.reason, false, exchange);
+    let name = if failed.unprocessed { headers::UNPROCESSED } else { headers::REASON };
+    let headers = response.headers_mut();
+    headers.insert(name, HeaderValue::from_static(failed.reason.as_str()));
+    headers.insert(timing::HEADER, timing::encode(&figures));
+    response
+}
+
+/// An HTTP/2 application is told its authority in the target.
+fn absolute(head: Parts) -> Result<Head, Reason> {
+    let Parts { method, uri, mut headers, .. } = head;
+    let host = headers.remove(header::HOST).ok_or(Reason::BadRequest)?;
+    let authority = Authority::try_from(host.as_bytes()).map_err(|_invalid| Reason::BadRequest)?;
+    let mut parts = uri.into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority);
+    let uri = Uri::from_parts(parts).map_err(|_invalid| Reason::BadRequest)?;
+    Ok(Head { method, uri, headers })
+}
