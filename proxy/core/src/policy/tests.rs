@@ -101,6 +101,29 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
+fn a_port_speaks_what_kubernetes_says_it_speaks() {
+    for (fields, spoken) in [
+        ("", AppProtocol::Detect),
+        ("protocol: TCP", AppProtocol::Tcp),
+        ("protocol: HTTP2", AppProtocol::Http2),
+        ("protocol: TLS", AppProtocol::Tls),
+        ("protocol: TCP, appProtocol: http", AppProtocol::Http1),
+        ("protocol: TCP, appProtocol: kubernetes.io/ws", AppProtocol::Http1),
+        ("appProtocol: http2", AppProtocol::Http2),
+        ("appProtocol: kubernetes.io/h2c", AppProtocol::Http2),
+        ("appProtocol: grpc", AppProtocol::Grpc),
+        ("appProtocol: tcp", AppProtocol::Tcp),
+        ("appProtocol: tls", AppProtocol::Tls),
+        ("appProtocol: https", AppProtocol::Tls),
+        ("appProtocol: kubernetes.io/wss", AppProtocol::Tls),
+    ] {
+        let documents = parse(&service(&format!("{{ports: [{{port: 80, {fields}}}]}}"))).unwrap();
+        let Spec::Service(spec) = &documents[0].object.spec else { panic!("{documents:?}") };
+        assert_eq!(spec.ports[0].protocol, spoken, "{fields}");
+    }
+}
+
+#[test]
 fn an_object_is_written_once() {
     let text = format!("{0}---\n{1}---\n{0}", service("{ports: [{port: 80}]}"), rule("{}"));
     let found = errors(&text);

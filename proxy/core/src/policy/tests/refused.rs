@@ -60,14 +60,12 @@ fn bad_ports() {
         port: 080 -> port wrong_type
         port: 80, nodePort: 1 -> nodePort unsupported
         port: 80, name: HTTP -> name invalid_name
-        port: 80, protocol: GRPC -> protocol unsupported
-        port: 80, protocol: HTTP2 -> protocol unsupported
-        port: 80, protocol: TCP -> protocol unsupported
-        port: 80, protocol: TLS -> protocol unsupported
         port: 80, protocol: UDP -> protocol unsupported
+        port: 80, protocol: SCTP -> protocol unsupported
+        port: 80, protocol: UDP, appProtocol: tcp -> appProtocol conflict
         port: 80, protocol: http -> protocol invalid
         port: 80, appProtocol: Http -> appProtocol invalid
-        port: 80, appProtocol: kubernetes.io/h2c -> appProtocol unsupported
+        port: 80, appProtocol: kubernetes.io/h3 -> appProtocol invalid
         port: 80, protocol: GRPC, appProtocol: http -> appProtocol conflict
         port: 80, targetPort: 0 -> targetPort out_of_range
         port: 80, targetPort: a_b -> targetPort invalid_name
