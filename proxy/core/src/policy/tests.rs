@@ -1,6 +1,7 @@
 //! Documents as people write them, right and wrong.
 
 mod refused;
+mod traffic_policy;
 
 use proptest::prelude::*;
 
