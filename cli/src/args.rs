@@ -155,6 +155,9 @@ pub(crate) enum KindArg {
     /// How requests for services are matched and split
     #[value(name = "route", aliases = ["routes"])]
     Route,
+    /// How requests for services are retried, timed and limited
+    #[value(name = "trafficpolicy", aliases = ["trafficpolicies", "traffic-policy"])]
+    TrafficPolicy,
     /// The mesh's own settings
     #[value(name = "meshconfig", aliases = ["meshconfigs", "mesh-config"])]
     MeshConfig,
@@ -302,7 +305,19 @@ mod tests {
 
     #[test]
     fn kinds_go_by_the_names_that_people_type() {
-        for kind in ["service", "Service", "services", "svc", "Route", "meshconfig", "MeshConfig"] {
+        for kind in [
+            "service",
+            "Service",
+            "services",
+            "svc",
+            "Route",
+            "trafficpolicy",
+            "TrafficPolicy",
+            "trafficpolicies",
+            "traffic-policy",
+            "meshconfig",
+            "MeshConfig",
+        ] {
             assert!(Arguments::try_parse_from(["outrigger", "get", kind]).is_ok(), "{kind}");
         }
         assert!(Arguments::try_parse_from(["outrigger", "get", "gateway"]).is_err());

@@ -281,6 +281,7 @@ pub(crate) fn kind(kind: model::Kind) -> policy::Kind {
     match kind {
         model::Kind::Service => policy::Kind::Service,
         model::Kind::Route => policy::Kind::Route,
+        model::Kind::TrafficPolicy => policy::Kind::TrafficPolicy,
         model::Kind::MeshConfig => policy::Kind::MeshConfig,
     }
 }

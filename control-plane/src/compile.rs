@@ -5,6 +5,9 @@
 //!
 //! **Routes** of the service's own namespace apply to everybody; a route of another namespace applies only to clients
 //! of *its* namespace, and for those it stands in place of the service's own routes (GAMMA, GEP-1426).
+//!
+//! **A traffic policy** travels with the endpoint sets of its targets: it holds for every request that ends up there,
+//! whichever route brought it.
 
 mod members;
 mod policies;

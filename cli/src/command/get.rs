@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use outrigger_core::{
-    model::{Kind, Name, Object, ObjectRef, Spec},
+    model::{Kind, Name, Object, ObjectRef, ResilienceOverrides, Spec, Timeouts},
     policy, wire,
 };
 use outrigger_proto::policy::v1alpha1 as proto;
@@ -22,6 +22,7 @@ impl From<KindArg> for Kind {
         match kind {
             KindArg::Service => Self::Service,
             KindArg::Route => Self::Route,
+            KindArg::TrafficPolicy => Self::TrafficPolicy,
             KindArg::MeshConfig => Self::MeshConfig,
         }
     }
@@ -60,7 +61,7 @@ pub(crate) fn reference(kind: Kind, name: &str, namespace: Option<&str>) -> Resu
         kind,
         namespace: match kind {
             Kind::MeshConfig => None,
-            Kind::Service | Kind::Route => Some(parse(namespace)?),
+            Kind::Service | Kind::Route | Kind::TrafficPolicy => Some(parse(namespace)?),
         },
         name: parse(name)?,
     })
@@ -98,6 +99,7 @@ fn table(output: &Output, kind: Kind, objects: &[Object], now: SystemTime) -> St
     let header: &[&str] = match kind {
         Kind::Service => &["NAMESPACE", "NAME", "PORTS", "SELECTOR", "REVISION", "AGE", "CONDITIONS"],
         Kind::Route => &["NAMESPACE", "NAME", "PARENTS", "BACKENDS", "REVISION", "AGE", "CONDITIONS"],
+        Kind::TrafficPolicy => &["NAMESPACE", "NAME", "TARGETS", "SAYS", "REVISION", "AGE", "CONDITIONS"],
         Kind::MeshConfig => &["NAME", "EXTERNAL", "CLUSTER DOMAIN", "REVISION", "AGE", "CONDITIONS"],
     };
     let rows = objects
@@ -138,6 +140,13 @@ fn spec(spec: &Spec) -> [String; 2] {
             });
             [join(parents), backends.collect::<Vec<_>>().join("; ")]
         }
+        Spec::TrafficPolicy(policy) => {
+            let targets = policy.targets.iter().map(|target| match target.port {
+                Some(port) => format!("{}:{port}", target.name),
+                None => target.name.to_string(),
+            });
+            [join(targets), join(said(&policy.overrides).map(str::to_owned))]
+        }
         Spec::MeshConfig(config) => [
             match config.external_traffic {
                 outrigger_core::model::ExternalTraffic::Deny => "deny",
@@ -147,6 +156,20 @@ fn spec(spec: &Spec) -> [String; 2] {
             config.cluster_domain.clone(),
         ],
     }
+}
+
+/// The parts that are not left to the defaults.
+fn said(overrides: &ResilienceOverrides) -> impl Iterator<Item = &'static str> {
+    let ResilienceOverrides { timeouts, retry, budget, outlier, limits } = overrides;
+    [
+        ("timeouts", *timeouts != Timeouts::default()),
+        ("retry", retry.is_some()),
+        ("retryBudget", budget.is_some()),
+        ("outlier", outlier.is_some()),
+        ("limits", limits.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(part, said)| said.then_some(part))
 }
 
 fn conditions(object: &Object) -> String {

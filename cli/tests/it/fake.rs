@@ -166,6 +166,7 @@ fn reference(object: &policy::Object) -> policy::ObjectRef {
     let kind = match object.spec {
         Some(policy::object::Spec::Service(_)) => policy::Kind::Service,
         Some(policy::object::Spec::Route(_)) => policy::Kind::Route,
+        Some(policy::object::Spec::TrafficPolicy(_)) => policy::Kind::TrafficPolicy,
         Some(policy::object::Spec::MeshConfig(_)) => policy::Kind::MeshConfig,
         None => policy::Kind::Unspecified,
     };

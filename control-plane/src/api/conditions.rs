@@ -45,7 +45,7 @@ pub(super) fn with_conditions(object: &Object, applied: &Applied) -> Object {
     let mut conditions =
         vec![Condition { since: stored, ..condition("Accepted", true, "Accepted", String::new()) }];
     // What dangles is refused at the write, and what is referred to cannot be deleted.
-    if object.spec.kind() == Kind::Route {
+    if matches!(object.spec.kind(), Kind::Route | Kind::TrafficPolicy) {
         conditions.push(Condition {
             since: stored,
             ..condition("ResolvedRefs", true, "ResolvedRefs", String::new())

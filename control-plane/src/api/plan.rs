@@ -254,6 +254,7 @@ fn claimed(wire: &proto::Object) -> Option<proto::ObjectRef> {
     let kind = match wire.spec.as_ref()? {
         proto::object::Spec::Service(_) => proto::Kind::Service,
         proto::object::Spec::Route(_) => proto::Kind::Route,
+        proto::object::Spec::TrafficPolicy(_) => proto::Kind::TrafficPolicy,
         proto::object::Spec::MeshConfig(_) => proto::Kind::MeshConfig,
     };
     Some(proto::ObjectRef {

@@ -25,7 +25,7 @@ pub(super) fn check(objects: &Objects) -> Vec<Dangling> {
         .of_kind(Kind::Service)
         .filter_map(|(reference, object)| match &object.spec {
             Spec::Service(spec) => Some(((reference.namespace.as_ref()?, &reference.name), spec)),
-            Spec::Route(_) | Spec::MeshConfig(_) => None,
+            Spec::Route(_) | Spec::TrafficPolicy(_) | Spec::MeshConfig(_) => None,
         })
         .collect();
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! Who backs a service port: granted by the destination, registered by the workload.
+//! Who backs a service port: granted by the destination, registered by the workload; and how requests to it are treated.
 
 use std::sync::Arc;
 
@@ -36,15 +36,17 @@ pub fn endpoint_set(
         chosen.iter().map(|(member, pair)| endpoint(member, pair, panic)).collect();
     endpoints.sort_by_key(|endpoint| endpoint.address);
     let panic = panic && !endpoints.is_empty();
+    let mut causes = vec![reference.clone()];
+    let resilience = match policies.traffic_policy(service, port) {
+        Some((reference, spec)) => {
+            causes.push(reference.clone());
+            spec.overrides.clone().into()
+        }
+        None => Resilience::default(),
+    };
     Some(Compiled {
-        resource: EndpointSet {
-            service: service.clone(),
-            port,
-            endpoints,
-            panic,
-            resilience: Resilience::default(),
-        },
-        causes: vec![reference.clone()],
+        resource: EndpointSet { service: service.clone(), port, endpoints, panic, resilience },
+        causes,
     })
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use outrigger_core::model::{
     Kind, MeshConfigSpec, Name, Object, ObjectRef, RouteSpec, ServiceName, ServiceSpec, Spec,
+    TrafficPolicySpec,
 };
 
 /// The name of the endpoint set of one port of a service.
@@ -19,6 +20,8 @@ pub fn set_name(service: &ServiceName, port: u16) -> String {
 pub struct Policies {
     objects: BTreeMap<ObjectRef, Arc<Object>>,
     routes_by_parent: BTreeMap<ServiceName, BTreeSet<ObjectRef>>,
+    /// Without a port: of every port that no other policy names. The store holds at most one for each target.
+    traffic_by_target: BTreeMap<(ServiceName, Option<u16>), BTreeSet<ObjectRef>>,
     services_by_account: BTreeMap<(Name, Name), BTreeSet<ServiceName>>,
     mesh: Option<(ObjectRef, MeshConfigSpec)>,
     mesh_default: MeshConfigSpec,
@@ -52,6 +55,11 @@ impl Policies {
                         policies.routes_by_parent.entry(parent).or_default().insert(reference.clone());
                     }
                 }
+                Spec::TrafficPolicy(spec) => {
+                    for target in targets(reference, spec) {
+                        policies.traffic_by_target.entry(target).or_default().insert(reference.clone());
+                    }
+                }
                 Spec::MeshConfig(spec) => policies.mesh = Some((reference.clone(), spec.clone())),
             }
             policies.objects.insert(reference.clone(), Arc::clone(object));
@@ -65,7 +73,7 @@ impl Policies {
         let (reference, object) = self.objects.get_key_value(&wanted)?;
         match &object.spec {
             Spec::Service(spec) => Some((reference, spec)),
-            Spec::Route(_) | Spec::MeshConfig(_) => None,
+            Spec::Route(_) | Spec::TrafficPolicy(_) | Spec::MeshConfig(_) => None,
         }
     }
 
@@ -78,9 +86,24 @@ impl Policies {
             let object = self.objects.get(reference)?;
             match &object.spec {
                 Spec::Route(spec) => Some((reference, &**object, spec)),
-                Spec::Service(_) | Spec::MeshConfig(_) => None,
+                Spec::Service(_) | Spec::TrafficPolicy(_) | Spec::MeshConfig(_) => None,
             }
         })
+    }
+
+    /// The policy for requests that end up at `port` of `service`: the one that names the port goes in place of the one
+    /// for every port.
+    pub fn traffic_policy(
+        &self,
+        service: &ServiceName,
+        port: u16,
+    ) -> Option<(&ObjectRef, &TrafficPolicySpec)> {
+        let of = |port| self.traffic_by_target.get(&(service.clone(), port))?.first();
+        let reference = of(Some(port)).or_else(|| of(None))?;
+        match &self.objects.get(reference)?.spec {
+            Spec::TrafficPolicy(spec) => Some((reference, spec)),
+            Spec::Service(_) | Spec::Route(_) | Spec::MeshConfig(_) => None,
+        }
     }
 
     /// The services that grant this service account, by name.
@@ -99,31 +122,43 @@ impl Policies {
     /// What differs between `self` and `next`. Conservative: what it names need not differ in content.
     pub fn diff(&self, next: &Self) -> Change {
         let mut change = Change::default();
-        for (reference, object) in &self.objects {
-            match next.objects.get(reference) {
-                Some(other) if Arc::ptr_eq(object, other) || object == other => {}
-                _ => change.add(reference, object),
-            }
-        }
-        for (reference, object) in &next.objects {
-            match self.objects.get(reference) {
-                Some(other) if Arc::ptr_eq(object, other) || object == other => {}
-                _ => change.add(reference, object),
+        for (one, other) in [(self, next), (next, self)] {
+            for (reference, object) in &one.objects {
+                match other.objects.get(reference) {
+                    Some(same) if Arc::ptr_eq(object, same) || object == same => {}
+                    _ => change.add(one, reference, object),
+                }
             }
         }
         change
     }
+
+    /// The ports of `service`.
+    fn ports(&self, service: &ServiceName) -> impl Iterator<Item = u16> {
+        self.service(service).into_iter().flat_map(|(_, spec)| spec.ports.iter().map(|port| port.port))
+    }
 }
 
 impl Change {
-    fn add(&mut self, reference: &ObjectRef, object: &Object) {
+    /// Adds what `object`, one of `policies`, is part of.
+    fn add(&mut self, policies: &Policies, reference: &ObjectRef, object: &Object) {
         match &object.spec {
-            Spec::Service(spec) => {
+            Spec::Service(_) => {
                 let Some(name) = service_name(reference) else { return };
-                self.endpoint_sets.extend(spec.ports.iter().map(|port| (name.clone(), port.port)));
+                self.endpoint_sets.extend(policies.ports(&name).map(|port| (name.clone(), port)));
                 self.services.insert(name);
             }
             Spec::Route(spec) => self.services.extend(parents(reference, spec)),
+            Spec::TrafficPolicy(spec) => {
+                for (service, _) in targets(reference, spec) {
+                    // A policy that names the port may stand in place of this one.
+                    let governs = |port: &u16| {
+                        policies.traffic_policy(&service, *port).is_some_and(|(found, _)| found == reference)
+                    };
+                    let ports = policies.ports(&service).filter(governs);
+                    self.endpoint_sets.extend(ports.map(|port| (service.clone(), port)));
+                }
+            }
             Spec::MeshConfig(_) => self.mesh_config = true,
         }
     }
@@ -145,6 +180,15 @@ fn parents(route: &ObjectRef, spec: &RouteSpec) -> Vec<ServiceName> {
         Some(ServiceName { namespace, name: parent.name.clone() })
     });
     parents.collect()
+}
+
+fn targets(policy: &ObjectRef, spec: &TrafficPolicySpec) -> impl Iterator<Item = (ServiceName, Option<u16>)> {
+    policy.namespace.iter().flat_map(|namespace| {
+        spec.targets.iter().map(|target| {
+            let service = ServiceName { namespace: namespace.clone(), name: target.name.clone() };
+            (service, target.port)
+        })
+    })
 }
 
 /// The service accounts that may back `name`: those listed, and the one named like it.

@@ -57,7 +57,7 @@ impl Objects {
         self.of_kind(Kind::MeshConfig)
             .find_map(|(_, object)| match &object.spec {
                 Spec::MeshConfig(spec) => Some(spec.clone()),
-                Spec::Service(_) | Spec::Route(_) => None,
+                Spec::Service(_) | Spec::Route(_) | Spec::TrafficPolicy(_) => None,
             })
             .unwrap_or_default()
     }

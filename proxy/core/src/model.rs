@@ -14,9 +14,9 @@ pub use matches::{
 pub use name::{IdentityKind, InvalidName, Name, ServiceName, SpiffeId, TrustDomain};
 pub use policy::{
     BackendRef, Condition, Kind, MeshConfigSpec, Metadata, Object, ObjectRef, ParentRef, PolicyRule,
-    PortSpec, RouteSpec, ServiceSpec, Spec, TargetPort,
+    PortSpec, RouteSpec, ServiceSpec, Spec, TargetPort, TargetRef, TrafficPolicySpec,
 };
-pub use resilience::{Outlier, Resilience, Retry, RetryBudget, Timeouts, TrafficLimits};
+pub use resilience::{Outlier, Resilience, ResilienceOverrides, Retry, RetryBudget, Timeouts, TrafficLimits};
 pub use resource::{
     AppProtocol, Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, RouteRule, Service,
     ServicePort, TrustBundle, WeightedBackend,

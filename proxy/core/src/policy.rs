@@ -13,6 +13,7 @@ mod object;
 mod render;
 mod route;
 mod service;
+mod traffic_policy;
 mod tree;
 
 #[cfg(test)]

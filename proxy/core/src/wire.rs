@@ -12,6 +12,7 @@ mod findings;
 mod limits;
 mod matches;
 pub mod policy;
+mod resilience;
 mod resource;
 #[cfg(test)]
 pub(crate) mod strategies;
@@ -22,9 +23,12 @@ pub mod time;
 pub(crate) use findings::Findings;
 pub(crate) use matches::cut;
 
+/// [`crate::model::EndpointSet::resilience`] other than the default.
+pub const RESILIENCE: &str = "resilience";
+
 /// The features beyond the base of `v1alpha1` that this version runs: what a node names to the control plane, and what
-/// a resource may name in `requires`. The base needs no name, so there is none yet.
-pub const FEATURES: &[&str] = &[];
+/// a resource may name in `requires`. The base needs no name.
+pub const FEATURES: &[&str] = &[RESILIENCE];
 
 /// The first of `violations`: a resource of the mesh is made by a machine, and one reason to refuse it is enough.
 fn first<T>(decoded: Option<T>, findings: Findings) -> Result<T, Violation> {

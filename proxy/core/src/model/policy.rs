@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{AppProtocol, ExternalTraffic, HttpFilter, HttpMatch, Name};
+use super::{AppProtocol, ExternalTraffic, HttpFilter, HttpMatch, Name, ResilienceOverrides};
 
 /// The kinds that this version runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,13 +16,15 @@ pub enum Kind {
     Service,
     /// How requests for a service are matched and split.
     Route,
+    /// How requests for a service are retried, timed and limited.
+    TrafficPolicy,
     /// The mesh's own knobs; one object, named `mesh`, without a namespace.
     MeshConfig,
 }
 
 impl Kind {
     /// All kinds, in the order in which tables list them.
-    pub const ALL: [Self; 3] = [Self::Service, Self::Route, Self::MeshConfig];
+    pub const ALL: [Self; 4] = [Self::Service, Self::Route, Self::TrafficPolicy, Self::MeshConfig];
 
     /// The only name of the one [`Self::MeshConfig`].
     pub const MESH_CONFIG_NAME: &str = "mesh";
@@ -32,6 +34,7 @@ impl Kind {
         match self {
             Self::Service => "Service",
             Self::Route => "Route",
+            Self::TrafficPolicy => "TrafficPolicy",
             Self::MeshConfig => "MeshConfig",
         }
     }
@@ -129,6 +132,8 @@ pub enum Spec {
     Service(ServiceSpec),
     /// A route.
     Route(RouteSpec),
+    /// A traffic policy.
+    TrafficPolicy(TrafficPolicySpec),
     /// The mesh's knobs.
     MeshConfig(MeshConfigSpec),
 }
@@ -139,6 +144,7 @@ impl Spec {
         match self {
             Self::Service(_) => Kind::Service,
             Self::Route(_) => Kind::Route,
+            Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::MeshConfig(_) => Kind::MeshConfig,
         }
     }
@@ -224,6 +230,33 @@ pub struct BackendRef {
     pub port: u16,
     /// 0 to 1 000 000; default 1.
     pub weight: u32,
+}
+
+/// How requests to its targets are retried, timed and limited, whichever route brought them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrafficPolicySpec {
+    /// 1 to 32, each once.
+    pub targets: Vec<TargetRef>,
+    /// What it says; the rest has its default.
+    pub overrides: ResilienceOverrides,
+}
+
+/// A service, of the policy's own namespace, that a policy is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TargetRef {
+    /// Its name.
+    pub name: Name,
+    /// `None`: every port that no policy names.
+    pub port: Option<u16>,
+}
+
+impl fmt::Display for TargetRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{} port {port}", self.name),
+            None => write!(f, "{}", self.name),
+        }
+    }
 }
 
 /// The mesh's knobs.

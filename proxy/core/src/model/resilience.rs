@@ -18,18 +18,47 @@ pub struct Resilience {
     pub limits: TrafficLimits,
 }
 
+/// What a TrafficPolicy says; the rest has its default. A part that is there is whole: what its author left out of it is
+/// filled in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResilienceOverrides {
+    /// Each by itself.
+    pub timeouts: Timeouts,
+    /// `None`: by default.
+    pub retry: Option<Retry>,
+    /// `None`: by default.
+    pub budget: Option<RetryBudget>,
+    /// `None`: by default.
+    pub outlier: Option<Outlier>,
+    /// `None`: by default.
+    pub limits: Option<TrafficLimits>,
+}
+
+impl From<ResilienceOverrides> for Resilience {
+    fn from(overrides: ResilienceOverrides) -> Self {
+        let ResilienceOverrides { timeouts, retry, budget, outlier, limits } = overrides;
+        Self {
+            timeouts,
+            retry: retry.unwrap_or_default(),
+            budget: budget.unwrap_or_default(),
+            outlier: outlier.unwrap_or_default(),
+            limits: limits.unwrap_or_default(),
+        }
+    }
+}
+
 /// How long things may take. `None`: the mesh's default, or none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Head read -> last byte of the response, retries included; `None`: the mesh's default; zero: none. A rule's own
-    /// goes before it.
+    /// Head read -> last byte of the response, retries included, 1 ms to 24 h; `None`: the mesh's default; zero: none. A
+    /// rule's own goes before it.
     pub request: Option<Duration>,
-    /// Start of an attempt -> its response's head; `None`: none.
+    /// Start of an attempt -> its response's head, 1 ms to 24 h and at most `request`, if there is one; `None`: none.
     pub per_try: Option<Duration>,
     /// TCP and TLS together, 1 ms to 60 s; `None`: the mesh's default.
     pub connect: Option<Duration>,
-    /// How long a TCP connection, a tunnel or a stream may be without a byte in either direction; `None`: 1 h; zero: for
-    /// ever.
+    /// How long a TCP connection, a tunnel or a stream may be without a byte in either direction, 1 ms to 24 h; `None`:
+    /// 1 h; zero: for ever.
     pub idle: Option<Duration>,
 }
 
@@ -43,7 +72,8 @@ pub struct Retry {
     pub statuses: BTreeSet<u16>,
     /// Whether a connection that broke before the response's head is retried. Default no; `retry: {}`: yes.
     pub reset: bool,
-    /// The pause before attempt n is uniform in 0 ..= min(base * 2^(n - 1), max) (full jitter). Default 25 ms.
+    /// The pause before retry n is uniform in 0 ..= min(base * 2^(n - 1), max) (full jitter). 1 ms to `backoff_max`.
+    /// Default 25 ms.
     pub backoff_base: Duration,
     /// At most so long, 1 ms to 60 s. Default 250 ms.
     pub backoff_max: Duration,
@@ -71,6 +101,13 @@ pub struct RetryBudget {
     pub interval: Duration,
     /// Retries per second that are allowed however few requests there are, 0 to 1 000. Default 10.
     pub min_per_second: u32,
+}
+
+impl Retry {
+    /// What `retry: {}` in a policy says: 502, 503, 504 and broken connections too.
+    pub fn enabled() -> Self {
+        Self { statuses: BTreeSet::from([502, 503, 504]), reset: true, ..Self::default() }
+    }
 }
 
 impl Default for RetryBudget {

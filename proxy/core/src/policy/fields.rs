@@ -90,20 +90,16 @@ impl<'t> Fields<'t> {
 
     /// A number; `None` when there is none.
     pub(super) fn number(&self, findings: &mut Findings, name: &str) -> Option<u32> {
+        number(findings, name, self.get(name)?)
+    }
+
+    /// A truth value; `None` when there is none.
+    pub(super) fn truth(&self, findings: &mut Findings, name: &str) -> Option<bool> {
         let node = self.get(name)?;
-        match &node.value {
-            Value::Integer(value) => {
-                if let Ok(value) = u32::try_from(*value) {
-                    return Some(value);
-                }
-                findings.error(name, "out_of_range", format!("{value} is out of range"), "");
-            }
-            Value::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() => {
-                let remedy = format!("write {} without quotes", cut(text));
-                findings.error(name, "wrong_type", "this is a text, a number is needed", &remedy);
-            }
-            _ => mismatch(findings, name, "a whole number", node),
+        if let Value::Bool(value) = node.value {
+            return Some(value);
         }
+        mismatch(findings, name, "true or false", node);
         None
     }
 
@@ -210,6 +206,24 @@ pub(super) fn text(findings: &mut Findings, field: &str, node: &Node) -> String 
         _ => mismatch(findings, field, "a text", node),
     }
     String::new()
+}
+
+/// A number.
+pub(super) fn number(findings: &mut Findings, field: &str, node: &Node) -> Option<u32> {
+    match &node.value {
+        Value::Integer(value) => {
+            if let Ok(value) = u32::try_from(*value) {
+                return Some(value);
+            }
+            findings.error(field, "out_of_range", format!("{value} is out of range"), "");
+        }
+        Value::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() => {
+            let remedy = format!("write {} without quotes", cut(text));
+            findings.error(field, "wrong_type", "this is a text, a number is needed", &remedy);
+        }
+        _ => mismatch(findings, field, "a whole number", node),
+    }
+    None
 }
 
 fn mismatch(findings: &mut Findings, field: &str, needed: &str, node: &Node) {

@@ -5,7 +5,7 @@ use outrigger_proto::policy::v1alpha1 as proto;
 use super::{
     API_VERSION, choice,
     fields::{Fields, Shape, Spoken},
-    mesh_config, route, service,
+    mesh_config, route, service, traffic_policy,
     tree::Node,
 };
 use crate::{
@@ -37,8 +37,7 @@ const METADATA: Shape = Shape {
     elsewhere: &[],
 };
 
-const LATER_KINDS: [&str; 6] =
-    ["AuthorizationPolicy", "ExternalService", "Fault", "HTTPRoute", "MtlsPolicy", "TrafficPolicy"];
+const LATER_KINDS: [&str; 5] = ["AuthorizationPolicy", "ExternalService", "Fault", "HTTPRoute", "MtlsPolicy"];
 
 /// Reads and validates a document.
 pub(super) fn read(root: &Node) -> Result<Object, Vec<Violation>> {
@@ -87,11 +86,15 @@ fn message(findings: &mut Findings, spoken: &Spoken, root: &Node) -> Option<prot
     let shape = match kind {
         Kind::Service => &service::SPEC,
         Kind::Route => &route::SPEC,
+        Kind::TrafficPolicy => &traffic_policy::SPEC,
         Kind::MeshConfig => &mesh_config::SPEC,
     };
     let spec = document.map(findings, spoken, ("spec", shape), |findings, fields| match kind {
         Kind::Service => proto::object::Spec::Service(service::read(findings, spoken, fields)),
         Kind::Route => proto::object::Spec::Route(route::read(findings, spoken, fields)),
+        Kind::TrafficPolicy => {
+            proto::object::Spec::TrafficPolicy(traffic_policy::read(findings, spoken, fields))
+        }
         Kind::MeshConfig => proto::object::Spec::MeshConfig(mesh_config::read(findings, spoken, fields)),
     });
     if document.get("spec").is_none() {
@@ -133,7 +136,7 @@ fn kind(findings: &mut Findings, document: Fields<'_>) -> Option<Kind> {
 
 fn metadata(findings: &mut Findings, kind: Option<Kind>, fields: Fields<'_>) -> proto::Metadata {
     let mut namespace = fields.text(findings, "namespace");
-    if namespace.is_empty() && matches!(kind, Some(Kind::Service | Kind::Route)) {
+    if namespace.is_empty() && matches!(kind, Some(Kind::Service | Kind::Route | Kind::TrafficPolicy)) {
         DEFAULT_NAMESPACE.clone_into(&mut namespace);
     }
     proto::Metadata {

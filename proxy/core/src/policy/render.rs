@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{API_VERSION, mesh_config, route, service};
+use super::{API_VERSION, mesh_config, route, service, traffic_policy};
 use crate::model::{Condition, Metadata, Object, Spec};
 
 /// The object as JSON.
@@ -13,6 +13,7 @@ pub fn to_json(object: &Object) -> Value {
     let spec = match &object.spec {
         Spec::Service(spec) => service::render(&object.metadata, spec),
         Spec::Route(spec) => route::render(spec),
+        Spec::TrafficPolicy(spec) => traffic_policy::render(spec),
         Spec::MeshConfig(spec) => mesh_config::render(spec),
     };
     let mut document = Map::new();

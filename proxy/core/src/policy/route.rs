@@ -61,8 +61,8 @@ fn parent(findings: &mut Findings, spoken: &Spoken, node: &Node) -> ParentRef {
     }
 }
 
-/// Parents and backends are Services; saying so is allowed.
-fn only_services(findings: &mut Findings, fields: Fields<'_>) {
+/// Parents, backends and targets are Services; saying so is allowed.
+pub(super) fn only_services(findings: &mut Findings, fields: Fields<'_>) {
     let kind = fields.text(findings, "kind");
     if !kind.is_empty() {
         choice::choose(findings, "kind", &kind, &[("Service", ())], &["Gateway", "ServiceImport"]);

@@ -30,10 +30,20 @@ const PROTOCOLS: [(&str, Wire); 6] = [
     ("TLS", Wire::Tls),
 ];
 
-/// As Kubernetes' `appProtocol` says it.
-const APP_PROTOCOLS: [(&str, Wire); 2] = [("http", Wire::Http1), ("http1", Wire::Http1)];
-const LATER_APP_PROTOCOLS: [&str; 8] =
-    ["http2", "kubernetes.io/h2c", "kubernetes.io/ws", "kubernetes.io/wss", "grpc", "tcp", "tls", "https"];
+/// As Kubernetes' `appProtocol` says it. A WebSocket begins as HTTP/1; the TLS of `https` and `wss` is the application's
+/// own, and travels as it is.
+const APP_PROTOCOLS: [(&str, Wire); 10] = [
+    ("http", Wire::Http1),
+    ("http1", Wire::Http1),
+    ("http2", Wire::Http2),
+    ("grpc", Wire::Grpc),
+    ("tcp", Wire::Tcp),
+    ("tls", Wire::Tls),
+    ("https", Wire::Tls),
+    ("kubernetes.io/h2c", Wire::Http2),
+    ("kubernetes.io/ws", Wire::Http1),
+    ("kubernetes.io/wss", Wire::Tls),
+];
 
 pub(super) fn read(findings: &mut Findings, spoken: &Spoken, fields: Fields<'_>) -> Message {
     Message {
@@ -56,14 +66,15 @@ fn port(findings: &mut Findings, spoken: &Spoken, node: &Node) -> ServicePort {
     }
 }
 
-/// `appProtocol` says what is spoken; beside it, `protocol` is Kubernetes' transport, which is TCP.
+/// `appProtocol` says what is spoken; beside it, `protocol` is Kubernetes' transport, which is TCP. Without it `protocol`
+/// says what is spoken, and TCP means bytes that nobody looks into.
 fn protocol(findings: &mut Findings, fields: Fields<'_>) -> Wire {
     let protocol = fields.text(findings, "protocol");
     let app_protocol = fields.text(findings, "appProtocol");
     let chosen = match (protocol.as_str(), app_protocol.as_str()) {
         ("", "") => None,
         ("" | "TCP", word) if !word.is_empty() => {
-            choice::choose(findings, "appProtocol", word, &APP_PROTOCOLS, &LATER_APP_PROTOCOLS)
+            choice::choose(findings, "appProtocol", word, &APP_PROTOCOLS, &[])
         }
         (word, "") => choice::choose(findings, "protocol", word, &PROTOCOLS, &["UDP", "SCTP"]),
         (_, _) => {

@@ -1,6 +1,7 @@
 //! Documents as people write them, right and wrong.
 
 mod refused;
+mod traffic_policy;
 
 use proptest::prelude::*;
 
@@ -98,6 +99,29 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(spec.rules[0].matches[0].headers[0].name, "x-a");
     assert_eq!(spec.rules[0].backends[0].weight, 1);
     assert_eq!(config.spec, Spec::MeshConfig(crate::model::MeshConfigSpec::default()));
+}
+
+#[test]
+fn a_port_speaks_what_kubernetes_says_it_speaks() {
+    for (fields, spoken) in [
+        ("", AppProtocol::Detect),
+        ("protocol: TCP", AppProtocol::Tcp),
+        ("protocol: HTTP2", AppProtocol::Http2),
+        ("protocol: TLS", AppProtocol::Tls),
+        ("protocol: TCP, appProtocol: http", AppProtocol::Http1),
+        ("protocol: TCP, appProtocol: kubernetes.io/ws", AppProtocol::Http1),
+        ("appProtocol: http2", AppProtocol::Http2),
+        ("appProtocol: kubernetes.io/h2c", AppProtocol::Http2),
+        ("appProtocol: grpc", AppProtocol::Grpc),
+        ("appProtocol: tcp", AppProtocol::Tcp),
+        ("appProtocol: tls", AppProtocol::Tls),
+        ("appProtocol: https", AppProtocol::Tls),
+        ("appProtocol: kubernetes.io/wss", AppProtocol::Tls),
+    ] {
+        let documents = parse(&service(&format!("{{ports: [{{port: 80, {fields}}}]}}"))).unwrap();
+        let Spec::Service(spec) = &documents[0].object.spec else { panic!("{documents:?}") };
+        assert_eq!(spec.ports[0].protocol, spoken, "{fields}");
+    }
 }
 
 #[test]

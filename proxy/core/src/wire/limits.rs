@@ -17,16 +17,16 @@ pub(super) const MIN_CONNECT_TIMEOUT: Duration = Duration::from_millis(1);
 pub(super) const MIN_DISCOVERY_TIMEOUT: Duration = Duration::from_millis(10);
 /// Nobody waits longer for a connection, a name or an endpoint set.
 pub(super) const MAX_SETUP_TIMEOUT: Duration = Duration::from_secs(60);
-/// A longer request has no timeout.
-pub(super) const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(86_400);
+/// What may take longer has no timeout.
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
 
-/// A request's timeout: zero, or 1 ms to 24 h.
-pub(super) fn request_timeout(
+/// A timeout that there need not be: zero, or 1 ms to 24 h.
+pub(super) fn timeout(
     findings: &mut Findings,
     field: &str,
     value: Option<&prost_types::Duration>,
 ) -> Option<Duration> {
-    let timeout = findings.duration(field, value, Duration::ZERO, MAX_REQUEST_TIMEOUT)?;
+    let timeout = findings.duration(field, value, Duration::ZERO, MAX_TIMEOUT)?;
     if timeout.is_zero() || timeout >= Duration::from_millis(1) {
         return Some(timeout);
     }

@@ -14,6 +14,7 @@ use crate::model::{Condition, Kind, Metadata, Name, Object, ObjectRef, Severity,
 mod mesh_config;
 mod route;
 mod service;
+mod traffic_policy;
 
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_KEY: usize = 253;
@@ -62,9 +63,9 @@ pub fn kind(value: i32) -> Result<Kind, Violation> {
     let unsupported = match Wire::try_from(value) {
         Ok(Wire::Service) => return Ok(Kind::Service),
         Ok(Wire::Route) => return Ok(Kind::Route),
+        Ok(Wire::TrafficPolicy) => return Ok(Kind::TrafficPolicy),
         Ok(Wire::MeshConfig) => return Ok(Kind::MeshConfig),
         Ok(Wire::Unspecified) => return Err(Violation::error("", "required", "the kind is missing")),
-        Ok(Wire::TrafficPolicy) => "kind TrafficPolicy",
         Ok(Wire::AuthorizationPolicy) => "kind AuthorizationPolicy",
         Ok(Wire::MtlsPolicy) => "kind MtlsPolicy",
         Ok(Wire::Fault) => "kind Fault",
@@ -104,7 +105,7 @@ pub fn diagnostic(violation: &Violation, object: Option<&ObjectRef>) -> proto::D
 
 fn decode(findings: &mut Findings, wire: &proto::Object) -> Option<Object> {
     let Some(spec) = &wire.spec else {
-        let remedy = "write the spec of a Service, a Route or a MeshConfig";
+        let remedy = "write the spec of a Service, a Route, a TrafficPolicy or a MeshConfig";
         findings.error(
             "spec",
             "required",
@@ -116,6 +117,7 @@ fn decode(findings: &mut Findings, wire: &proto::Object) -> Option<Object> {
     let kind = match spec {
         proto::object::Spec::Service(_) => Kind::Service,
         proto::object::Spec::Route(_) => Kind::Route,
+        proto::object::Spec::TrafficPolicy(_) => Kind::TrafficPolicy,
         proto::object::Spec::MeshConfig(_) => Kind::MeshConfig,
     };
     let metadata = findings.required("metadata", wire.metadata.as_ref());
@@ -128,6 +130,9 @@ fn decode(findings: &mut Findings, wire: &proto::Object) -> Option<Object> {
         }
         proto::object::Spec::Route(spec) => {
             Some(Spec::Route(route::decode(findings, metadata.as_ref(), spec)))
+        }
+        proto::object::Spec::TrafficPolicy(spec) => {
+            Some(Spec::TrafficPolicy(traffic_policy::decode(findings, spec)))
         }
         proto::object::Spec::MeshConfig(spec) => mesh_config::decode(findings, spec).map(Spec::MeshConfig),
     });
@@ -166,7 +171,7 @@ fn full_name(
     name: &str,
 ) -> (Option<Name>, Option<Name>) {
     match kind {
-        Kind::Service | Kind::Route => {
+        Kind::Service | Kind::Route | Kind::TrafficPolicy => {
             let namespace = findings.name("namespace", namespace);
             let name = findings.name("name", name).filter(|_| namespace.is_some());
             (namespace, name)
@@ -283,6 +288,7 @@ impl From<Kind> for proto::Kind {
         match kind {
             Kind::Service => Self::Service,
             Kind::Route => Self::Route,
+            Kind::TrafficPolicy => Self::TrafficPolicy,
             Kind::MeshConfig => Self::MeshConfig,
         }
     }
@@ -305,6 +311,7 @@ impl From<&Object> for proto::Object {
             spec: Some(match &object.spec {
                 Spec::Service(spec) => proto::object::Spec::Service(service::encode(metadata, spec)),
                 Spec::Route(spec) => proto::object::Spec::Route(spec.into()),
+                Spec::TrafficPolicy(spec) => proto::object::Spec::TrafficPolicy(spec.into()),
                 Spec::MeshConfig(spec) => proto::object::Spec::MeshConfig(spec.into()),
             }),
             metadata: Some(metadata.into()),

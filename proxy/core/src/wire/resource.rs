@@ -11,13 +11,14 @@ use std::{
 use outrigger_proto::mesh::v1alpha1 as proto;
 
 use super::{
-    FEATURES, Findings, filters, first,
+    FEATURES, Findings, RESILIENCE, filters, first,
     limits::{self, MAX_BACKENDS, MAX_PORTS, MAX_WEIGHT},
     matches::{self, WIRE, cut},
+    resilience,
     time::encode_duration,
 };
 use crate::model::{
-    Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, Resilience, RouteRule, Service, ServiceName,
+    Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, RouteRule, Service, ServiceName,
     ServicePort, SpiffeId, TrustBundle, Violation, WeightedBackend,
 };
 
@@ -111,7 +112,7 @@ fn proxy_config(findings: &mut Findings, wire: &proto::ProxyConfig) -> Option<Pr
             None
         }
     };
-    let request_timeout = limits::request_timeout(findings, "request_timeout", wire.request_timeout.as_ref());
+    let request_timeout = limits::timeout(findings, "request_timeout", wire.request_timeout.as_ref());
     Some(ProxyConfig {
         workload_id: workload_id?,
         cluster_domain: cluster_domain?,
@@ -184,7 +185,7 @@ fn route_rule(findings: &mut Findings, wire: &proto::RouteRule) -> Option<RouteR
         let message = "no backend has a weight above 0, so that no request could be answered";
         findings.error("backends", "all_weights_zero", message, "");
     }
-    let request_timeout = limits::request_timeout(findings, "request_timeout", wire.request_timeout.as_ref());
+    let request_timeout = limits::timeout(findings, "request_timeout", wire.request_timeout.as_ref());
     Some(RouteRule { name: name?, condition: condition?, filters, backends, request_timeout })
 }
 
@@ -209,12 +210,15 @@ fn endpoint_set(findings: &mut Findings, wire: &proto::EndpointSet) -> Option<En
         Some(endpoint)
     });
     endpoints.sort_by_key(|endpoint| endpoint.address);
+    let resilience = wire.resilience.as_ref().map(|wire| {
+        findings.within("resilience", |findings| resilience::decode(findings, &resilience::WIRE, wire))
+    });
     Some(EndpointSet {
         service: service?,
         port: port?,
         endpoints,
         panic: wire.panic,
-        resilience: Resilience::default(),
+        resilience: resilience.unwrap_or_default().into(),
     })
 }
 
@@ -381,6 +385,7 @@ impl From<&EndpointSet> for proto::EndpointSet {
         let index = |identity: &SpiffeId| {
             dictionary.binary_search(&identity).ok().and_then(|index| u32::try_from(index).ok())
         };
+        let resilience = resilience::encode(&set.resilience);
         Self {
             service: set.service.to_string(),
             port: set.port.into(),
@@ -407,7 +412,9 @@ impl From<&EndpointSet> for proto::EndpointSet {
                 })
                 .collect(),
             panic: set.panic,
-            requires: Vec::new(),
+            // A proxy that cannot hold to it must say so, not run without.
+            requires: resilience.iter().map(|_| RESILIENCE.to_owned()).collect(),
+            resilience,
         }
     }
 }

@@ -209,8 +209,9 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 pub(crate) fn endpoint_set() -> impl Strategy<Value = EndpointSet> {
     let health = select(vec![Health::Healthy, Health::Draining, Health::Unhealthy]);
     let endpoint = (spiffe_id(), 1..=1_000_u32, health, set_name());
-    (service_name(), 1..=u16::MAX, collection::btree_map(address(), endpoint, 0..8), any::<bool>()).prop_map(
-        |(service, port, endpoints, panic)| EndpointSet {
+    let endpoints = collection::btree_map(address(), endpoint, 0..8);
+    (service_name(), 1..=u16::MAX, endpoints, any::<bool>(), overrides()).prop_map(
+        |(service, port, endpoints, panic, resilience)| EndpointSet {
             service,
             port,
             endpoints: endpoints
@@ -224,7 +225,7 @@ pub(crate) fn endpoint_set() -> impl Strategy<Value = EndpointSet> {
                 })
                 .collect(),
             panic,
-            resilience: Default::default(),
+            resilience: resilience.into(),
         },
     )
 }
@@ -279,22 +280,95 @@ fn route_spec() -> impl Strategy<Value = RouteSpec> {
 
 fn service_spec() -> impl Strategy<Value = ServiceSpec> {
     let target = prop_oneof![(1..=u16::MAX).prop_map(TargetPort::Number), name().prop_map(TargetPort::Name),];
-    // Of what an operator may ask for in this version.
-    let protocol = select(vec![AppProtocol::Detect, AppProtocol::Http1]);
-    let ports = collection::btree_map(1..=u16::MAX, (protocol, option::of(target)), 1..4).prop_map(|ports| {
-        let several = ports.len() > 1;
-        ports
-            .into_iter()
-            .map(|(port, (protocol, target_port))| PortSpec {
-                port,
-                name: several.then(|| format!("p{port}").parse().unwrap()),
-                protocol,
-                target_port,
-            })
-            .collect()
-    });
+    let ports =
+        collection::btree_map(1..=u16::MAX, (any_protocol(), option::of(target)), 1..4).prop_map(|ports| {
+            let several = ports.len() > 1;
+            ports
+                .into_iter()
+                .map(|(port, (protocol, target_port))| PortSpec {
+                    port,
+                    name: several.then(|| format!("p{port}").parse().unwrap()),
+                    protocol,
+                    target_port,
+                })
+                .collect()
+        });
     (ports, collection::btree_set((name(), name()), 0..4), labels())
         .prop_map(|(ports, service_accounts, selector)| ServiceSpec { ports, service_accounts, selector })
+}
+
+fn timeouts() -> impl Strategy<Value = Timeouts> {
+    let per_try = option::of(millis(1..86_400_001));
+    (request_timeout(), per_try, option::of(millis(1..60_001)), request_timeout()).prop_map(
+        |(request, per_try, connect, idle)| {
+            let most = request.filter(|request| !request.is_zero()).unwrap_or(Duration::MAX);
+            Timeouts { request, per_try: per_try.map(|per_try| per_try.min(most)), connect, idle }
+        },
+    )
+}
+
+fn retry() -> impl Strategy<Value = Retry> {
+    let statuses = collection::btree_set(prop_oneof![Just(429), 500..600_u16], 0..5);
+    let retry = (0..=10_u32, statuses, any::<bool>(), millis(1..60_001), millis(1..60_001));
+    prop_oneof![
+        Just(Retry::default()),
+        Just(Retry::enabled()),
+        retry.prop_map(|(attempts, statuses, reset, one, other)| Retry {
+            attempts,
+            statuses,
+            reset,
+            backoff_base: one.min(other),
+            backoff_max: one.max(other),
+        }),
+    ]
+}
+
+fn budget() -> impl Strategy<Value = RetryBudget> {
+    (0..=100_u32, millis(1_000..60_001), 0..=1_000_u32)
+        .prop_map(|(percent, interval, min_per_second)| RetryBudget { percent, interval, min_per_second })
+}
+
+fn outlier() -> impl Strategy<Value = Outlier> {
+    (0..=1_000_u32, millis(100..3_600_001), millis(100..86_400_001), 0..=50_u32).prop_map(
+        |(consecutive_failures, base, max, max_ejected_percent)| Outlier {
+            consecutive_failures,
+            base_ejection: base.min(max),
+            max_ejection: max,
+            max_ejected_percent,
+        },
+    )
+}
+
+fn traffic_limits() -> impl Strategy<Value = TrafficLimits> {
+    (1..=1_000_000_u32, 1..=1_000_000_u32, 0..=1_000_000_u32)
+        .prop_map(|(connections, requests, pending)| TrafficLimits { connections, requests, pending })
+}
+
+/// Parts that are absent, as by default, or of any other value.
+fn overrides() -> impl Strategy<Value = ResilienceOverrides> {
+    fn part<T: Clone + Default + std::fmt::Debug + 'static>(
+        value: impl Strategy<Value = T> + 'static,
+    ) -> impl Strategy<Value = Option<T>> {
+        option::of(prop_oneof![Just(T::default()), value])
+    }
+    let timeouts = prop_oneof![Just(Timeouts::default()), timeouts()];
+    (timeouts, part(retry()), part(budget()), part(outlier()), part(traffic_limits())).prop_map(
+        |(timeouts, retry, budget, outlier, limits)| ResilienceOverrides {
+            timeouts,
+            retry,
+            budget,
+            outlier,
+            limits,
+        },
+    )
+}
+
+fn traffic_policy_spec() -> impl Strategy<Value = TrafficPolicySpec> {
+    let target = (name(), option::of(1..=u16::MAX)).prop_map(|(name, port)| TargetRef { name, port });
+    (collection::btree_set(target, 1..4), overrides()).prop_map(|(targets, overrides)| TrafficPolicySpec {
+        targets: targets.into_iter().collect(),
+        overrides,
+    })
 }
 
 fn mesh_config_spec() -> impl Strategy<Value = MeshConfigSpec> {
@@ -321,6 +395,7 @@ fn spec() -> impl Strategy<Value = Spec> {
     Union::new([
         service_spec().prop_map(Spec::Service).boxed(),
         route_spec().prop_map(Spec::Route).boxed(),
+        traffic_policy_spec().prop_map(Spec::TrafficPolicy).boxed(),
         mesh_config_spec().prop_map(Spec::MeshConfig).boxed(),
     ])
 }
@@ -336,7 +411,7 @@ pub(crate) fn written_object() -> impl Strategy<Value = Object> {
                     service.service_accounts.remove(&(namespace.clone(), name.clone()));
                     (Some(namespace), name)
                 }
-                Spec::Route(_) => (Some(namespace), name),
+                Spec::Route(_) | Spec::TrafficPolicy(_) => (Some(namespace), name),
             };
             let metadata = Metadata { labels, annotations, ..Metadata::new(namespace, name) };
             Object { metadata, spec, conditions: Vec::new() }

@@ -5,10 +5,13 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::{
+    RESILIENCE,
     policy::{kind, object, object_ref},
     strategies,
 };
-use crate::model::{EndpointSet, Kind, Object, ObjectRef, ProxyConfig, Service, TrustBundle, Violation};
+use crate::model::{
+    EndpointSet, Kind, Object, ObjectRef, ProxyConfig, Resilience, Service, TrustBundle, Violation,
+};
 
 /// Over the bytes, not only the message: what a stream carries is what comes back.
 fn carried<M: Message + Default>(message: &M) -> M {
@@ -77,6 +80,7 @@ fn endpoint_set() -> mesh::EndpointSet {
         identities: vec!["spiffe://outrigger.local/ns/demo/sa/price".to_owned()],
         endpoints: vec![endpoint(2), endpoint(1)],
         panic: false,
+        resilience: None,
         requires: Vec::new(),
     }
 }
@@ -241,6 +245,7 @@ fn a_wrong_endpoint_set_is_refused_by_its_field() {
             wrong(|wire| wire.endpoints[1].health = 0),
             wrong(|wire| wire.endpoints[1].health = 9),
             wrong(|wire| wire.endpoints[1].workload.clear()),
+            wrong(|wire| wire.requires = vec!["resilience".to_owned(), "clairvoyance".to_owned()]),
         ],
         [
             ("service", "invalid_name"),
@@ -256,8 +261,73 @@ fn a_wrong_endpoint_set_is_refused_by_its_field() {
             ("endpoints[1].health", "required"),
             ("endpoints[1].health", "unsupported"),
             ("endpoints[1].workload", "required"),
+            ("requires[1]", "unsupported"),
         ],
     );
+}
+
+#[test]
+fn wrong_resilience_is_refused_by_its_field_of_the_wire() {
+    let wrong = |change: fn(&mut mesh::Resilience)| {
+        refused::<_, EndpointSet>(endpoint_set(), |wire| change(wire.resilience.get_or_insert_default()))
+    };
+    all(
+        &[
+            wrong(|wire| wire.timeouts.get_or_insert_default().request = seconds(86_401)),
+            wrong(|wire| {
+                let timeouts = wire.timeouts.get_or_insert_default();
+                (timeouts.request, timeouts.per_try) = (seconds(1), seconds(2));
+            }),
+            wrong(|wire| wire.timeouts.get_or_insert_default().idle = seconds(-1)),
+            wrong(|wire| wire.retry.get_or_insert_default().attempts = Some(11)),
+            wrong(|wire| {
+                let statuses = mesh::Statuses { codes: vec![500; 102] };
+                wire.retry.get_or_insert_default().statuses = Some(statuses);
+            }),
+            wrong(|wire| {
+                let backoff = mesh::Backoff { base: seconds(1), max: None };
+                wire.retry.get_or_insert_default().backoff = Some(backoff);
+            }),
+            wrong(|wire| wire.retry_budget.get_or_insert_default().min_per_second = Some(1_001)),
+            wrong(|wire| wire.outlier.get_or_insert_default().consecutive_failures = Some(1_001)),
+            wrong(|wire| wire.outlier.get_or_insert_default().base_ejection = seconds(61)),
+            wrong(|wire| wire.outlier.get_or_insert_default().max_ejection = seconds(86_401)),
+            wrong(|wire| wire.outlier.get_or_insert_default().max_ejected_percent = Some(51)),
+            wrong(|wire| wire.limits.get_or_insert_default().connections = Some(0)),
+        ],
+        [
+            ("resilience.timeouts.request", "out_of_range"),
+            ("resilience.timeouts.per_try", "conflict"),
+            ("resilience.timeouts.idle", "out_of_range"),
+            ("resilience.retry.attempts", "out_of_range"),
+            ("resilience.retry.statuses", "too_many"),
+            ("resilience.retry.backoff.base", "conflict"),
+            ("resilience.retry_budget.min_per_second", "out_of_range"),
+            ("resilience.outlier.consecutive_failures", "out_of_range"),
+            ("resilience.outlier.base_ejection", "conflict"),
+            ("resilience.outlier.max_ejection", "out_of_range"),
+            ("resilience.outlier.max_ejected_percent", "out_of_range"),
+            ("resilience.limits.connections", "out_of_range"),
+        ],
+    );
+}
+
+#[test]
+fn only_resilience_that_is_not_the_default_travels_and_is_required() {
+    let mut set = EndpointSet::try_from(endpoint_set()).unwrap();
+    assert_eq!(set.resilience, Resilience::default());
+    let wire = mesh::EndpointSet::from(&set);
+    assert_eq!((wire.resilience, wire.requires.len()), (None, 0));
+
+    set.resilience.timeouts.request = Some(std::time::Duration::ZERO);
+    let wire = mesh::EndpointSet::from(&set);
+    assert_eq!(wire.requires, [RESILIENCE]);
+    let timeouts = mesh::Timeouts { request: seconds(0), ..mesh::Timeouts::default() };
+    assert_eq!(
+        wire.resilience,
+        Some(mesh::Resilience { timeouts: Some(timeouts), ..mesh::Resilience::default() })
+    );
+    assert_eq!(EndpointSet::try_from(wire), Ok(set));
 }
 
 #[test]
@@ -289,7 +359,6 @@ fn a_kind_of_another_version_is_unsupported() {
         assert_eq!(kind(proto::Kind::from(known).into()), Ok(known));
     }
     for later in [
-        proto::Kind::TrafficPolicy,
         proto::Kind::AuthorizationPolicy,
         proto::Kind::MtlsPolicy,
         proto::Kind::Fault,
@@ -316,6 +385,10 @@ fn a_reference_follows_the_rules_of_its_kind() {
     };
     let wrong = |field: &str, code| Err((field.to_owned(), code));
     assert_eq!(reference(proto::Kind::Route, "demo", "price"), Ok("Route demo/price".to_owned()));
+    assert_eq!(
+        reference(proto::Kind::TrafficPolicy, "demo", "price"),
+        Ok("TrafficPolicy demo/price".to_owned())
+    );
     assert_eq!(reference(proto::Kind::MeshConfig, "", "mesh"), Ok("MeshConfig mesh".to_owned()));
     assert_eq!(reference(proto::Kind::MeshConfig, "demo", "mesh"), wrong("namespace", "invalid"));
     assert_eq!(reference(proto::Kind::MeshConfig, "", "other"), wrong("name", "invalid"));

@@ -60,14 +60,12 @@ fn bad_ports() {
         port: 080 -> port wrong_type
         port: 80, nodePort: 1 -> nodePort unsupported
         port: 80, name: HTTP -> name invalid_name
-        port: 80, protocol: GRPC -> protocol unsupported
-        port: 80, protocol: HTTP2 -> protocol unsupported
-        port: 80, protocol: TCP -> protocol unsupported
-        port: 80, protocol: TLS -> protocol unsupported
         port: 80, protocol: UDP -> protocol unsupported
+        port: 80, protocol: SCTP -> protocol unsupported
+        port: 80, protocol: UDP, appProtocol: tcp -> appProtocol conflict
         port: 80, protocol: http -> protocol invalid
         port: 80, appProtocol: Http -> appProtocol invalid
-        port: 80, appProtocol: kubernetes.io/h2c -> appProtocol unsupported
+        port: 80, appProtocol: kubernetes.io/h3 -> appProtocol invalid
         port: 80, protocol: GRPC, appProtocol: http -> appProtocol conflict
         port: 80, targetPort: 0 -> targetPort out_of_range
         port: 80, targetPort: a_b -> targetPort invalid_name
@@ -210,6 +208,102 @@ fn bad_filters() {
     );
 }
 
+fn traffic_policy(spec: &str) -> String {
+    format!("{HEAD}kind: TrafficPolicy\nmetadata: {{name: a}}\nspec: {{{spec}}}\n")
+}
+
+#[test]
+fn bad_traffic_policies() {
+    refuses(
+        traffic_policy,
+        "spec.",
+        r#"
+        timeouts: {} -> targetRefs required
+        targetRefs: [] -> targetRefs required
+        targetRef: {name: a}, targetRefs: [{name: a}] -> targetRef unsupported
+        targetRefs: [{name: a, namespace: b}] -> targetRefs[0].namespace unsupported
+        targetRefs: [{name: a, sectionName: b}] -> targetRefs[0].sectionName unsupported
+        targetRefs: [{name: a, kind: HTTPRoute}] -> targetRefs[0].kind invalid
+        targetRefs: [{port: 80}] -> targetRefs[0].name required
+        targetRefs: [{name: a, port: 0}] -> targetRefs[0].port out_of_range
+        targetRefs: [{name: a, port: 80}, {name: a}, {name: a, port: 80}] -> targetRefs[2] duplicate
+    "#,
+    );
+    let thirty_three: String = (0..33).map(|index| format!("{{name: a{index}}}, ")).collect();
+    refuses(
+        |_| traffic_policy(&format!("targetRefs: [{thirty_three}]")),
+        "spec.",
+        "33 -> targetRefs too_many",
+    );
+    refuses(
+        |spec| traffic_policy(&format!("targetRefs: [{{name: a}}], {spec}")),
+        "spec.",
+        r#"
+        timeout: {request: 1s} -> timeout unknown_field
+        timeouts: {request: 25h} -> timeouts.request out_of_range
+        timeouts: {request: 1} -> timeouts.request invalid_duration
+        timeouts: {perTry: 25h} -> timeouts.perTry out_of_range
+        timeouts: {request: 1s, perTry: 1001ms} -> timeouts.perTry conflict
+        timeouts: {connect: 0s} -> timeouts.connect out_of_range
+        timeouts: {connect: 61s} -> timeouts.connect out_of_range
+        timeouts: {idle: 25h} -> timeouts.idle out_of_range
+        timeouts: {backendRequest: 1s} -> timeouts.backendRequest unknown_field
+        retry: true -> retry wrong_type
+        retry: {attempts: 11} -> retry.attempts out_of_range
+        retry: {attempts: -1} -> retry.attempts out_of_range
+        retry: {attempts: '2'} -> retry.attempts wrong_type
+        retry: {statuses: 503} -> retry.statuses wrong_type
+        retry: {statuses: [502, '503']} -> retry.statuses[1] wrong_type
+        retry: {statuses: [499]} -> retry.statuses[0] out_of_range
+        retry: {statuses: [600]} -> retry.statuses[0] out_of_range
+        retry: {statuses: [66038]} -> retry.statuses[0] out_of_range
+        retry: {statuses: [503, 429, 503]} -> retry.statuses[2] duplicate
+        retry: {onReset: 'true'} -> retry.onReset wrong_type
+        retry: {onReset: 1} -> retry.onReset wrong_type
+        retry: {backoff: 25ms} -> retry.backoff wrong_type
+        retry: {backoff: {base: 0s}} -> retry.backoff.base out_of_range
+        retry: {backoff: {max: 61s}} -> retry.backoff.max out_of_range
+        retry: {backoff: {base: 1s}} -> retry.backoff.base conflict
+        retry: {backoff: {base: 2s, max: 1s}} -> retry.backoff.base conflict
+        retryBudget: {percent: 101} -> retryBudget.percent out_of_range
+        retryBudget: {percent: 20%} -> retryBudget.percent wrong_type
+        retryBudget: {interval: 999ms} -> retryBudget.interval out_of_range
+        retryBudget: {interval: 61s} -> retryBudget.interval out_of_range
+        retryBudget: {minPerSecond: 1001} -> retryBudget.minPerSecond out_of_range
+        outlier: {consecutiveFailures: 1001} -> outlier.consecutiveFailures out_of_range
+        outlier: {baseEjection: 99ms} -> outlier.baseEjection out_of_range
+        outlier: {baseEjection: 61m, maxEjection: 2h} -> outlier.baseEjection out_of_range
+        outlier: {baseEjection: 2m} -> outlier.baseEjection conflict
+        outlier: {maxEjection: 25h} -> outlier.maxEjection out_of_range
+        outlier: {maxEjection: 500ms} -> outlier.baseEjection conflict
+        outlier: {maxEjectedPercent: 51} -> outlier.maxEjectedPercent out_of_range
+        limits: {connections: 0} -> limits.connections out_of_range
+        limits: {connections: 1000001} -> limits.connections out_of_range
+        limits: {requests: 0} -> limits.requests out_of_range
+        limits: {pending: 1000001} -> limits.pending out_of_range
+        limits: {retries: 3} -> limits.retries unknown_field
+        "#,
+    );
+}
+
+#[test]
+fn a_refused_traffic_policy_is_told_what_to_write_instead() {
+    let told: Vec<_> = errors(&traffic_policy(
+        "targetRefs: [{name: a}], timeouts: {request: 1s, perTry: 2s}, retry: {statuses: [404], backoff: {base: 1s}}",
+    ))
+    .into_iter()
+    .map(|error| format!("{}; {}", error.violation, error.violation.remedy))
+    .collect();
+    assert_eq!(
+        told,
+        [
+            "spec.timeouts.perTry: no attempt can take 2s: the whole request may take 1s; write at most 1s, or leave it out",
+            "spec.retry.statuses[0]: 404 is no status that trying again could mend; write 429, or a number from 500 to 599",
+            "spec.retry.backoff.base: 1s is more than max, which is 250ms; write at most 250ms, or at least 1s for max",
+        ]
+    );
+}
+
 #[test]
 fn bad_mesh_configs() {
     let config =
@@ -277,7 +371,6 @@ fn bad_documents() {
         r#"
         outrigger.dev/v1 MeshConfig -> apiVersion unsupported
         v1 Service -> apiVersion unsupported
-        outrigger.dev/v1alpha1 TrafficPolicy -> kind unsupported
         outrigger.dev/v1alpha1 AuthorizationPolicy -> kind unsupported
         outrigger.dev/v1alpha1 MtlsPolicy -> kind unsupported
         outrigger.dev/v1alpha1 ExternalService -> kind unsupported

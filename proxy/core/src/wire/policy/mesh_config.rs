@@ -28,7 +28,7 @@ pub(super) fn decode(findings: &mut Findings, wire: &proto::MeshConfigSpec) -> O
         limits::domain(findings, "clusterDomain", &wire.cluster_domain)?
     };
     let request_timeout = wire.request_timeout.as_ref();
-    let request_timeout = limits::request_timeout(findings, "timeouts.request", request_timeout);
+    let request_timeout = limits::timeout(findings, "timeouts.request", request_timeout);
     limits::whole_milliseconds(findings, "timeouts.request", request_timeout);
     let mut setup = |field, value: Option<&prost_types::Duration>, min, default: Duration| {
         let timeout = findings.duration(field, value, min, limits::MAX_SETUP_TIMEOUT);

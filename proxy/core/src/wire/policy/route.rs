@@ -109,7 +109,7 @@ fn decode_rule(findings: &mut Findings, own: Option<&Name>, wire: &proto::RouteR
         findings.error("backendRefs", "all_weights_zero", message, remedy);
     }
     let request_timeout = wire.request_timeout.as_ref();
-    let request_timeout = limits::request_timeout(findings, "timeouts.request", request_timeout);
+    let request_timeout = limits::timeout(findings, "timeouts.request", request_timeout);
     limits::whole_milliseconds(findings, "timeouts.request", request_timeout);
     Some(PolicyRule { name, matches, filters, backends, request_timeout })
 }

@@ -6,7 +6,7 @@ use outrigger_proto::{mesh::v1alpha1 as mesh, policy::v1alpha1 as proto};
 
 use super::labels;
 use crate::{
-    model::{AppProtocol, Metadata, Name, PortSpec, ServiceSpec, TargetPort},
+    model::{Metadata, Name, PortSpec, ServiceSpec, TargetPort},
     wire::{Findings, limits::MAX_PORTS, matches},
 };
 
@@ -61,18 +61,7 @@ fn decode_port(findings: &mut Findings, several: bool, wire: &proto::ServicePort
         let message = "a service with several ports names each of them";
         findings.error("name", "required", message, "write a name, such as http");
     }
-    let protocol = matches::protocol(findings, "protocol", wire.protocol).and_then(|protocol| {
-        let name = match protocol {
-            AppProtocol::Detect | AppProtocol::Http1 => return Some(protocol),
-            AppProtocol::Tcp => "TCP",
-            AppProtocol::Http2 => "HTTP2",
-            AppProtocol::Grpc => "GRPC",
-            AppProtocol::Tls => "TLS",
-        };
-        let message = format!("protocol {name} is not supported by this version");
-        findings.error("protocol", "unsupported", message, "write HTTP, or leave it out");
-        None
-    });
+    let protocol = matches::protocol(findings, "protocol", wire.protocol);
     let before = findings.count();
     let target_port = match &wire.target_port {
         None => None,
