@@ -82,11 +82,15 @@ fn main() -> io::Result<()> {
     for phase in [Phase::ClientProxy, Phase::Network, Phase::ServerProxy, Phase::App, Phase::Stream] {
         phases.add(phase, Duration::from_micros(200));
     }
-    report("telemetry: record", measure(|| histogram.record(black_box(Duration::from_millis(1)), &phases)))?;
+    report(
+        "telemetry: record",
+        measure(|| histogram.record(black_box(Duration::from_millis(1)), &phases, None)),
+    )?;
     let figures = timing::Figures {
         total: Duration::from_micros(900),
         upload: Duration::from_micros(10),
         app: Duration::from_micros(700),
+        waiting: Some(Duration::from_micros(500)),
     };
     let header = timing::encode(&figures);
     report("telemetry: write the timing header", measure(|| timing::encode(black_box(&figures))))?;

@@ -175,7 +175,7 @@ impl Inner {
             *own += 1;
             return key;
         }
-        Key { source: key.source, edge: EdgeKey { destination: None, rule: None } }
+        Key { source: key.source, edge: EdgeKey::OTHER }
     }
 
     fn take_picture(&mut self) -> u64 {

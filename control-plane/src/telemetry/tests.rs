@@ -12,7 +12,7 @@ fn edge(destination: &str, port: u16, requests: u64) -> Edge {
     let mut total = Sparse::default();
     total.add(-50, &Bucket { count: requests, total_us: requests * 10_000, ..Bucket::default() });
     let destination = Some((destination.parse().unwrap(), port));
-    Edge { key: EdgeKey { destination, rule: None }, requests, failures: 0, total }
+    Edge { key: EdgeKey { destination, ..EdgeKey::OTHER }, requests, failures: 0, total }
 }
 
 #[test]

@@ -471,7 +471,7 @@ async fn telemetry_becomes_hops_and_a_cursor_tells_what_is_new() {
     let bucket = |index, count, time, phase| {
         let mut phases_us = vec![0; phase];
         phases_us[phase - 1] = count * time;
-        Bucket { index, count, total_us: count * time, phases_us }
+        Bucket { index, count, total_us: count * time, phases_us, ..Bucket::default() }
     };
     let edge = Edge {
         destination: "demo/price".to_owned(),
@@ -481,7 +481,7 @@ async fn telemetry_becomes_hops_and_a_cursor_tells_what_is_new() {
         total: Some(Histogram { buckets: vec![bucket(-53, 99, 10_000, 8), bucket(0, 1, 1_000_000, 6)] }),
         ..Edge::default()
     };
-    let report = ReportRequest { sequence: 1, run: 7, edges: vec![edge], overflowed: 0 };
+    let report = ReportRequest { sequence: 1, run: 7, edges: vec![edge], ..ReportRequest::default() };
     for _ in 0..2 {
         reports.send(report.clone()).await.unwrap();
         assert_eq!(soon(answers.message()).await.unwrap().unwrap().acknowledged, 1);

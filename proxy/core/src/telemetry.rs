@@ -4,7 +4,9 @@
 //! The outbound side stamps, [`hop::split`] turns stamps and the inbound's figures ([`timing`]) into [`PhaseTimes`],
 //! [`Histogram`] keeps them, [`Sparse`] carries them to the control plane and is merged there, [`Makeup`] explains.
 
+mod class;
 mod edge;
+mod endpoint;
 mod histogram;
 pub mod hop;
 mod makeup;
@@ -12,8 +14,12 @@ mod phase;
 mod sparse;
 pub mod timing;
 
+pub use class::Class;
 pub use edge::{Edge, EdgeKey, MAX_EDGE_BYTES};
+pub use endpoint::{EndpointFigures, EndpointHealth, MAX_ENDPOINTS, within_bound};
 pub use histogram::Histogram;
-pub use makeup::Makeup;
+pub use makeup::{AppMakeup, Makeup};
 pub use phase::{PHASES, Phase, PhaseTimes};
-pub use sparse::{Bucket, FIRST_BUCKET, LAST_BUCKET, Sparse, bucket_index, bucket_lower, bucket_upper};
+pub use sparse::{
+    AppSplit, Bucket, FIRST_BUCKET, LAST_BUCKET, Sparse, bucket_index, bucket_lower, bucket_upper,
+};

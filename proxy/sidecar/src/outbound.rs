@@ -20,7 +20,7 @@ use outrigger_core::{
     model::{AppProtocol, ExternalTraffic, HeaderMutation, HttpFilter, RouteRule},
     reason::Reason,
     route,
-    telemetry::{EdgeKey, timing},
+    telemetry::{Class, EdgeKey, timing},
 };
 use tokio::{
     net::TcpStream,
@@ -173,7 +173,11 @@ impl Outbound {
         exchange: &mut Exchange,
     ) -> Result<Answer, Reason> {
         let choice = port.choose(&request)?;
-        let edge = EdgeKey { destination: Some(choice.destination.clone()), rule: choice.rule_name() };
+        let edge = EdgeKey {
+            destination: Some(choice.destination.clone()),
+            rule: choice.rule_name(),
+            class: Class::Request,
+        };
         exchange.note(|record| {
             record.destination.clone_from(&edge.destination);
             record.route.clone_from(&edge.rule);

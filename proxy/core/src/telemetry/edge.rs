@@ -6,8 +6,8 @@ use outrigger_proto::telemetry::v1alpha1 as proto;
 use prost::Message as _;
 
 use super::{
-    PHASES,
-    sparse::{BUCKETS, Bucket, FIRST_BUCKET, LAST_BUCKET, Sparse},
+    Class, PHASES,
+    sparse::{AppSplit, BUCKETS, Bucket, FIRST_BUCKET, LAST_BUCKET, Sparse},
 };
 use crate::model::{ServiceName, Violation};
 
@@ -28,6 +28,13 @@ pub struct EdgeKey {
     pub destination: Option<(ServiceName, u16)>,
     /// The rule that chose it; `None` without one.
     pub rule: Option<Arc<str>>,
+    /// What is counted.
+    pub class: Class,
+}
+
+impl EdgeKey {
+    /// Everything that found the table of edges full, of whatever class.
+    pub const OTHER: Self = Self { destination: None, rule: None, class: Class::Request };
 }
 
 /// What was counted on one edge: all of it, or what was added.
@@ -58,6 +65,7 @@ impl Edge {
                 requests: 0,
                 failures: 0,
                 total: Some(proto::Histogram::default()),
+                class: proto::Class::from(self.key.class).into(),
             }
         };
         let mut first = empty();
@@ -89,6 +97,9 @@ fn bucket_to_wire(index: i32, bucket: &Bucket) -> proto::Bucket {
         count: bucket.count,
         total_us: bucket.total_us,
         phases_us: bucket.phases_us.iter().take(used).copied().collect(),
+        app_split: bucket.app.requests,
+        app_own_us: bucket.app.own_us,
+        app_waiting_us: bucket.app.waiting_us,
     }
 }
 
@@ -112,7 +123,11 @@ impl TryFrom<proto::Edge> for Edge {
             return Err(Violation::error("rule", "invalid_name", "not the name of a rule"));
         }
         Ok(Self {
-            key: EdgeKey { destination, rule: (!wire.rule.is_empty()).then(|| wire.rule.into()) },
+            key: EdgeKey {
+                destination,
+                rule: (!wire.rule.is_empty()).then(|| wire.rule.into()),
+                class: Class::from_wire(wire.class)?,
+            },
             requests: wire.requests,
             failures: wire.failures,
             total: Sparse::try_from(&wire.total.unwrap_or_default())
@@ -149,9 +164,15 @@ impl TryFrom<&proto::Histogram> for Sparse {
             for (mine, theirs) in phases_us.iter_mut().zip(&bucket.phases_us) {
                 *mine = *theirs;
             }
-            let bucket = Bucket { count: bucket.count, total_us: bucket.total_us, phases_us };
+            let app = AppSplit {
+                requests: bucket.app_split,
+                own_us: bucket.app_own_us,
+                waiting_us: bucket.app_waiting_us,
+            };
+            let index = bucket.index;
+            let bucket = Bucket { count: bucket.count, total_us: bucket.total_us, phases_us, app };
             if bucket != Bucket::default() {
-                sparse.add(wire.buckets.get(place).map_or(0, |bucket| bucket.index), &bucket);
+                sparse.add(index, &bucket);
             }
         }
         Ok(sparse)
@@ -178,6 +199,7 @@ mod tests {
             key: EdgeKey {
                 destination: Some((format!("{label}/{label}").parse().unwrap(), u16::MAX)),
                 rule: Some(format!("{label}/{label}#{label}").into()),
+                class: Class::Stream,
             },
             requests: u64::MAX,
             failures: u64::MAX,
@@ -199,7 +221,8 @@ mod tests {
 
     #[test]
     fn the_worst_edge_is_split_into_messages_of_4_kib_at_most() {
-        let worst = Bucket { count: u64::MAX, total_us: u64::MAX, phases_us: [u64::MAX; PHASES] };
+        let app = AppSplit { requests: u64::MAX, own_us: u64::MAX, waiting_us: u64::MAX };
+        let worst = Bucket { count: u64::MAX, total_us: u64::MAX, phases_us: [u64::MAX; PHASES], app };
         let edge = edge(sparse((FIRST_BUCKET..=LAST_BUCKET).map(|index| (index, worst))));
         let parts = edge.to_wire();
         assert!(parts.len() > 1);
@@ -211,8 +234,9 @@ mod tests {
 
     #[test]
     fn an_edge_of_ten_seconds_fits_one_message() {
-        // 5 000 requests over 32 buckets (four doublings), every phase stamped.
-        let bucket = Bucket { count: 156, total_us: 1_560_000, phases_us: [156_000; PHASES] };
+        // 5 000 requests over 32 buckets (four doublings), every phase stamped, the application's time split.
+        let app = AppSplit { requests: 156, own_us: 78_000, waiting_us: 78_000 };
+        let bucket = Bucket { count: 156, total_us: 1_560_000, phases_us: [156_000; PHASES], app };
         let parts = edge(sparse((-60..-28).map(|index| (index, bucket)))).to_wire();
         assert_eq!(parts.len(), 1);
     }
@@ -225,12 +249,7 @@ mod tests {
 
     #[test]
     fn the_edge_of_the_others_has_no_name() {
-        let edge = Edge {
-            key: EdgeKey { destination: None, rule: None },
-            requests: 1,
-            failures: 0,
-            total: Sparse::default(),
-        };
+        let edge = Edge { key: EdgeKey::OTHER, requests: 1, failures: 0, total: Sparse::default() };
         assert_eq!(joined(edge.to_wire()), edge);
     }
 
@@ -247,6 +266,7 @@ mod tests {
         assert_eq!(field(|wire| wire.port = 65536), "port");
         assert_eq!(field(|wire| wire.rule = "a\nb".to_owned()), "rule");
         assert_eq!(field(|wire| wire.rule = "a".repeat(192)), "rule");
+        assert_eq!(field(|wire| wire.class = 99), "class");
         let histogram = |wire: &mut proto::Edge, bucket: proto::Bucket| {
             wire.total.get_or_insert_default().buckets.push(bucket);
         };
@@ -267,12 +287,18 @@ mod tests {
         #[test]
         fn an_edge_survives_a_round_trip(
             buckets in proptest::collection::vec(
-                (FIRST_BUCKET..=LAST_BUCKET, 1..u64::MAX / 200, 0..u64::MAX / 200, proptest::array::uniform10(0..u64::MAX / 200)),
+                (
+                    FIRST_BUCKET..=LAST_BUCKET,
+                    proptest::array::uniform5(0..u64::MAX / 200),
+                    proptest::array::uniform10(0..u64::MAX / 200),
+                ),
                 0..164,
             ),
         ) {
-            let edge = edge(sparse(buckets.into_iter().map(|(index, count, total_us, phases_us)| {
-                (index, Bucket { count, total_us, phases_us })
+            let edge = edge(sparse(buckets.into_iter().map(|(index, sums, phases_us)| {
+                let [count, total_us, requests, own_us, waiting_us] = sums;
+                let app = AppSplit { requests, own_us, waiting_us };
+                (index, Bucket { count: count + 1, total_us, phases_us, app })
             })));
             let parts = edge.to_wire();
             for part in &parts {

@@ -11,7 +11,8 @@ use super::{Phase, PhaseTimes, timing::Figures};
 
 /// What the outbound side saw of one request. A stamp that was never reached is `None`.
 ///
-/// For upgrades, gRPC streams and server-sent events `end` is the moment of `head_sent`: their total ends at the head.
+/// `end` depends on the [`Class`](super::Class): of a stream and an upgrade it is the moment of `head_sent`, of TCP the one
+/// when the upstream connection was established.
 #[derive(Debug, Clone, Copy)]
 pub struct Stamps {
     /// The request's head was read whole.
@@ -61,6 +62,8 @@ pub struct Split {
     pub total: Duration,
     /// Its parts; their sum is at most `total`.
     pub phases: PhaseTimes,
+    /// The part of [`Phase::App`] that the application waited for its own calls; `None`: not known.
+    pub waiting: Option<Duration>,
     /// The inbound's figures exceeded the time elapsed, and were cut to it. To be counted.
     pub clamped: bool,
 }
@@ -78,6 +81,7 @@ pub fn split(stamps: &Stamps, inbound: Option<&Figures>) -> Split {
     let total = stamps.end.saturating_duration_since(stamps.head_read);
     let mut ledger = Ledger { left: total, phases: PhaseTimes::default() };
     let mut clamped = false;
+    let mut waiting = None;
     let elapsed = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
         (Some(from), Some(to)) => to.saturating_duration_since(from),
         _ => Duration::ZERO,
@@ -93,7 +97,10 @@ pub fn split(stamps: &Stamps, inbound: Option<&Figures>) -> Split {
         let upload = elapsed(stamps.handed_on, stamps.uploaded.or(answered)).min(wait);
         // Figures come with a response head only.
         match inbound.filter(|_| stamps.response_head.is_some()) {
-            Some(figures) => clamped = ledger.charge_inbound(figures, wait, upload),
+            Some(figures) => {
+                clamped = ledger.charge_inbound(figures, wait, upload);
+                waiting = figures.waiting.map(|waiting| waiting.min(ledger.phases.get(Phase::App)));
+            }
             None => {
                 ledger.charge(Phase::Upload, upload);
                 ledger.charge(Phase::Upstream, wait - upload);
@@ -104,7 +111,7 @@ pub fn split(stamps: &Stamps, inbound: Option<&Figures>) -> Split {
         ledger.charge(Phase::ClientProxy, elapsed(stamps.response_head, stamps.head_sent));
         ledger.charge(Phase::Stream, elapsed(stamps.head_sent, Some(stamps.end)));
     }
-    Split { total, phases: ledger.phases, clamped }
+    Split { total, phases: ledger.phases, waiting, clamped }
 }
 
 /// Keeps the sum of the phases within the total, whatever the stamps say.

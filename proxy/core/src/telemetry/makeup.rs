@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{PHASES, Phase, Sparse, bucket_lower, sparse::Bucket};
+use super::{AppSplit, PHASES, Phase, Sparse, bucket_lower, sparse::Bucket};
 
 /// The phases of the slowest share of requests, exact to the edge of a bucket: whole buckets are taken from the slow end
 /// until they hold the share, so that each sum belongs to just these requests.
@@ -13,6 +13,18 @@ pub struct Makeup {
     /// Their totals are above this.
     pub above: Duration,
     sum: Bucket,
+}
+
+/// Parts of [`Phase::App`]. Both times are sums over the requests where they are known, divided by all requests: so they
+/// add up with the other phases, and what is missing to the phase belongs to requests where they are not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppMakeup {
+    /// Requests where they are known.
+    pub requests: u64,
+    /// Spent by the application itself.
+    pub own: Duration,
+    /// Waited by it for its own calls.
+    pub waiting: Duration,
 }
 
 impl Makeup {
@@ -44,6 +56,12 @@ impl Makeup {
             let sum = self.sum.phases_us.get(phase as usize).copied().unwrap_or_default();
             (phase, self.per_request(sum))
         })
+    }
+
+    /// [`Phase::App`] taken apart.
+    pub fn app(&self) -> AppMakeup {
+        let AppSplit { requests, own_us, waiting_us } = self.sum.app;
+        AppMakeup { requests, own: self.per_request(own_us), waiting: self.per_request(waiting_us) }
     }
 
     /// Mean of what no phase accounts for.

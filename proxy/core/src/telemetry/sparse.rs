@@ -86,6 +86,36 @@ pub struct Bucket {
     pub total_us: u64,
     /// Sum of each phase, microseconds, in the order of [`Phase::ALL`].
     pub phases_us: [u64; PHASES],
+    /// [`Phase::App`] taken apart, where that is known.
+    pub app: AppSplit,
+}
+
+/// Two parts of [`Phase::App`], over the requests where they are known. Kept as sums of their own, so that what the
+/// phase lasted in all other requests is exactly the rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AppSplit {
+    /// Requests where they are known.
+    pub requests: u64,
+    /// Spent by the application itself, microseconds.
+    pub own_us: u64,
+    /// Waited by it for its own calls, microseconds.
+    pub waiting_us: u64,
+}
+
+impl AppSplit {
+    fn merge(&mut self, other: Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.own_us = self.own_us.saturating_add(other.own_us);
+        self.waiting_us = self.waiting_us.saturating_add(other.waiting_us);
+    }
+
+    fn minus(self, earlier: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(earlier.requests),
+            own_us: self.own_us.saturating_sub(earlier.own_us),
+            waiting_us: self.waiting_us.saturating_sub(earlier.waiting_us),
+        }
+    }
 }
 
 impl Bucket {
@@ -100,6 +130,7 @@ impl Bucket {
         for (mine, theirs) in self.phases_us.iter_mut().zip(&other.phases_us) {
             *mine = mine.saturating_add(*theirs);
         }
+        self.app.merge(other.app);
     }
 
     fn minus(&self, earlier: &Self) -> Self {
@@ -109,6 +140,7 @@ impl Bucket {
         for (mine, theirs) in rest.phases_us.iter_mut().zip(&earlier.phases_us) {
             *mine = mine.saturating_sub(*theirs);
         }
+        rest.app = rest.app.minus(earlier.app);
         rest
     }
 }

@@ -1,9 +1,10 @@
 //! The header in which an inbound sidecar tells the outbound one where its time went:
-//! `outrigger-timing: v=1, total=1234, upload=0, app=1100`, microseconds, a dictionary in the sense of RFC 9651.
+//! `outrigger-timing: v=1, total=1234, upload=0, app=1100, waiting=900`, microseconds, a dictionary in the sense of
+//! RFC 9651. `waiting` is left out when it is not known.
 //!
 //! It travels on the mutual-TLS hop only; still, a peer is not trusted to write it well.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 
@@ -25,6 +26,8 @@ pub struct Figures {
     pub upload: Duration,
     /// End of the upload -> final response head.
     pub app: Duration,
+    /// The part of `app` during which the application waited for its own calls; `None`: not known.
+    pub waiting: Option<Duration>,
 }
 
 /// Why a value was not taken.
@@ -42,20 +45,24 @@ pub enum InvalidTiming {
     /// A figure is missing.
     #[error("the timing header lacks a figure")]
     Missing,
-    /// `upload` and `app` together exceed `total`.
+    /// `upload` and `app` together exceed `total`, or `waiting` exceeds `app`.
     #[error("the timing header contradicts itself")]
     Contradiction,
 }
 
-/// Writes figures as a header value; each cut to whole microseconds.
+/// Writes figures as a header value; each cut to whole microseconds, and `waiting` to `app`.
 pub fn encode(figures: &Figures) -> HeaderValue {
     let micros = |time: Duration| time.min(MAX_FIGURE).as_micros();
-    let text = format!(
+    let mut text = format!(
         "v=1, total={}, upload={}, app={}",
         micros(figures.total),
         micros(figures.upload),
         micros(figures.app)
     );
+    if let Some(waiting) = figures.waiting {
+        // Writing to a String cannot fail.
+        let _infallible = write!(text, ", waiting={}", micros(waiting.min(figures.app)));
+    }
     // Only ASCII digits, letters, '=', ',' and ' ': always a header value.
     HeaderValue::try_from(text).unwrap_or_else(|_never| HeaderValue::from_static("v=0"))
 }
@@ -70,7 +77,7 @@ pub fn parse(value: &HeaderValue) -> Result<Figures, InvalidTiming> {
         return Err(InvalidTiming::TooLong);
     }
     let text = value.to_str().map_err(|_not_text| InvalidTiming::Malformed)?;
-    let [mut version, mut total, mut upload, mut app] = [None; 4];
+    let [mut version, mut total, mut upload, mut app, mut waiting] = [None; 5];
     for member in text.split(',') {
         let (key, number) =
             member.trim_matches([' ', '\t']).split_once('=').ok_or(InvalidTiming::Malformed)?;
@@ -79,6 +86,7 @@ pub fn parse(value: &HeaderValue) -> Result<Figures, InvalidTiming> {
             "total" => &mut total,
             "upload" => &mut upload,
             "app" => &mut app,
+            "waiting" => &mut waiting,
             _ => continue,
         };
         if slot.replace(parse_number(number)?).is_some() {
@@ -89,8 +97,15 @@ pub fn parse(value: &HeaderValue) -> Result<Figures, InvalidTiming> {
         return Err(InvalidTiming::Version);
     }
     let figure = |micros: Option<u64>| micros.map(Duration::from_micros).ok_or(InvalidTiming::Missing);
-    let figures = Figures { total: figure(total)?, upload: figure(upload)?, app: figure(app)? };
-    if figures.upload + figures.app > figures.total {
+    let figures = Figures {
+        total: figure(total)?,
+        upload: figure(upload)?,
+        app: figure(app)?,
+        waiting: waiting.map(Duration::from_micros),
+    };
+    if figures.upload + figures.app > figures.total
+        || figures.waiting.is_some_and(|waiting| waiting > figures.app)
+    {
         return Err(InvalidTiming::Contradiction);
     }
     Ok(figures)
@@ -124,6 +139,9 @@ mod tests {
             ("v=2, total=3, upload=1, app=1", No::Version),
             ("total=3, upload=1, app=1", No::Version),
             ("v=1, total=3, upload=2, app=2", No::Contradiction),
+            ("v=1, total=3, upload=1, app=1, waiting=2", No::Contradiction),
+            ("v=1, total=3, upload=1, app=1, waiting=x", No::Malformed),
+            ("v=1, total=3, upload=1, app=1, waiting=1, waiting=1", No::Malformed),
             ("v=1, total=3, total=3, upload=1, app=1", No::Malformed),
             ("v=1, total=-3, upload=1, app=1", No::Malformed),
             ("v=1, total=+3, upload=1, app=1", No::Malformed),
@@ -141,16 +159,35 @@ mod tests {
 
     #[test]
     fn a_later_key_is_skipped() {
-        let figures = parsed("v=1,total=30 ,\tupload=1, app=20, waiting=7").unwrap();
+        let figures = parsed("v=1,total=30 ,\tupload=1, app=20, parsing=7").unwrap();
         assert_eq!(figures.total, Duration::from_micros(30));
         assert_eq!(figures.app, Duration::from_micros(20));
+        assert_eq!(figures.waiting, None);
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_written() {
+        let micros = Duration::from_micros;
+        let mut figures = Figures { total: micros(30), upload: micros(1), app: micros(20), waiting: None };
+        assert_eq!(encode(&figures), "v=1, total=30, upload=1, app=20");
+        figures.waiting = Some(Duration::ZERO);
+        assert_eq!(encode(&figures), "v=1, total=30, upload=1, app=20, waiting=0");
+        // Calls that began with the upload still: what lies before its end is not the application's time.
+        figures.waiting = Some(micros(21));
+        assert_eq!(parse(&encode(&figures)).unwrap().waiting, Some(micros(20)));
     }
 
     proptest! {
         #[test]
-        fn figures_survive_a_round_trip_to_the_microsecond(upload in 0..1_u64 << 36, app in 0..1_u64 << 36, rest in 0..1_u64 << 36) {
+        fn figures_survive_a_round_trip_to_the_microsecond(
+            parts in proptest::array::uniform3(0..1_u64 << 36),
+            waiting in proptest::option::of(0..1_u64 << 36),
+        ) {
             let micros = Duration::from_micros;
-            let figures = Figures { total: micros(upload + app + rest), upload: micros(upload), app: micros(app) };
+            let [upload, app, rest] = parts;
+            let waiting = waiting.map(|waiting| micros(waiting.min(app)));
+            let figures =
+                Figures { total: micros(upload + app + rest), upload: micros(upload), app: micros(app), waiting };
             let value = encode(&figures);
             prop_assert!(value.len() <= MAX_LENGTH);
             prop_assert_eq!(parse(&value), Ok(figures));
@@ -159,7 +196,8 @@ mod tests {
         #[test]
         fn parts_below_a_microsecond_never_contradict_the_total(upload in 0..1_u64 << 20, app in 0..1_u64 << 20) {
             let nanos = Duration::from_nanos;
-            let figures = Figures { total: nanos(upload + app), upload: nanos(upload), app: nanos(app) };
+            let (total, upload, app) = (nanos(upload + app), nanos(upload), nanos(app));
+            let figures = Figures { total, upload, app, waiting: Some(app) };
             prop_assert!(parse(&encode(&figures)).is_ok());
         }
 

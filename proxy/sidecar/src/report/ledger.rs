@@ -65,6 +65,7 @@ impl Ledger {
                 run: self.run,
                 edges: edges.by_ref().take(EDGES).collect(),
                 overflowed: std::mem::take(&mut overflow),
+                ..ReportRequest::default()
             });
         }
     }
@@ -92,7 +93,12 @@ mod tests {
         let bucket = Bucket { count: requests, total_us: requests * 1000, ..Bucket::default() };
         total.add(bucket_index(Duration::from_millis(1)), &bucket);
         let service = format!("demo/price-{name}").parse().unwrap();
-        Edge { key: EdgeKey { destination: Some((service, 80)), rule: None }, requests, failures: 0, total }
+        Edge {
+            key: EdgeKey { destination: Some((service, 80)), ..EdgeKey::OTHER },
+            requests,
+            failures: 0,
+            total,
+        }
     }
 
     fn counted(report: &ReportRequest) -> u64 {

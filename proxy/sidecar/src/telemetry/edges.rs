@@ -1,4 +1,4 @@
-//! Where the time of an edge's requests went. An edge is (destination, port, rule); their number is bounded.
+//! Where the time of an edge's requests went. An edge is (destination, port, rule, class); their number is bounded.
 
 use std::{
     collections::HashMap,
@@ -59,7 +59,7 @@ impl EdgeCounters {
         }
         let unexplained = u64::try_from(split.unexplained().as_nanos()).unwrap_or(u64::MAX);
         self.unexplained_ns.fetch_add(unexplained, Relaxed);
-        self.total.record(split.total, &split.phases);
+        self.total.record(split.total, &split.phases, split.waiting);
     }
 
     fn read(&self) -> Edge {
@@ -90,7 +90,7 @@ impl Edges {
             key
         } else {
             self.overflowed.fetch_add(1, Relaxed);
-            EdgeKey { destination: None, rule: None }
+            EdgeKey::OTHER
         };
         let edge = table.entry(key).or_insert_with_key(|key| EdgeCounters::new(key.clone()));
         Arc::clone(edge)
@@ -129,9 +129,11 @@ impl Collector for EdgeCollector {
         edges.sort_by(|one, other| one.0.cmp(&other.0));
         encode_counts(&mut encoder, &edges)?;
         encode_phases(&mut encoder, &edges)?;
+        encode_app(&mut encoder, &edges)?;
         let mut family = encoder.encode_descriptor(
             "outrigger_edge_duration",
-            "From the request's head to the last byte that the client accepted",
+            "From the request's head to where the class ends: to the last byte that the client accepted (request), to the \
+             response's head (stream, upgrade), to the connection established (tcp)",
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
@@ -154,16 +156,20 @@ impl Collector for EdgeCollector {
 }
 
 fn encode_counts(encoder: &mut DescriptorEncoder<'_>, edges: &[(Labels, Edge, u64)]) -> fmt::Result {
-    for (name, help, value) in [
-        ("outrigger_edge_requests", "Requests", (|edge| edge.requests) as fn(&Edge) -> u64),
-        ("outrigger_edge_failures", "Answered 5xx, cut short, or answered by the proxy itself", |edge| {
-            edge.failures
-        }),
-    ] {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, edge, _) in edges {
-            ConstCounter::new(value(edge)).encode(family.encode_family(labels)?)?;
-        }
+    encode_count(encoder, edges, ("outrigger_edge_requests", "Requests"), |edge| edge.requests)?;
+    let help = "Answered 5xx, cut short, or answered by the proxy itself";
+    encode_count(encoder, edges, ("outrigger_edge_failures", help), |edge| edge.failures)
+}
+
+fn encode_count(
+    encoder: &mut DescriptorEncoder<'_>,
+    edges: &[(Labels, Edge, u64)],
+    (name, help): (&str, &str),
+    value: impl Fn(&Edge) -> u64,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, edge, _) in edges {
+        ConstCounter::new(value(edge)).encode(family.encode_family(labels)?)?;
     }
     Ok(())
 }
@@ -190,13 +196,36 @@ fn encode_phases(encoder: &mut DescriptorEncoder<'_>, edges: &[(Labels, Edge, u6
     Ok(())
 }
 
+/// Phase `app` taken apart, over the requests where that is known.
+fn encode_app(encoder: &mut DescriptorEncoder<'_>, edges: &[(Labels, Edge, u64)]) -> fmt::Result {
+    let help = "Requests whose time in phase 'app' could be taken apart";
+    encode_count(encoder, edges, ("outrigger_edge_app_split", help), |edge| edge.total.sum().app.requests)?;
+    let mut family = encoder.encode_descriptor(
+        "outrigger_edge_app",
+        "Phase 'app' of these requests: spent by the application itself, and waited by it for its own calls",
+        Some(&Unit::Seconds),
+        MetricType::Counter,
+    )?;
+    for (labels, edge, _) in edges {
+        let app = edge.total.sum().app;
+        for (part, micros) in [("self", app.own_us), ("waiting", app.waiting_us)] {
+            let mut labels = labels.clone();
+            labels.push(("part", part.to_owned()));
+            let time = Duration::from_micros(micros);
+            ConstCounter::new(time.as_secs_f64()).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
 fn labels(key: &EdgeKey) -> Labels {
     let (destination, port) = match &key.destination {
         Some((service, port)) => (service.to_string(), port.to_string()),
         None => ("other".to_owned(), String::new()),
     };
     let rule = key.rule.as_deref().unwrap_or_default().to_owned();
-    vec![("destination", destination), ("port", port), ("rule", rule)]
+    let class = key.class.as_str().to_owned();
+    vec![("destination", destination), ("port", port), ("rule", rule), ("class", class)]
 }
 
 /// Sum, and (upper bound, requests in this bucket): one bucket per doubling. The bounds are those of the exact
@@ -221,11 +250,13 @@ fn classic(total: &Sparse) -> (Duration, Vec<(f64, u64)>) {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_core::telemetry::Class;
+
     use super::*;
 
     fn key(number: usize) -> EdgeKey {
         let service = format!("demo/price-{number}").parse().unwrap();
-        EdgeKey { destination: Some((service, 80)), rule: None }
+        EdgeKey { destination: Some((service, 80)), ..EdgeKey::OTHER }
     }
 
     #[test]
@@ -241,5 +272,17 @@ mod tests {
         assert_eq!(other.read().key.destination, None);
         assert!(!Arc::ptr_eq(&other, &edges.of(key(0))));
         assert_eq!(edges.read().len(), MAX_EDGES + 1);
+    }
+
+    #[test]
+    fn classes_are_counted_apart_but_not_beyond_the_bound() {
+        let edges = Edges::default();
+        let stream = EdgeKey { class: Class::Stream, ..key(0) };
+        assert!(!Arc::ptr_eq(&edges.of(key(0)), &edges.of(stream)));
+        for number in 1..MAX_EDGES {
+            edges.of(key(number));
+        }
+        let tcp = EdgeKey { class: Class::Tcp, ..key(0) };
+        assert_eq!(edges.of(tcp).read().key, EdgeKey::OTHER);
     }
 }

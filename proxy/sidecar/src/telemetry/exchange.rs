@@ -109,6 +109,7 @@ impl Exchange {
             total,
             upload: uploaded.saturating_duration_since(handed_on),
             app: answered.saturating_duration_since(uploaded),
+            waiting: None,
         }
     }
 

@@ -56,7 +56,7 @@ async fn an_upload_that_breaks_off_never_looks_whole_and_is_nobody_s_failure() {
         let (body, _) = app.rest().await;
         assert!(!String::from_utf8_lossy(&body).contains("0\r\n\r\n"));
     }
-    let edge = "{destination=\"demo/price\",port=\"80\",rule=\"\"}";
+    let edge = "{destination=\"demo/price\",port=\"80\",rule=\"\",class=\"request\"}";
     log::line(&[("request_id", "broken-2"), ("direction", "outbound"), ("reason", "client_closed")]).await;
     log::line(&[("request_id", "broken-1"), ("direction", "outbound"), ("reason", "client_closed")]).await;
     assert_eq!(pair.front.metric(&format!("outrigger_edge_requests_total{edge}")), 2.0);

@@ -52,8 +52,7 @@ async fn the_rule_that_covers_a_request_decides_and_none_is_a_404() {
     assert_eq!(header(&got, "x-answered"), Some("yes"));
     let line = log::line(&[("request_id", "routed"), ("direction", "outbound")]).await;
     assert_eq!((line["route"].as_str(), line["generation"].as_str()), ("demo/to-price#0", "2"));
-    let metric =
-        "outrigger_edge_requests_total{destination=\"demo/price\",port=\"80\",rule=\"demo/to-price#0\"}";
+    let metric = "outrigger_edge_requests_total{destination=\"demo/price\",port=\"80\",rule=\"demo/to-price#0\",class=\"request\"}";
     assert_eq!(pair.front.metric(metric), 1.0, "{}", pair.front.metrics());
     client.send("GET /v2 HTTP/1.1\r\nhost: price\r\n\r\n").await;
     assert!(client.head().await.starts_with("HTTP/1.1 404 "));

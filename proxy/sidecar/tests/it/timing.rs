@@ -54,15 +54,14 @@ async fn an_application_that_takes_its_time_is_charged_to_the_application() {
     app.send(OK).await;
     client.head().await;
     only(&phases("slow-app").await, "app", DELAY);
-    let metric =
-        "outrigger_edge_phase_seconds_total{destination=\"demo/price\",port=\"80\",rule=\"\",phase=\"app\"}";
+    let metric = "outrigger_edge_phase_seconds_total{destination=\"demo/price\",port=\"80\",rule=\"\",class=\"request\",phase=\"app\"}";
     assert!(pair.front.metric(metric) >= DELAY.as_secs_f64(), "{}", pair.front.metrics());
     let text = pair.front.metrics();
     for line in [
         "# TYPE outrigger_edge_duration_seconds histogram",
         "# UNIT outrigger_edge_phase_seconds seconds",
-        "outrigger_edge_duration_seconds_count{destination=\"demo/price\",port=\"80\",rule=\"\"} 1",
-        "outrigger_edge_duration_seconds_bucket{le=\"+Inf\",destination=\"demo/price\",port=\"80\",rule=\"\"} 1",
+        "outrigger_edge_duration_seconds_count{destination=\"demo/price\",port=\"80\",rule=\"\",class=\"request\"} 1",
+        "outrigger_edge_duration_seconds_bucket{le=\"+Inf\",destination=\"demo/price\",port=\"80\",rule=\"\",class=\"request\"} 1",
         "outrigger_requests_total{direction=\"outbound\",status=\"2xx\",reason=\"\"} 1",
         "phase=\"unexplained\"}",
         "# EOF",

@@ -3,14 +3,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::telemetry::{LAST_BUCKET, Makeup, Phase, bucket_index, bucket_lower, bucket_upper};
+use crate::telemetry::{AppMakeup, LAST_BUCKET, Makeup, Phase, bucket_index, bucket_lower, bucket_upper};
 
 const MS: Duration = Duration::from_millis(1);
 
 fn recorded(totals: impl IntoIterator<Item = Duration>) -> Sparse {
     let histogram = Histogram::new();
     for total in totals {
-        histogram.record(total, &PhaseTimes::default());
+        histogram.record(total, &PhaseTimes::default(), None);
     }
     histogram.snapshot()
 }
@@ -74,7 +74,7 @@ fn short_phases_do_not_vanish_in_rounding() {
     let histogram = Histogram::new();
     let phases: PhaseTimes = [(Phase::ServerProxy, Duration::from_nanos(700))].into_iter().collect();
     for _ in 0..1000 {
-        histogram.record(Duration::from_micros(60), &phases);
+        histogram.record(Duration::from_micros(60), &phases, None);
     }
     let sum = histogram.snapshot().sum();
     assert_eq!(sum.phase(Phase::ServerProxy), Duration::from_micros(700));
@@ -87,10 +87,10 @@ fn the_slowest_share_is_made_of_its_own_phases_only() {
     let app = |time: Duration| [(Phase::App, time)].into_iter().collect();
     let queue = |time: Duration| [(Phase::Queue, time), (Phase::App, MS)].into_iter().collect();
     for _ in 0..990 {
-        histogram.record(MS * 2, &app(MS * 2));
+        histogram.record(MS * 2, &app(MS * 2), Some(MS));
     }
     for _ in 0..10 {
-        histogram.record(MS * 100, &queue(MS * 97));
+        histogram.record(MS * 100, &queue(MS * 97), None);
     }
     let slowest = Makeup::slowest(&histogram.snapshot(), 10_000).unwrap();
     assert_eq!(slowest.requests, 10);
@@ -105,22 +105,40 @@ fn the_slowest_share_is_made_of_its_own_phases_only() {
         assert_eq!(time, expected, "{phase}");
     }
     assert_eq!(slowest.unexplained(), MS * 2);
+    assert_eq!(slowest.app().requests, 0);
     let all = Makeup::slowest(&histogram.snapshot(), 1_000_000).unwrap();
     assert_eq!(all.requests, 1000);
+    // Of 990 requests it is known: 1 ms each, and 1 ms of the application's own.
+    let known = Duration::from_micros(990);
+    assert_eq!(all.app(), AppMakeup { requests: 990, own: known, waiting: known });
     // One more than the ten takes the whole next bucket in.
     assert_eq!(Makeup::slowest(&histogram.snapshot(), 10_001).unwrap().requests, 1000);
     assert_eq!(Makeup::slowest(&histogram.snapshot(), 0).unwrap().requests, 10);
 }
 
 #[test]
+fn the_parts_of_the_application_add_up_to_it_where_they_are_known() {
+    let histogram = Histogram::new();
+    let app = |time: Duration| [(Phase::App, time)].into_iter().collect::<PhaseTimes>();
+    histogram.record(MS * 10, &app(MS * 10), Some(MS * 7));
+    histogram.record(MS * 10, &app(MS * 10), Some(Duration::ZERO));
+    histogram.record(MS * 10, &app(MS * 10), None);
+    // More than the phase is cut to it.
+    histogram.record(MS * 10, &app(MS * 2), Some(MS * 3));
+    let sum = histogram.snapshot().sum();
+    assert_eq!(sum.app, AppSplit { requests: 3, own_us: 13_000, waiting_us: 9_000 });
+    assert_eq!(sum.phase(Phase::App), MS * 32);
+}
+
+#[test]
 fn a_delta_is_what_was_added_since() {
     let histogram = Histogram::new();
-    histogram.record(MS, &PhaseTimes::default());
-    histogram.record(MS * 50, &PhaseTimes::default());
+    histogram.record(MS, &PhaseTimes::default(), None);
+    histogram.record(MS * 50, &PhaseTimes::default(), None);
     let before = histogram.snapshot();
     assert!(histogram.snapshot().since(&before).is_empty());
-    histogram.record(MS * 50, &PhaseTimes::default());
-    histogram.record(MS * 200, &PhaseTimes::default());
+    histogram.record(MS * 50, &PhaseTimes::default(), None);
+    histogram.record(MS * 200, &PhaseTimes::default(), None);
     let mut delta = histogram.snapshot().since(&before);
     assert_eq!(delta, recorded([MS * 50, MS * 200]));
     delta.merge(&before);

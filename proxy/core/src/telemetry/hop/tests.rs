@@ -23,7 +23,7 @@ fn stamps(handed_on: u32, uploaded: u32, response_head: u32, end: u32) -> Stamps
 }
 
 fn figures(total: u32, upload: u32, app: u32) -> Figures {
-    Figures { total: MS * total, upload: MS * upload, app: MS * app }
+    Figures { total: MS * total, upload: MS * upload, app: MS * app, waiting: None }
 }
 
 fn phases(times: &[(Phase, u32)]) -> PhaseTimes {
@@ -104,6 +104,17 @@ fn figures_larger_than_the_wait_are_clamped_and_counted() {
 }
 
 #[test]
+fn waiting_is_a_part_of_what_is_charged_to_the_application() {
+    let waited = |millis: u32| Figures { waiting: Some(MS * millis), ..figures(22, 0, 20) };
+    assert_eq!(split(&stamps(1, 1, 31, 36), Some(&waited(15))).waiting, Some(MS * 15));
+    assert_eq!(split(&stamps(1, 1, 31, 36), Some(&waited(0))).waiting, Some(Duration::ZERO));
+    assert_eq!(split(&stamps(1, 1, 31, 36), Some(&figures(22, 0, 20))).waiting, None);
+    // The wait was shorter than the figures say: both are cut.
+    assert_eq!(split(&stamps(0, 0, 10, 10), Some(&waited(15))).waiting, Some(MS * 10));
+    assert_eq!(split(&stamps(1, 1, 31, 36), None).waiting, None);
+}
+
+#[test]
 fn an_early_response_ends_the_upload() {
     // The body is still on its way when the response's head arrives.
     let split = split(&stamps(0, 500, 30, 600), None);
@@ -171,8 +182,10 @@ proptest! {
             head_sent: at(5),
             end: at(6).unwrap_or(start),
         };
-        let inbound = inbound.map(|[total, upload, app]| figures(total, upload, app));
+        let inbound = inbound
+            .map(|[total, upload, app]| Figures { waiting: Some(MS * app), ..figures(total, upload, app) });
         let split = split(&stamps, inbound.as_ref());
+        prop_assert!(split.waiting.is_none_or(|waiting| waiting <= split.phases.get(Phase::App)));
         prop_assert!(split.phases.sum() <= split.total);
         prop_assert_eq!(split.phases.sum() + split.unexplained(), split.total);
     }

@@ -33,7 +33,7 @@ impl Figures for Counted {
         if requests > 0 {
             total.add(0, &Bucket { count: requests, total_us: requests, ..Bucket::default() });
         }
-        let key = EdgeKey { destination: Some(("demo/price".parse().unwrap(), 80)), rule: None };
+        let key = EdgeKey { destination: Some(("demo/price".parse().unwrap(), 80)), ..EdgeKey::OTHER };
         vec![Edge { key, requests, failures: 0, total }]
     }
 
