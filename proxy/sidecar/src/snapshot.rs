@@ -1,10 +1,7 @@
 //! The snapshot: the immutable compiled configuration that a request reads once. Built from validated resources by
 //! whoever holds them; published as a whole.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use outrigger_core::{
@@ -12,12 +9,11 @@ use outrigger_core::{
     model::{
         Endpoint, EndpointSet, ProxyConfig, RouteRule, Service, ServiceName, ServicePort, WeightedBackend,
     },
-    telemetry::EdgeKey,
 };
 
 use crate::{
-    endpoint::{EndpointState, States},
-    telemetry::{EdgeCounters, Edges},
+    endpoint::{DestinationState, EndpointState, States},
+    telemetry::EdgeHandles,
 };
 
 /// What is in force at one instant.
@@ -54,13 +50,19 @@ struct PortTargets {
 #[derive(Debug)]
 pub(crate) struct Target {
     set: Option<Arc<EndpointSetEntry>>,
-    /// The edge's figures: looked up by the first request and not by each.
-    edge: OnceLock<Arc<EdgeCounters>>,
+    edges: Arc<EdgeHandles>,
 }
 
 impl Target {
-    fn new(name: &str, sets: &HashMap<Arc<str>, Arc<EndpointSetEntry>>) -> Self {
-        Self { set: sets.get(name).map(Arc::clone), edge: OnceLock::new() }
+    fn new(
+        destination: (ServiceName, u16),
+        rule: Option<&RouteRule>,
+        name: &str,
+        sets: &HashMap<Arc<str>, Arc<EndpointSetEntry>>,
+    ) -> Self {
+        let rule = rule.map(|rule| Arc::clone(&rule.name));
+        let edges = Arc::new(EdgeHandles::new(destination, rule));
+        Self { set: sets.get(name).map(Arc::clone), edges }
     }
 
     /// The endpoints, if they are known.
@@ -68,17 +70,9 @@ impl Target {
         self.set.as_deref()
     }
 
-    /// The figures of `key`, which is this target's.
-    pub(crate) fn edge(&self, key: &EdgeKey, edges: &Edges) -> Arc<EdgeCounters> {
-        if let Some(edge) = self.edge.get() {
-            return Arc::clone(edge);
-        }
-        let edge = edges.of(key.clone());
-        // Where the table is full each request is looked up, since each is counted there.
-        if edge.is_of(key) {
-            let _other_was_first = self.edge.set(Arc::clone(&edge));
-        }
-        edge
+    /// What requests to it are counted by.
+    pub(crate) fn edges(&self) -> &Arc<EdgeHandles> {
+        &self.edges
     }
 }
 
@@ -88,10 +82,14 @@ impl ServiceEntry {
             .filter_map(|name| Some((Arc::clone(name), Arc::clone(sets.get(name)?))))
             .collect();
         let backends = |rule: &RouteRule| {
-            rule.backends.iter().map(|backend| Target::new(&backend.endpoint_set, sets)).collect()
+            let target = |backend: &WeightedBackend| {
+                let destination = (backend.service.clone(), backend.port);
+                Target::new(destination, Some(rule), &backend.endpoint_set, sets)
+            };
+            rule.backends.iter().map(target).collect()
         };
         let ports = service.ports.iter().map(|port| PortTargets {
-            own: Target::new(&port.endpoint_set, sets),
+            own: Target::new((service.name.clone(), port.port), None, &port.endpoint_set, sets),
             rules: port.rules.iter().map(backends).collect(),
         });
         let targets = ports.collect();
@@ -148,6 +146,8 @@ pub struct EndpointSetEntry {
     pub set: Arc<EndpointSet>,
     /// In the order of `set.endpoints`.
     pub states: Vec<Arc<EndpointState>>,
+    /// What is under way at all of them.
+    pub destination: Arc<DestinationState>,
     eligible: Eligible,
 }
 
@@ -203,7 +203,8 @@ impl<'a> Builder<'a> {
     pub fn endpoint_set(mut self, name: Arc<str>, set: Arc<EndpointSet>) -> Self {
         let states = set.endpoints.iter().map(|endpoint| self.states.of(endpoint)).collect();
         let eligible = balance::eligible(&set);
-        let entry = EndpointSetEntry { name: Arc::clone(&name), set, states, eligible };
+        let destination = self.states.destination(&set.service, set.port);
+        let entry = EndpointSetEntry { name: Arc::clone(&name), set, states, destination, eligible };
         self.endpoint_sets.insert(name, Arc::new(entry));
         self
     }

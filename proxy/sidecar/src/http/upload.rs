@@ -18,7 +18,7 @@ use futures_util::task::AtomicWaker;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use outrigger_core::reason::Reason;
+use outrigger_core::{grpc::Messages, reason::Reason};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -74,6 +74,8 @@ struct Source {
     body: Incoming,
     patience: Patience,
     replay: Option<Replay>,
+    /// Of gRPC, counted as they pass.
+    messages: Option<Messages>,
 }
 
 /// What was sent so far.
@@ -85,14 +87,18 @@ struct Replay {
 }
 
 impl Upload {
-    /// `body` behind `gate`; it may stand still for `timeout`.
-    pub(crate) fn new(body: Incoming, gate: Gate, timeout: Duration) -> Arc<Self> {
+    /// `body` behind `gate`; it may stand still for `timeout`. `grpc`: its messages are counted.
+    pub(crate) fn new(body: Incoming, gate: Gate, timeout: Duration, grpc: bool) -> Arc<Self> {
         if body.is_end_stream() {
             return Self::none(Instant::now());
         }
         let length = body.size_hint().exact();
-        let source =
-            Source { body, patience: Patience::new(timeout, None), replay: Some(Replay::default()) };
+        let source = Source {
+            body,
+            patience: Patience::new(timeout, None),
+            replay: Some(Replay::default()),
+            messages: grpc.then(Messages::new),
+        };
         Arc::new(Self {
             gate: AtomicU8::new(gate as u8),
             waker: AtomicWaker::new(),
@@ -148,6 +154,12 @@ impl Upload {
     pub(crate) fn is_replayable(&self) -> bool {
         self.failure().is_none()
             && self.source.as_ref().is_none_or(|source| source.lock().replay.is_some())
+    }
+
+    /// How many messages of gRPC it carried so far; 0 where they are not counted.
+    pub(crate) fn messages(&self) -> u64 {
+        let source = self.source.as_ref().map(Mutex::lock);
+        source.and_then(|source| source.messages.as_ref()?.count()).unwrap_or(0)
     }
 
     /// Nothing is kept any more: there will be no other attempt.
@@ -232,6 +244,9 @@ impl Source {
                 self.patience.reset();
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::request_trailers(trailers);
+                }
+                if let (Some(messages), Some(data)) = (&mut self.messages, frame.data_ref()) {
+                    messages.push(data);
                 }
                 self.remember(&frame);
                 *place += 1;

@@ -5,20 +5,18 @@ use std::sync::Arc;
 
 use ::http::Request;
 use outrigger_core::{
-    model::{AppProtocol, Endpoint, ExternalTraffic, ProxyConfig, RouteRule, ServiceName, ServicePort},
+    model::{AppProtocol, ExternalTraffic, ProxyConfig, RouteRule, ServicePort},
     names,
     reason::Reason,
     route::{self, RequestHead},
-    telemetry::EdgeKey,
 };
 
 use super::DiscoverError;
 use crate::{
     data_path::Shared,
-    endpoint::EndpointState,
     http,
-    snapshot::{ServiceEntry, Snapshot, Target},
-    telemetry::{EdgeCounters, Edges},
+    snapshot::{EndpointSetEntry, ServiceEntry, Snapshot, Target},
+    telemetry::EdgeHandles,
 };
 
 /// Where a request wants to go.
@@ -120,15 +118,11 @@ impl MeshPort {
     /// The rule that covers the request and, by weight, one of its backends.
     pub(super) fn choose<B>(&self, request: &Request<B>) -> Result<Choice<'_>, Reason> {
         let port = self.port().ok_or(Reason::UnknownService)?;
-        match port.protocol {
-            AppProtocol::Http1 | AppProtocol::Detect => {}
-            AppProtocol::Tcp | AppProtocol::Http2 | AppProtocol::Grpc | AppProtocol::Tls => {
-                return Err(Reason::UnsupportedProtocol);
-            }
+        if matches!(port.protocol, AppProtocol::Tcp | AppProtocol::Tls) {
+            return Err(Reason::UnsupportedProtocol);
         }
-        let own = || (self.entry.service.name.clone(), port.port);
         if port.rules.is_empty() {
-            return Ok(Choice { rule: None, destination: own(), target: self.entry.own_target(port) });
+            return self.whole();
         }
         let head = RequestHead {
             method: request.method(),
@@ -138,35 +132,33 @@ impl MeshPort {
         };
         let rule = route::select(&port.rules, &head).ok_or(Reason::NoRoute)?;
         let backend = route::weighted(&rule.backends, rand::random()).ok_or(Reason::NoEndpoint)?;
-        Ok(Choice {
-            rule: Some(rule),
-            destination: (backend.service.clone(), backend.port),
-            target: self.entry.target(port, rule, backend),
-        })
+        let target = self.entry.target(port, rule, backend).ok_or(Reason::InternalError)?;
+        Ok(Choice { rule: Some(rule), target })
+    }
+
+    /// The port itself, whatever its rules say: for what is not HTTP.
+    pub(super) fn whole(&self) -> Result<Choice<'_>, Reason> {
+        let port = self.port().ok_or(Reason::UnknownService)?;
+        let target = self.entry.own_target(port).ok_or(Reason::InternalError)?;
+        Ok(Choice { rule: None, target })
     }
 }
 
 /// Which rule, and which backend.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Choice<'a> {
     pub(super) rule: Option<&'a RouteRule>,
-    /// The backend and its port.
-    pub(super) destination: (ServiceName, u16),
-    target: Option<&'a Target>,
+    target: &'a Target,
 }
 
-impl Choice<'_> {
-    pub(super) fn rule_name(&self) -> Option<Arc<str>> {
-        self.rule.map(|rule| Arc::clone(&rule.name))
+impl<'a> Choice<'a> {
+    /// What requests there are counted by.
+    pub(super) fn edges(&self) -> &'a Arc<EdgeHandles> {
+        self.target.edges()
     }
 
-    /// The figures of the edge `key`, which is this choice's.
-    pub(super) fn edge(&self, key: &EdgeKey, edges: &Edges) -> Arc<EdgeCounters> {
-        self.target.map_or_else(|| edges.of(key.clone()), |target| target.edge(key, edges))
-    }
-
-    /// The better of two endpoints by requests in flight.
-    pub(super) fn pick(&self) -> Result<(&Endpoint, &Arc<EndpointState>), Reason> {
-        self.target.and_then(Target::set).and_then(|set| set.pick(rand::random())).ok_or(Reason::NoEndpoint)
+    /// The endpoints, and how they are dealt with.
+    pub(super) fn set(&self) -> Result<&'a EndpointSetEntry, Reason> {
+        self.target.set().ok_or(Reason::NoEndpoint)
     }
 }

@@ -4,11 +4,13 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, StatusCode, Version, header};
 use outrigger_core::{
-    model::{ServiceName, SpiffeId},
+    grpc::Code,
+    model::SpiffeId,
     reason::Reason,
-    telemetry::PhaseTimes,
+    telemetry::{Class, PhaseTimes},
 };
 
+use super::EdgeHandles;
 use crate::headers::Names;
 
 /// Seen from the own workload.
@@ -49,15 +51,21 @@ pub(crate) struct Record {
     pub(crate) path: Option<String>,
     pub(crate) request_id: Option<HeaderValue>,
     pub(crate) traceparent: Option<HeaderValue>,
-    pub(crate) destination: Option<(ServiceName, u16)>,
-    pub(crate) route: Option<Arc<str>>,
+    /// Where it was routed to.
+    pub(crate) edges: Option<Arc<EdgeHandles>>,
+    pub(crate) class: Class,
+    /// How often it was sent; more than once: some of it was retried.
+    pub(crate) attempts: u32,
+    pub(crate) grpc_status: Option<Code>,
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) upstream_identity: Option<SpiffeId>,
     pub(crate) generation: u64,
     pub(crate) status: Option<StatusCode>,
     pub(crate) reason: Option<Reason>,
-    /// Of the response's body.
+    /// To the downstream: of the response's body, or of what followed it.
     pub(crate) bytes: u64,
+    /// From the downstream, where it is not a request's body.
+    pub(crate) received: u64,
     pub(crate) duration: Duration,
     pub(crate) phases: PhaseTimes,
 }
@@ -74,14 +82,17 @@ impl Record {
             path: None,
             request_id: None,
             traceparent: None,
-            destination: None,
-            route: None,
+            edges: None,
+            class: Class::Request,
+            attempts: 0,
+            grpc_status: None,
             upstream: None,
             upstream_identity: None,
             generation: 0,
             status: None,
             reason: None,
             bytes: 0,
+            received: 0,
             duration: Duration::ZERO,
             phases: PhaseTimes::default(),
         }
@@ -115,14 +126,18 @@ impl Record {
         if self.reason == Some(Reason::ClientClosed) {
             return false;
         }
-        self.reason.is_some() || self.status.is_some_and(|status| status.is_server_error())
+        self.reason.is_some()
+            || self.status.is_some_and(|status| status.is_server_error())
+            || self.grpc_status.is_some_and(is_server_s)
     }
 
+    /// One event, target `access`.
     pub(crate) fn log(&self) {
         let text = |value: &Option<HeaderValue>| {
             value.as_ref().and_then(|value| value.to_str().ok().map(str::to_owned))
         };
-        let destination = self.destination.as_ref();
+        let destination = self.edges.as_ref().map(|edges| &edges.destination);
+        let route = self.edges.as_ref().and_then(|edges| edges.rule.as_deref());
         tracing::info!(
             target: "access",
             direction = self.direction.as_str(),
@@ -136,18 +151,30 @@ impl Record {
             traceparent = text(&self.traceparent),
             destination = destination.map(|(service, _)| tracing::field::display(service)),
             port = destination.map(|(_, port)| *port),
-            route = self.route.as_deref(),
+            route,
+            class = (self.class != Class::Request).then(|| self.class.as_str()),
+            attempts = (self.attempts > 1).then_some(self.attempts),
             upstream.addr = self.upstream.map(tracing::field::display),
             upstream.identity = self.upstream_identity.as_ref().map(SpiffeId::as_str),
             generation = self.generation,
             status = self.status.map(|status| status.as_u16()),
+            grpc_status = self.grpc_status.map(Code::number),
             reason = self.reason.map(Reason::as_str),
             bytes = self.bytes,
+            received = (self.received > 0).then_some(self.received),
             duration_us = micros(self.duration),
             phases_us = (self.direction == Direction::Outbound).then(|| tracing::field::display(Phases(&self.phases))),
             "request"
         );
     }
+}
+
+/// Codes that say that the server failed, and not that it refused.
+fn is_server_s(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable | Code::DataLoss
+    )
 }
 
 /// `client_proxy=12 network=340`, microseconds, those that are not zero.

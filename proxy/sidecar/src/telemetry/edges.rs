@@ -4,13 +4,16 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use outrigger_core::telemetry::{Edge, EdgeKey, Histogram, Sparse, bucket_upper, hop::Split};
+use outrigger_core::{
+    model::ServiceName,
+    telemetry::{Class, Edge, EdgeKey, Histogram, Sparse, bucket_upper, hop::Split},
+};
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
@@ -46,11 +49,6 @@ impl EdgeCounters {
         })
     }
 
-    /// Whether these are the figures of `key` alone.
-    pub(crate) fn is_of(&self, key: &EdgeKey) -> bool {
-        self.key == *key
-    }
-
     /// Counts one request.
     pub(crate) fn record(&self, split: &Split, failed: bool) {
         self.requests.fetch_add(1, Relaxed);
@@ -69,6 +67,37 @@ impl EdgeCounters {
             failures: self.failures.load(Relaxed),
             total: self.total.snapshot(),
         }
+    }
+}
+
+/// The figures of one destination and rule, by class: looked up by the first request of a class and not by each.
+#[derive(Debug)]
+pub(crate) struct EdgeHandles {
+    /// The backend, and its port.
+    pub(crate) destination: (ServiceName, u16),
+    /// The rule that chose it.
+    pub(crate) rule: Option<Arc<str>>,
+    held: [OnceLock<Arc<EdgeCounters>>; Class::ALL.len()],
+}
+
+impl EdgeHandles {
+    pub(crate) fn new(destination: (ServiceName, u16), rule: Option<Arc<str>>) -> Self {
+        Self { destination, rule, held: Default::default() }
+    }
+
+    /// The figures of `class`.
+    pub(super) fn of(&self, class: Class, edges: &Edges) -> Arc<EdgeCounters> {
+        let held = self.held.get(class as usize);
+        if let Some(edge) = held.and_then(OnceLock::get) {
+            return Arc::clone(edge);
+        }
+        let key = EdgeKey { destination: Some(self.destination.clone()), rule: self.rule.clone(), class };
+        let edge = edges.of(key);
+        // Where the table is full each request is looked up, since each is counted there.
+        if let Some(held) = held.filter(|_| edge.key != EdgeKey::OTHER) {
+            let _other_was_first = held.set(Arc::clone(&edge));
+        }
+        edge
     }
 }
 

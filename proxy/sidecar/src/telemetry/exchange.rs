@@ -3,17 +3,19 @@
 
 use std::{fmt, sync::Arc};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 use outrigger_core::{
+    grpc::{self, Messages},
     reason::Reason,
     telemetry::{
+        Class,
         hop::{self, Stamps},
         timing::Figures,
     },
 };
 use tokio::time::Instant;
 
-use super::{EdgeCounters, Record, Telemetry};
+use super::{Record, Telemetry};
 use crate::{
     endpoint::{Counted, InFlight},
     http::{Gate, Link, Upload},
@@ -40,7 +42,8 @@ struct Inner {
     record: Record,
     stamps: Stamps,
     figures: Option<Figures>,
-    edge: Option<Arc<EdgeCounters>>,
+    /// A gRPC call: what of its response was seen.
+    grpc: Option<Messages>,
     upload: Option<Arc<Upload>>,
     held: Held,
 }
@@ -62,7 +65,7 @@ impl Exchange {
             record,
             stamps: Stamps::new(Instant::now().into_std()),
             figures: None,
-            edge: None,
+            grpc: None,
             upload: None,
             held: Held::default(),
         })))
@@ -113,11 +116,16 @@ impl Exchange {
         }
     }
 
-    /// Whose figures its time goes to.
-    pub(crate) fn set_edge(&mut self, edge: Arc<EdgeCounters>) {
+    /// It is a gRPC call: how it ended is told at its end, and whether it is a stream by its messages.
+    pub(crate) fn set_grpc(&mut self) {
         if let Some(inner) = &mut self.0 {
-            inner.edge = Some(edge);
+            inner.grpc = Some(Messages::new());
         }
+    }
+
+    /// Whether it is a gRPC call.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.grpc.is_some())
     }
 
     /// Where the rest of the request's body is.
@@ -141,11 +149,18 @@ impl Exchange {
         }
     }
 
-    /// The head is on its way to the downstream.
-    pub(crate) fn answered(&mut self, status: StatusCode) {
-        if let Some(inner) = &mut self.0 {
-            inner.record.status = Some(status);
-            inner.stamps.head_sent = Some(Instant::now().into_std());
+    /// The response's head is on its way to the downstream.
+    pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+        let Some(inner) = &mut self.0 else {
+            return;
+        };
+        inner.record.status = Some(status);
+        inner.stamps.head_sent = Some(Instant::now().into_std());
+        if inner.grpc.is_some() {
+            // An answer without a body has its trailers in the head.
+            inner.record.grpc_status = grpc::status(headers);
+        } else if is_event_stream(headers) {
+            inner.record.class = Class::Stream;
         }
     }
 
@@ -153,12 +168,40 @@ impl Exchange {
     pub(crate) fn delivered(&mut self, data: &[u8]) {
         if let Some(inner) = &mut self.0 {
             inner.record.bytes += data.len() as u64;
+            if let Some(messages) = &mut inner.grpc {
+                messages.push(data);
+            }
         }
     }
 
     /// Its trailers did.
     pub(crate) fn trailed(&mut self, trailers: &HeaderMap) {
-        let _none_are_looked_at = trailers;
+        if let Some(inner) = &mut self.0
+            && inner.grpc.is_some()
+        {
+            inner.record.grpc_status = grpc::status(trailers).or(inner.record.grpc_status);
+        }
+    }
+
+    /// The connection leaves HTTP with this answer: no request of it is answered any more, and the exchange ends with
+    /// [`Self::over`].
+    pub(crate) fn switched(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            inner.record.class = Class::Upgrade;
+            inner.link.finish();
+            inner.link = Arc::default();
+            inner.link.begin();
+        }
+    }
+
+    /// What followed the answer is over: so many bytes went to the downstream, and so many came from it.
+    pub(crate) fn over(mut self, sent: u64, received: u64, reason: Option<Reason>) {
+        if let Some(mut inner) = self.0.take() {
+            inner.record.bytes = sent;
+            inner.record.received = received;
+            inner.release(false);
+            inner.end(Instant::now(), reason);
+        }
     }
 
     /// The whole response was taken from the upstream: ends when the kernel has its last byte.
@@ -166,6 +209,7 @@ impl Exchange {
         let Some(mut inner) = self.0.take() else {
             return;
         };
+        inner.finish_grpc();
         inner.release(true);
         inner.link.finish();
         let link = Arc::clone(&inner.link);
@@ -225,11 +269,30 @@ impl Inner {
         }
     }
 
+    /// A call ends with a status, and is a stream if it had more than one message in either direction.
+    fn finish_grpc(&mut self) {
+        let Some(messages) = &self.grpc else {
+            return;
+        };
+        if self.record.grpc_status.is_none() && self.record.reason.is_none() {
+            self.record.refuse(Reason::GrpcStatusMissing);
+        }
+        let sent = self.upload.as_ref().map_or(0, |upload| upload.messages());
+        if sent > 1 || messages.count().is_some_and(|count| count > 1) {
+            self.record.class = Class::Stream;
+        }
+    }
+
     fn end(mut self: Box<Self>, at: Instant, reason: Option<Reason>) {
         if let Some(reason) = reason {
             self.record.refuse(reason);
         }
         self.stamps.end = at.into_std();
+        self.record.duration = self.stamps.end.saturating_duration_since(self.stamps.head_read);
+        if let (Class::Stream | Class::Upgrade, Some(head_sent)) = (self.record.class, self.stamps.head_sent) {
+            // How long it was open says nothing of a delay.
+            self.stamps.end = head_sent;
+        }
         if let Some(upload) = &self.upload {
             self.stamps.uploaded = upload.ended().map(Instant::into_std);
         }
@@ -237,11 +300,17 @@ impl Inner {
         if split.clamped {
             self.telemetry.metrics().timings_clamped.inc();
         }
-        self.record.duration = split.total;
         self.record.phases = split.phases;
-        if let Some(edge) = &self.edge {
+        if let Some(edges) = &self.record.edges {
+            let edge = edges.of(self.record.class, self.telemetry.edge_table());
             edge.record(&split, self.record.is_failure());
         }
         self.telemetry.record(&self.record);
     }
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
+    let begin = b"text/event-stream";
+    kind.get(..begin.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(begin))
 }
