@@ -3,6 +3,7 @@
 
 pub mod balance;
 pub mod delta;
+pub mod detect;
 pub mod join_token;
 pub mod model;
 pub mod names;
