@@ -4,6 +4,7 @@
 pub mod balance;
 pub mod delta;
 pub mod detect;
+pub mod grpc;
 pub mod join_token;
 pub mod model;
 pub mod names;
