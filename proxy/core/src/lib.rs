@@ -2,6 +2,7 @@
 //! socket, no spawn, no global randomness; `now` and random numbers are arguments.
 
 pub mod balance;
+pub mod deadline;
 pub mod delta;
 pub mod detect;
 pub mod grpc;
