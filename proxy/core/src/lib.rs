@@ -2,7 +2,10 @@
 //! socket, no spawn, no global randomness; `now` and random numbers are arguments.
 
 pub mod balance;
+pub mod deadline;
 pub mod delta;
+pub mod detect;
+pub mod grpc;
 pub mod join_token;
 pub mod model;
 pub mod names;

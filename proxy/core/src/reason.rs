@@ -148,6 +148,49 @@ reasons! {
         "Nothing moved on a TCP connection, a tunnel or an upgraded connection for too long.";
 }
 
+impl Reason {
+    /// Whether no application saw anything of the request: it may be sent elsewhere, whatever its method. Every 503 of
+    /// ours, and what is refused before a destination is chosen.
+    pub const fn is_unprocessed(self) -> bool {
+        match self {
+            Self::BadRequest
+            | Self::HeadTooLarge
+            | Self::HeaderTimeout
+            | Self::UnsupportedProtocol
+            | Self::LoopDetected
+            | Self::ExternalDenied
+            | Self::NoRoute
+            | Self::UnknownService
+            | Self::NotReady
+            | Self::DiscoveryTimeout
+            | Self::ConnectionLimit
+            | Self::RequestLimit
+            | Self::PendingLimit
+            | Self::Draining
+            | Self::TlsFailed
+            | Self::PeerRejected
+            | Self::NoEndpoint
+            | Self::NameUnresolved
+            | Self::ConnectFailed
+            | Self::ConnectTimeout => true,
+            // A timeout may pass before anything was handed over, but its name does not say so.
+            Self::BodyTimeout
+            | Self::ClientClosed
+            | Self::InternalError
+            | Self::UpstreamReset
+            | Self::BadResponse
+            | Self::ResponseTruncated
+            | Self::RequestTimeout
+            | Self::PerTryTimeout
+            | Self::DeadlineExceeded
+            | Self::StreamTimeout
+            | Self::StreamReset
+            | Self::GrpcStatusMissing
+            | Self::IdleTimeout => false,
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -204,6 +247,19 @@ mod tests {
             Reason::StreamTimeout,
         ] {
             assert_ne!(reason.status(), Some(StatusCode::SERVICE_UNAVAILABLE), "{reason}");
+        }
+    }
+
+    #[test]
+    fn every_503_is_unprocessed_and_no_502_or_504() {
+        for reason in Reason::ALL {
+            match reason.status() {
+                Some(StatusCode::SERVICE_UNAVAILABLE) => assert!(reason.is_unprocessed(), "{reason}"),
+                Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) | None => {
+                    assert!(!reason.is_unprocessed(), "{reason}");
+                }
+                Some(_) => {}
+            }
         }
     }
 
