@@ -44,6 +44,18 @@ pub fn decide(read: &[u8]) -> Verdict {
     if verdict == Verdict::More && read.len() == MAX_READ { Verdict::Opaque } else { verdict }
 }
 
+/// Which version of HTTP begins, where it is known to be HTTP: [`Verdict::Http1`] for everything that is not the preface of
+/// [`Verdict::Http2`], so that the parser says what is wrong with it; [`Verdict::More`] while it could be either.
+pub fn version(read: &[u8]) -> Verdict {
+    if read.starts_with(HTTP2_PREFACE) {
+        Verdict::Http2
+    } else if HTTP2_PREFACE.starts_with(read) {
+        Verdict::More
+    } else {
+        Verdict::Http1
+    }
+}
+
 /// `method SP target SP HTTP/1.` (RFC 9112 §3). No empty line may come before it: that leniency is for what follows an
 /// earlier message on the connection (§2.2), and here nothing does.
 ///
@@ -103,6 +115,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_is_http_is_version_1_as_soon_as_it_cannot_be_the_preface() {
+        for (read, expected) in [
+            (&b""[..], Verdict::More),
+            (b"P", Verdict::More),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r", Verdict::More),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0", Verdict::Http2),
+            (b"PO", Verdict::Http1),
+            (b"PRI * HTTP/2.0\r\n\r\nSX", Verdict::Http1),
+            (b"\x16", Verdict::Http1),
+        ] {
+            assert_eq!(version(read), expected, "{read:?}");
+        }
+    }
 
     #[test]
     fn http_is_told_by_its_request_line() {

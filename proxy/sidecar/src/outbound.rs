@@ -15,11 +15,15 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hickory_resolver::TokioResolver;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, response};
 use hyper::body::Incoming;
-use outrigger_core::{detect::Verdict, grpc, reason::Reason};
+use outrigger_core::{
+    detect::{Verdict, version},
+    grpc,
+    reason::Reason,
+};
 use tokio::{net::TcpStream, time::Instant};
 
 pub use discover::{Discover, DiscoverError, Resolving};
@@ -27,7 +31,7 @@ pub use discover::{Discover, DiscoverError, Resolving};
 use crate::{
     accept::Connection,
     data_path::Shared,
-    detect,
+    detect::Detection,
     http::{
         Form, Guarded, Link, ResponseBody, accepted, check_head, check_size, own_answer, serve_http1,
         serve_http2, to_origin_form,
@@ -82,13 +86,16 @@ impl Outbound {
         occupied: Occupied,
     ) {
         let downstream = Downstream { peer, occupied, captured: None };
-        let first = detect::read(&mut stream, self.shared.limits.idle_timeout, preface).await;
+        let detection = Detection { patience: self.shared.limits.idle_timeout, counted: None };
+        let Ok(first) = detection.run(&mut stream, BytesMut::new(), said(version)).await else {
+            return;
+        };
         let version = match first.verdict {
-            Verdict::Http2 => Version::HTTP_2,
+            Ok(Verdict::Http2) => Version::HTTP_2,
             // The parser says what is wrong with it.
             _ => Version::HTTP_11,
         };
-        self.serve_http(stream, first.bytes, version, downstream).await;
+        self.serve_http(stream, first.read.freeze(), version, downstream).await;
     }
 
     async fn serve_http(
@@ -199,11 +206,7 @@ impl Outbound {
     }
 }
 
-/// Whether a connection to the forward proxy begins as HTTP/2 does. Everything else is HTTP/1, or the parser's to refuse.
-fn preface(read: &[u8]) -> Verdict {
-    match outrigger_core::detect::decide(read) {
-        Verdict::More if outrigger_core::detect::is_begin_of_http2(read) => Verdict::More,
-        Verdict::Http2 => Verdict::Http2,
-        _ => Verdict::Http1,
-    }
+/// A verdict, once there is one.
+fn said(decide: fn(&[u8]) -> Verdict) -> impl Fn(&[u8]) -> Option<Verdict> {
+    move |read| Some(decide(read)).filter(|verdict| *verdict != Verdict::More)
 }

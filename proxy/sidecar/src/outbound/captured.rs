@@ -4,11 +4,11 @@
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Request, Version};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use outrigger_core::{
-    detect::{Verdict, decide},
+    detect::{Verdict, decide, version},
     model::AppProtocol,
     reason::Reason,
 };
@@ -17,10 +17,10 @@ use tokio::net::TcpStream;
 use super::{
     Downstream, Occupied, Outbound,
     destination::{Destination, MeshPort},
-    preface,
+    said,
 };
 use crate::{
-    detect,
+    detect::Detection,
     http::{Form, Guarded, Target, Transport as _},
     settings::ServiceTarget,
     telemetry::Direction,
@@ -79,29 +79,32 @@ impl Outbound {
             return;
         };
         let limits = &self.shared.limits;
-        let (patience, decide): (_, fn(&[u8]) -> Verdict) = match port.protocol() {
+        let telemetry = &self.shared.telemetry;
+        let detects = port.protocol() == AppProtocol::Detect;
+        let detection = match port.protocol() {
             AppProtocol::Tcp | AppProtocol::Tls => {
                 return Box::pin(self.serve_opaque(stream, prefix, downstream, &port)).await;
             }
             // Either version is served: the application's sidecar speaks what the application does.
-            AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => (limits.idle_timeout, preface),
-            AppProtocol::Detect => (limits.detect_timeout, decide),
+            AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => {
+                Detection { patience: limits.idle_timeout, counted: None }
+            }
+            AppProtocol::Detect => Detection {
+                patience: limits.detect_timeout,
+                counted: Some((telemetry.metrics(), Direction::Outbound)),
+            },
         };
-        let first = detect::read_after(&mut stream, prefix, patience, decide).await;
-        let detects = port.protocol() == AppProtocol::Detect;
-        if first.timed_out && detects {
-            self.shared.telemetry.metrics().detection_timed_out(Direction::Outbound);
-        }
+        let decide = if detects { decide } else { version };
+        let Ok(first) = detection.run(&mut stream, BytesMut::from(prefix), said(decide)).await else {
+            return;
+        };
+        let read = first.read.freeze();
         match first.verdict {
-            Verdict::Http2 => self.serve_http(stream, first.bytes, Version::HTTP_2, downstream).await,
-            Verdict::Http1 => self.serve_http(stream, first.bytes, Version::HTTP_11, downstream).await,
-            Verdict::More | Verdict::Tls | Verdict::Opaque if detects => {
-                Box::pin(self.serve_opaque(stream, first.bytes, downstream, &port)).await;
-            }
-            // Nothing came, or the begin of what is declared: the parser has the timeouts for it.
-            Verdict::More | Verdict::Tls | Verdict::Opaque => {
-                self.serve_http(stream, first.bytes, Version::HTTP_11, downstream).await;
-            }
+            Ok(Verdict::Http2) => self.serve_http(stream, read, Version::HTTP_2, downstream).await,
+            // Where HTTP is declared the parser says what is wrong with what is none.
+            Ok(Verdict::Http1) => self.serve_http(stream, read, Version::HTTP_11, downstream).await,
+            _ if !detects => self.serve_http(stream, read, Version::HTTP_11, downstream).await,
+            _ => Box::pin(self.serve_opaque(stream, read, downstream, &port)).await,
         }
     }
 }
