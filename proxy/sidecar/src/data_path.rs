@@ -41,6 +41,8 @@ pub struct DataPathSettings {
     pub inbound: Vec<settings::Inbound>,
     /// Bounds for every connection.
     pub limits: Limits,
+    /// How long the first bytes of a connection are waited for, where what is spoken has to be found out from them.
+    pub detect_timeout: Duration,
     /// Addresses outside the mesh that are never dialled, beside those that never are: the control plane's.
     pub never_dialled: Vec<IpAddr>,
 }
@@ -97,6 +99,7 @@ pub(crate) struct Shared {
     pub(crate) discover: Arc<dyn Discover>,
     pub(crate) telemetry: Telemetry,
     pub(crate) limits: Limits,
+    pub(crate) detect_timeout: Duration,
     pub(crate) hop: Hop,
     pub(crate) never_dialled: Vec<IpAddr>,
     pub(crate) server_tls: Arc<ServerConfig>,
@@ -147,6 +150,7 @@ impl DataPath {
             discover: handles.discover,
             telemetry: handles.telemetry,
             limits: settings.limits.clone(),
+            detect_timeout: settings.detect_timeout,
             hop: Hop::new(),
             never_dialled: settings.never_dialled.clone(),
             server_tls,

@@ -5,6 +5,7 @@
 mod accept;
 mod attempt;
 pub mod data_path;
+mod detect;
 pub mod endpoint;
 mod headers;
 pub mod http;

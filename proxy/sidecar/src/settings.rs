@@ -126,6 +126,10 @@ pub struct Limits {
     /// How long a connection may lie idle. Default 60 s.
     #[serde(with = "duration")]
     pub idle_timeout: Duration,
+    /// How long the first bytes of a connection are waited for, where what is spoken has to be found out from them; one
+    /// whose client says too little is opaque after that. Default 1 s; 100 ms to 1 s.
+    #[serde(with = "duration")]
+    pub detect_timeout: Duration,
     /// Open connections of each listener; one more waits in the kernel's queue. Default 10 000.
     pub max_connections: usize,
 }
@@ -211,6 +215,7 @@ impl Default for Limits {
             max_headers: 100,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            detect_timeout: Duration::from_secs(1),
             max_connections: 10_000,
         }
     }

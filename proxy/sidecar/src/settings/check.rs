@@ -38,6 +38,7 @@ pub fn check(settings: &Settings) -> Vec<Defect> {
     range("limits.max_connections", limits.max_connections, 1..=1_000_000, &mut defects);
     times("limits.head_timeout", limits.head_timeout, (100, 600_000), &mut defects);
     times("limits.idle_timeout", limits.idle_timeout, (100, 86_400_000), &mut defects);
+    times("limits.detect_timeout", limits.detect_timeout, (100, 1000), &mut defects);
     times("drain.withdrawal", settings.drain.withdrawal, (0, 600_000), &mut defects);
     times("drain.timeout", settings.drain.timeout, (0, 3_600_000), &mut defects);
     defects
@@ -190,6 +191,11 @@ mod tests {
         assert_eq!(keys(|settings| settings.instance = Some("Price".to_owned())), ["instance"]);
         assert_eq!(keys(|settings| settings.limits.max_headers = 0), ["limits.max_headers"]);
         assert_eq!(keys(|settings| settings.limits.max_head_bytes = 1), ["limits.max_head_bytes"]);
+        let detect =
+            |timeout| keys(|settings| settings.limits.detect_timeout = Duration::from_millis(timeout));
+        assert_eq!(detect(99), ["limits.detect_timeout"]);
+        assert_eq!(detect(1001), ["limits.detect_timeout"]);
+        assert!(detect(100).is_empty());
         assert_eq!(keys(|settings| settings.drain.timeout = Duration::from_secs(7200)), ["drain.timeout"]);
     }
 

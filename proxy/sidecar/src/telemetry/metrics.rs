@@ -47,6 +47,7 @@ pub(crate) struct Metrics {
     rejected: Family<Rejected, Counter>,
     handshakes_failed: Family<Side, Counter>,
     distrusted: Family<Rejected, Counter>,
+    detection_timeouts: Family<Side, Counter>,
     /// Inbound figures that exceeded the time that passed.
     pub(crate) timings_clamped: Counter,
     /// Inbound figures that could not be read.
@@ -68,6 +69,7 @@ impl Metrics {
             rejected: Family::default(),
             handshakes_failed: Family::default(),
             distrusted: Family::default(),
+            detection_timeouts: Family::default(),
             timings_clamped: Counter::default(),
             timings_invalid: Counter::default(),
             informational_dropped: Counter::default(),
@@ -96,6 +98,11 @@ impl Metrics {
             "connections_distrusted",
             "Open connections closed because their peer's chain no longer verified, by the reason",
             metrics.distrusted.clone(),
+        );
+        registry.register(
+            "detection_timeouts",
+            "Connections taken for opaque because their client said too little in time",
+            metrics.detection_timeouts.clone(),
         );
         registry.register(
             "timings_clamped",
@@ -158,6 +165,11 @@ impl Metrics {
     pub(super) fn distrusted(&self, direction: Direction, reason: PeerRejected) {
         let labels = Rejected { direction: direction.as_str(), reason: reason.as_str() };
         self.distrusted.get_or_create(&labels).inc();
+    }
+
+    /// A client said too little for its protocol to be found out in time.
+    pub(crate) fn detection_timed_out(&self, direction: Direction) {
+        self.detection_timeouts.get_or_create(&Side { direction: direction.as_str() }).inc();
     }
 
     /// A handshake failed otherwise.

@@ -1,6 +1,6 @@
 //! Addresses of the own machine that lead to one service each.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
 use outrigger_core::model::AppProtocol;
 use outrigger_proxy::outbound::DiscoverError;
@@ -90,4 +90,18 @@ async fn where_it_has_to_be_found_out_http_is_carried() {
     let (seen, got) = pair.exchange(&mut client, "GET /a HTTP/1.1\r\nhost: price\r\n\r\n", OK).await;
     assert!(seen.starts_with("GET /a HTTP/1.1\r\n"), "{seen}");
     assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "{got}");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_the_first_word_is_counted_and_not_taken_for_http() {
+    let detect_timeout = Duration::from_millis(100);
+    let options = Options { detect_timeout, services: vec!["127.0.0.1:0=price"], ..Options::default() };
+    let pair = Pair::with(&options).await;
+    let mut service = pair.service(Vec::new());
+    service.ports[0].protocol = AppProtocol::Detect;
+    pair.publish(2, service, &[pair.endpoint()]);
+    let ended = soon("the end", first_byte(address(&pair))).await.map_err(|error| error.kind());
+    assert_eq!(ended, Err(io::ErrorKind::ConnectionReset));
+    assert_eq!(pair.front.metric("outrigger_detection_timeouts_total{direction=\"outbound\"}"), 1.0);
+    assert_eq!(refusals(&pair, "unsupported_protocol"), 1.0, "{}", pair.front.metrics());
 }
