@@ -347,7 +347,6 @@ async fn data_path_settings(settings: &Settings) -> DataPathSettings {
         services: settings.outbound.services.clone(),
         inbound: settings.inbound.clone(),
         limits: crate::http::Limits::from(&settings.limits),
-        detect_timeout: settings.limits.detect_timeout,
         never_dialled: control_plane_addresses(&settings.control_plane.address).await,
     }
 }

@@ -8,8 +8,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_tls::{Identity, mesh};
-use rustls::ServerConfig;
+use outrigger_tls::Identity;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -41,8 +40,6 @@ pub struct DataPathSettings {
     pub inbound: Vec<settings::Inbound>,
     /// Bounds for every connection.
     pub limits: Limits,
-    /// How long the first bytes of a connection are waited for, where what is spoken has to be found out from them.
-    pub detect_timeout: Duration,
     /// Addresses outside the mesh that are never dialled, beside those that never are: the control plane's.
     pub never_dialled: Vec<IpAddr>,
 }
@@ -99,10 +96,8 @@ pub(crate) struct Shared {
     pub(crate) discover: Arc<dyn Discover>,
     pub(crate) telemetry: Telemetry,
     pub(crate) limits: Limits,
-    pub(crate) detect_timeout: Duration,
     pub(crate) hop: Hop,
     pub(crate) never_dialled: Vec<IpAddr>,
-    pub(crate) server_tls: Arc<ServerConfig>,
     /// Inbound connections finish what they do, and take no further request.
     pub(crate) draining_inbound: CancellationToken,
     /// Outbound ones do; later, since the application may have to call out to finish what came in.
@@ -143,17 +138,14 @@ impl DataPath {
         let addresses = |listeners: &[BoundListener]| listeners.iter().map(BoundListener::address).collect();
         let (outbound, services, inbound) =
             (listeners.outbound.address(), addresses(&listeners.services), addresses(&listeners.inbound));
-        let server_tls = mesh::server_config(&handles.identity, &[mesh::ALPN_H1]);
         let shared = Arc::new(Shared {
             identity: handles.identity,
             snapshot: handles.snapshot,
             discover: handles.discover,
             telemetry: handles.telemetry,
             limits: settings.limits.clone(),
-            detect_timeout: settings.detect_timeout,
             hop: Hop::new(),
             never_dialled: settings.never_dialled.clone(),
-            server_tls,
             draining_inbound: CancellationToken::new(),
             draining_outbound: CancellationToken::new(),
             stopped: CancellationToken::new(),

@@ -42,9 +42,8 @@ pub(crate) enum Undecided {
 pub(crate) struct Detection<'a> {
     /// For all of it, whatever the number of segments.
     pub(crate) patience: Duration,
-    /// Where timeouts are counted, and for which direction.
-    pub(crate) metrics: &'a Metrics,
-    pub(crate) direction: Direction,
+    /// Where timeouts are counted, and for which direction; `None`: silence is no detection that failed.
+    pub(crate) counted: Option<(&'a Metrics, Direction)>,
 }
 
 impl Detection<'_> {
@@ -68,7 +67,9 @@ impl Detection<'_> {
             None => match timeout(self.patience, fill(io, &mut read, decide)).await {
                 Ok(verdict) => verdict?,
                 Err(_elapsed) => {
-                    self.metrics.detection_timed_out(self.direction);
+                    if let Some((metrics, direction)) = self.counted {
+                        metrics.detection_timed_out(direction);
+                    }
                     Err(Undecided::TimedOut)
                 }
             },

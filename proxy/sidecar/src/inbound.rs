@@ -19,7 +19,7 @@ use outrigger_tls::{
 use rustls::{ServerConfig, Side};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     data_path::Shared,
@@ -56,13 +56,16 @@ struct Downstream {
     address: SocketAddr,
     identity: SpiffeId,
     link: Arc<Link>,
+    /// Connections that left HTTP: at most this one.
+    switched: TaskTracker,
+    /// Cuts it.
+    cut: CancellationToken,
 }
 
 impl Inbound {
     pub(crate) fn new(shared: Arc<Shared>, app: SocketAddr, protocol: InboundProtocol) -> Arc<Self> {
         let application = Application { address: app, telemetry: shared.telemetry.clone() };
-        let application =
-            Upstream::new(application, &Arc::<DestinationState>::default(), &shared.limits);
+        let application = Upstream::new(application, &Arc::<DestinationState>::default(), &shared.limits);
         let tls = mesh::server_config(&shared.identity, carried(protocol));
         Arc::new(Self { shared, protocol, tls, application })
     }
@@ -101,7 +104,14 @@ impl Inbound {
             Protocol::Http1 | Protocol::Raw => Guarded::http1(stream, Bytes::new(), limits),
         };
         let link = Arc::clone(io.link());
-        let downstream = Downstream { address, identity, link: Arc::clone(&link) };
+        let (switched, cut) = (TaskTracker::new(), CancellationToken::new());
+        let downstream = Downstream {
+            address,
+            identity,
+            link: Arc::clone(&link),
+            switched: switched.clone(),
+            cut: cut.clone(),
+        };
         let this = Arc::clone(self);
         let service = move |request: Request<Incoming>| {
             let (this, downstream) = (Arc::clone(&this), downstream.clone());
@@ -110,7 +120,12 @@ impl Inbound {
         let served = async {
             match speaks {
                 Protocol::Http2 => serve_http2(io, limits, &closing, service).await,
-                Protocol::Http1 | Protocol::Raw => serve_http1(io, limits, &closing, service).await,
+                Protocol::Http1 | Protocol::Raw => {
+                    let refused = serve_http1(io, limits, &closing, service).await;
+                    switched.close();
+                    switched.wait().await;
+                    refused
+                }
             }
         };
         tokio::select! {
@@ -119,6 +134,7 @@ impl Inbound {
             () = trusted.cut() => {
                 // Whatever is on its way ends here, and must not look whole.
                 link.reset();
+                cut.cancel();
                 None
             }
         }

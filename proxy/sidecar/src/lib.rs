@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
-mod attempt;
+mod carry;
 pub mod data_path;
 mod detect;
 pub mod endpoint;
@@ -11,11 +11,12 @@ mod headers;
 pub mod http;
 mod inbound;
 pub mod outbound;
-mod pool;
 pub mod snapshot;
+mod tcp;
 pub mod telemetry;
 mod trust;
 mod tunnel;
+mod upstream;
 mod worker;
 
 pub mod app;

@@ -79,12 +79,7 @@ impl Outbound {
     }
 
     /// Serves one connection to its end.
-    pub(crate) async fn serve(
-        self: Arc<Self>,
-        mut stream: TcpStream,
-        peer: SocketAddr,
-        occupied: Occupied,
-    ) {
+    pub(crate) async fn serve(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, occupied: Occupied) {
         let downstream = Downstream { peer, occupied, captured: None };
         let detection = Detection { patience: self.shared.limits.idle_timeout, counted: None };
         let Ok(first) = detection.run(&mut stream, BytesMut::new(), said(version)).await else {
@@ -146,9 +141,7 @@ impl Outbound {
                 let timeout = self.shared.limits.body_timeout;
                 Response::from_parts(*head, ResponseBody::upstream(body, timeout, deadline, exchange))
             }
-            Ok(Answer::Switched(head)) => {
-                Response::from_parts(*head, ResponseBody::own(Bytes::new(), None))
-            }
+            Ok(Answer::Switched(head)) => Response::from_parts(*head, ResponseBody::own(Bytes::new(), None)),
             Ok(Answer::Tunnel) => {
                 exchange.answered(StatusCode::OK, &http::HeaderMap::new());
                 accepted(exchange)

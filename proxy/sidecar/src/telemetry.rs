@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 pub use access::Direction;
 pub(crate) use access::Record;
 pub(crate) use edges::{EdgeHandles, Edges};
-pub(crate) use exchange::{Exchange, Held};
+pub(crate) use exchange::Exchange;
 pub(crate) use metrics::{Metrics, Open};
 
 use edges::EdgeCollector;

@@ -10,6 +10,7 @@ mod http2;
 use std::sync::Arc;
 
 use outrigger_core::reason::Reason;
+use tokio_util::sync::CancellationToken;
 
 use crate::{endpoint::DestinationState, http::Limits};
 
@@ -61,4 +62,15 @@ pub(crate) enum Occupied {
     Http1(Lease),
     /// A stream among others.
     Http2(Stream),
+}
+
+impl Occupied {
+    /// Cancelled when a connection that left HTTP is to be cut, since its peer is not believed any more.
+    pub(crate) fn cut(&self) -> CancellationToken {
+        match self {
+            Self::Http1(lease) => lease.cut(),
+            // Streams leave nothing.
+            Self::Http2(_) => CancellationToken::new(),
+        }
+    }
 }

@@ -167,7 +167,7 @@ impl Worker {
         if let Some((_, found)) = inbound.iter().find(|(known, _)| *known == application) {
             return Arc::clone(found);
         }
-        let new = Inbound::new(Arc::clone(&self.shared), application.0);
+        let new = Inbound::new(Arc::clone(&self.shared), application.0, application.1);
         inbound.push((application, Arc::clone(&new)));
         new
     }

@@ -22,7 +22,7 @@ fn line(bytes: &[u8]) -> Option<usize> {
 
 async fn detect<T: AsyncRead + Unpin>(io: &mut T, read: &[u8]) -> io::Result<Detected<usize>> {
     let metrics = Metrics::new(&mut Registry::default());
-    let detection = Detection { patience: PATIENCE, metrics: &metrics, direction: Direction::Outbound };
+    let detection = Detection { patience: PATIENCE, counted: Some((&metrics, Direction::Outbound)) };
     detection.run(io, BytesMut::from(read), line).await
 }
 
@@ -37,7 +37,7 @@ async fn bytes_that_are_there_decide_without_a_read() {
 async fn a_silent_client_is_undecided_after_the_timeout_and_counted() {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
-    let detection = Detection { patience: PATIENCE, metrics: &metrics, direction: Direction::Inbound };
+    let detection = Detection { patience: PATIENCE, counted: Some((&metrics, Direction::Inbound)) };
     let (mut near, mut far) = duplex(64);
     let started = Instant::now();
     far.write_all(b"beg").await.unwrap();

@@ -5,6 +5,7 @@ use super::*;
 const HOP_ID: &str = "0123456789abcdef";
 const PEER: &str = "spiffe://outrigger.local/ns/demo/sa/front";
 const OWN: &str = "spiffe://outrigger.local/ns/demo/sa/price";
+const WAY: Way = Way { leg: Leg::Http1, upgrade: None };
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
 #[derive(Clone, Copy)]
@@ -31,9 +32,14 @@ fn map(lines: &[(&str, &str)]) -> HeaderMap {
 fn crossed(direction: Direction, lines: &[(&str, &str)]) -> HeaderMap {
     let mut headers = map(lines);
     match direction {
-        WorkloadToMesh => drop(outbound_request(&mut headers, &Hop(HeaderValue::from_static(HOP_ID)))),
+        WorkloadToMesh => drop(outbound_request(
+            &mut headers,
+            &Hop(HeaderValue::from_static(HOP_ID)),
+            Version::HTTP_11,
+            &WAY,
+        )),
         MeshToApplication => {
-            drop(inbound_request(&mut headers, &PEER.parse().unwrap(), Some(&OWN.parse().unwrap())))
+            drop(inbound_request(&mut headers, &PEER.parse().unwrap(), Some(&OWN.parse().unwrap()), &WAY))
         }
         ApplicationToMesh => inbound_response(&mut headers),
         MeshToWorkload => outbound_response(&mut headers),
@@ -66,6 +72,10 @@ const CROSSING: &[(&str, &str, &[Direction])] = &[
     // Of the mesh.
     ("outrigger-timing", "forged", &[]),
     ("outrigger-anything", "forged", &[]),
+    ("outrigger-version", "3", &[]),
+    ("outrigger-timeout", "1s", &[MeshToApplication]),
+    ("outrigger-unprocessed", "draining", &[]),
+    ("outrigger-reason", "draining", &[]),
     ("outrigger-hop", "fedcba9876543210", &[MeshToApplication]),
     ("x-forwarded-client-cert", "URI=forged", &RESPONSES),
 ];
@@ -156,9 +166,9 @@ fn a_request_that_left_this_proxy_before_is_recognised() {
     let hop = Hop::new();
     let mut headers = HeaderMap::new();
     assert!(!hop.is_in(&headers));
-    outbound_request(&mut headers, &hop);
+    outbound_request(&mut headers, &hop, Version::HTTP_11, &WAY);
     assert!(hop.is_in(&headers));
-    inbound_request(&mut headers, &PEER.parse().unwrap(), None);
+    inbound_request(&mut headers, &PEER.parse().unwrap(), None, &WAY);
     assert!(hop.is_in(&headers));
     assert!(!Hop::new().is_in(&headers));
 }

@@ -15,6 +15,9 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// How long a downstream connection may stay open between requests, or without a stream. Default 60 s.
     pub idle_timeout: Duration,
+    /// How long a connection may take to show what is spoken on it, where that is not declared; then it is carried as
+    /// opaque bytes. Default 1 s.
+    pub detect_timeout: Duration,
     /// How long a body may stand still in the middle, in either direction. Default 300 s.
     pub body_timeout: Duration,
     /// How long a request that said `Expect: 100-continue` waits for the application's `100`; then its body is sent
@@ -57,6 +60,7 @@ impl Default for Limits {
             head_fields: 100,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            detect_timeout: Duration::from_secs(1),
             body_timeout: Duration::from_secs(300),
             continue_timeout: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(5),
@@ -92,6 +96,7 @@ impl From<&settings::Limits> for Limits {
             head_fields: settings.max_headers,
             head_timeout: settings.head_timeout,
             idle_timeout: settings.idle_timeout,
+            detect_timeout: settings.detect_timeout,
             connections: settings.max_connections,
             // Peers have the same idle timeout, most likely: half of it leaves room for what is on its way.
             pool_idle: defaults.pool_idle.min(settings.idle_timeout / 2),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use outrigger_core::reason::Reason;
+use outrigger_core::{grpc, reason::Reason};
 use tokio::time::Instant;
 
 use super::ResponseBody;
@@ -27,6 +27,19 @@ pub(crate) fn own_answer(reason: Reason, grpc: bool, mut exchange: Exchange) -> 
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if matches!(reason, Reason::BadRequest | Reason::UnsupportedProtocol | Reason::BodyTimeout) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// A head that ends the response ("Trailers-Only" in gRPC's `PROTOCOL-HTTP2.md`).
+fn grpc_answer(reason: Reason, exchange: Exchange) -> Response<ResponseBody> {
+    let text = format!("outrigger: {reason}");
+    let mut response = Response::new(ResponseBody::own(Bytes::new(), Some(exchange)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(grpc::STATUS, grpc::from_reason(reason).header_value());
+    if let Ok(message) = HeaderValue::try_from(text) {
+        headers.insert("grpc-message", message);
     }
     response
 }

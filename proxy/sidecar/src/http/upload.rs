@@ -152,8 +152,7 @@ impl Upload {
 
     /// Whether another attempt could send all of it.
     pub(crate) fn is_replayable(&self) -> bool {
-        self.failure().is_none()
-            && self.source.as_ref().is_none_or(|source| source.lock().replay.is_some())
+        self.failure().is_none() && self.source.as_ref().is_none_or(|source| source.lock().replay.is_some())
     }
 
     /// How many messages of gRPC it carried so far; 0 where they are not counted.

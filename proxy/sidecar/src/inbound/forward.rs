@@ -8,27 +8,35 @@ use http::{
     uri::{Authority, Scheme},
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use outrigger_core::{reason::Reason, telemetry::timing};
-use tokio::time::{Instant, timeout_at};
+use outrigger_core::{
+    deadline::{Deadline, header as timeouts},
+    grpc,
+    reason::Reason,
+    telemetry::timing,
+};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+use tokio_rustls::server::TlsStream;
 
 use super::{
     Downstream, Inbound,
     application::{KEEP, keep_for},
 };
 use crate::{
-    deadline, headers,
-    headers::Way,
+    carry,
+    headers::{self, Way},
     http::{
         Form, Gate, ResponseBody, Upload, check_head, check_size, expects_continue, is_idempotent, own_answer,
     },
     settings::InboundProtocol,
-    telemetry::{Direction, Exchange, Held, Record},
-    tunnel,
+    telemetry::{Direction, Exchange, Record},
     upstream::{Answer, Attempt, Demand, Failed, Head, Leg, Occupied},
 };
 
 /// TCP to an application on the same machine.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// An application may close an idle connection at any time. A request that must not be sent twice takes none that was
 /// idle for longer.
 const FRESH: Duration = Duration::from_millis(100);
@@ -40,7 +48,7 @@ struct Prepared {
     leg: Leg,
     /// The downstream's side of an upgrade that was asked for.
     upgrade: Option<OnUpgrade>,
-    deadline: Option<Instant>,
+    deadline: Deadline,
 }
 
 impl Inbound {
@@ -60,7 +68,7 @@ impl Inbound {
             Err(reason) => Err(Failed::after(reason)),
         };
         match answered {
-            Ok((answer, upgrade)) => self.deliver(answer, upgrade, exchange),
+            Ok((answer, upgrade)) => self.deliver(answer, (upgrade, downstream), exchange),
             Err(failed) => refuse(failed, exchange),
         }
     }
@@ -80,6 +88,10 @@ impl Inbound {
             return Err(Reason::BadRequest);
         }
         check_size(&request, &self.shared.limits)?;
+        let grpc = grpc::is_grpc(request.headers().get(header::CONTENT_TYPE));
+        if grpc {
+            exchange.set_grpc();
+        }
         let from_http2 = headers::is_from_http2(request.headers());
         let leg = self.leg(from_http2);
         let asked = headers::asked_upgrade(&request).filter(|_| leg == Leg::Http1);
@@ -90,16 +102,18 @@ impl Inbound {
         let names = headers::inbound_request(&mut head.headers, &downstream.identity, own.as_ref(), &way);
         exchange.note(|record| record.name(names));
         let gate = match leg {
-            Leg::Http1 if head.version != Version::HTTP_2 && expects_continue(&head.headers) => Gate::Expecting,
+            Leg::Http1 if head.version != Version::HTTP_2 && expects_continue(&head.headers) => {
+                Gate::Expecting
+            }
             _ => Gate::Open,
         };
         if gate == Gate::Open {
             head.headers.remove(header::EXPECT);
         }
-        let upload = Upload::new(body, gate, self.shared.limits.body_timeout);
+        let upload = Upload::new(body, gate, self.shared.limits.body_timeout, grpc);
         exchange.set_upload(&upload);
-        let left = deadline::left(&head.headers);
-        let read = exchange.head_read();
+        let left = timeouts::read(&head.headers, grpc).map_err(|_malformed| Reason::BadRequest)?;
+        let deadline = Deadline::new(exchange.head_read().into_std(), None, left);
         let head = match leg {
             Leg::Http1 => {
                 if from_http2 {
@@ -109,7 +123,7 @@ impl Inbound {
             }
             Leg::Http2 => absolute(head)?,
         };
-        Ok(Prepared { head, upload, leg, upgrade, deadline: left.map(|left| read + left) })
+        Ok(Prepared { head, upload, leg, upgrade, deadline })
     }
 
     /// What the application speaks; where that is not declared, what the caller spoke.
@@ -144,11 +158,11 @@ impl Inbound {
             counts_informational: true,
         };
         let sent = attempt.send(head, &upload, exchange);
-        let answer = match deadline {
+        let answer = match deadline.limit() {
             // A caller that waits no longer must not cost the application any more.
-            Some(deadline) => timeout_at(deadline, sent)
+            Some(limit) => timeout_at(Instant::from_std(limit.at), sent)
                 .await
-                .map_err(|_elapsed| Failed::after(Reason::DeadlineExceeded))?,
+                .map_err(|_elapsed| Failed::after(limit.reason))?,
             None => sent.await,
         };
         let mut answer = answer?;
@@ -162,7 +176,7 @@ impl Inbound {
     fn deliver(
         &self,
         answer: Answer,
-        upgrade: Option<OnUpgrade>,
+        (upgrade, peer): (Option<OnUpgrade>, &Downstream),
         mut exchange: Exchange,
     ) -> Response<ResponseBody> {
         let Answer { mut head, body, occupied } = answer;
@@ -171,17 +185,20 @@ impl Inbound {
         headers::inbound_response(&mut head.headers);
         head.version = Version::HTTP_11;
         head.headers.insert(timing::HEADER, timing::encode(&exchange.inbound_figures()));
-        exchange.answered(head.status);
+        exchange.answered(head.status, &head.headers);
         if head.status == StatusCode::SWITCHING_PROTOCOLS
             && let (Some(protocol), Some(downstream), Some(upstream)) = (switched, upgrade, upstream)
         {
             headers::switch(&mut head.headers, protocol);
-            exchange.hold(Held { occupied: Some(occupied), ..Held::default() });
-            let limits = &self.shared.limits;
-            self.shared.tasks.spawn(tunnel::join_upgraded(downstream, upstream, limits.stream_idle, exchange));
+            exchange.hold_upstream(occupied);
+            let (idle, cut, switched) = (self.shared.limits.stream_idle, peer.cut.clone(), exchange.switch());
+            self.shared.tasks.spawn(peer.switched.track_future(async move {
+                let cut = cut.cancelled();
+                carry::upgraded::<TlsStream<TcpStream>>(downstream, upstream, idle, cut, switched).await;
+            }));
             return Response::from_parts(head, ResponseBody::own(bytes::Bytes::new(), None));
         }
-        exchange.hold(Held { occupied: Some(occupied), ..Held::default() });
+        exchange.hold_upstream(occupied);
         let timeout = self.shared.limits.body_timeout;
         Response::from_parts(head, ResponseBody::upstream(body, timeout, None, exchange))
     }

@@ -20,6 +20,7 @@ use super::{
     said,
 };
 use crate::{
+    carry,
     detect::Detection,
     http::{Form, Guarded, Target, Transport as _},
     settings::ServiceTarget,
@@ -120,10 +121,5 @@ pub(super) async fn upgraded(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
     };
     let parts = upgraded.downcast::<hyper_util::rt::TokioIo<Guarded<TcpStream>>>().ok()?;
     let (stream, rest) = parts.io.into_inner().into_inner()?;
-    let prefix = match (parts.read_buf.is_empty(), rest.is_empty()) {
-        (_, true) => parts.read_buf,
-        (true, false) => rest,
-        (false, false) => [parts.read_buf, rest].concat().into(),
-    };
-    Some((stream, prefix))
+    Some((stream, carry::joined(parts.read_buf, rest)))
 }

@@ -103,6 +103,10 @@ impl MeshPort {
         Self { snapshot, config, entry, number: self.number }
     }
 
+    pub(super) fn generation(&self) -> u64 {
+        self.snapshot.generation
+    }
+
     pub(super) fn config(&self) -> &ProxyConfig {
         &self.config
     }

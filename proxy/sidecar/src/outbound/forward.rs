@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, StatusCode, Version, header};
-use hyper::{
-    body::Incoming,
-    upgrade::OnUpgrade,
-};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use outrigger_core::{deadline, reason::Reason, telemetry::timing};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Answer, Outbound,
@@ -16,11 +16,11 @@ use super::{
     leg::{Prepared, edit_response},
 };
 use crate::{
+    carry,
     endpoint::EndpointState,
     headers,
     snapshot::EndpointSetEntry,
-    telemetry::{Exchange, Held},
-    tunnel,
+    telemetry::Exchange,
     upstream::{self, Attempt, Demand, Failed, Head},
 };
 
@@ -37,7 +37,7 @@ impl Outbound {
         let set = choice.set()?;
         let requests = set.set.resilience.limits.requests;
         let counted = set.destination.request(requests).ok_or(Reason::RequestLimit)?;
-        exchange.hold(Held { counted: Some(counted), ..Held::default() });
+        exchange.hold_counted(counted);
         let upgrade = prepared.upgrade.take();
         let limit = prepared.deadline.limit();
         let attempts = Attempts { outbound: self, port, set, prepared };
@@ -68,6 +68,7 @@ impl Outbound {
         headers::outbound_response(&mut head.headers);
         edit_response(choice.rule, &mut head.headers);
         head.version = Version::HTTP_11;
+        let cut = occupied.cut();
         exchange.hold_upstream(occupied);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let (Some(protocol), Some(downstream), Some(upstream)) = (switched, upgrade, upstream) else {
@@ -75,9 +76,11 @@ impl Outbound {
             };
             headers::switch(&mut head.headers, protocol);
             exchange.answered(head.status, &head.headers);
-            let tunnel = exchange.take();
+            let switched = exchange.switch();
             let idle = choice.set()?.set.resilience.timeouts.idle.unwrap_or(self.shared.limits.stream_idle);
-            self.shared.tasks.spawn(tunnel::join_upgraded(downstream, upstream, idle, tunnel));
+            self.shared.tasks.spawn(async move {
+                carry::upgraded::<TcpStream>(downstream, upstream, idle, cut.cancelled(), switched).await;
+            });
             return Ok(Answer::Switched(Box::new(head)));
         }
         Ok(Answer::Upstream(Box::new(head), body, deadline))

@@ -86,9 +86,8 @@ fn alpn(protocol: Protocol) -> &'static [u8] {
 
 impl Peer {
     fn tls(&self, protocol: Protocol) -> Arc<ClientConfig> {
-        let make = || {
-            mesh::client_config(&self.identity, [self.state.key().identity.clone()], &[alpn(protocol)])
-        };
+        let make =
+            || mesh::client_config(&self.identity, [self.state.key().identity.clone()], &[alpn(protocol)]);
         let [http1, http2, raw] = &self.tls;
         let made = match protocol {
             Protocol::Http1 => http1,

@@ -4,13 +4,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use outrigger_core::{model::AppProtocol, reason::Reason, telemetry::Class};
-use tokio::{net::TcpStream, time::{Instant, timeout}};
+use outrigger_core::{reason::Reason, telemetry::Class};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
 use super::{Downstream, Outbound, destination::MeshPort};
 use crate::{
+    carry,
     http::Transport as _,
-    telemetry::{Direction, Exchange, Held, Record},
+    tcp::Side,
+    telemetry::{Direction, Exchange, Record},
     upstream::Connected,
 };
 
@@ -39,8 +44,8 @@ impl Outbound {
         let idle = port.whole().and_then(|choice| choice.set());
         let idle = idle.ok().and_then(|set| set.set.resilience.timeouts.idle);
         let idle = idle.unwrap_or(self.shared.limits.stream_idle);
-        let Connected { io, trust } = connected;
-        crate::tunnel::carry((stream, prefix), io, (idle, trust), exchange).await;
+        let (io, _retired, cut) = connected.split();
+        carry::opaque(Side::new(stream, prefix), io, idle, cut, exchange).await;
         drop(downstream.occupied);
     }
 
@@ -51,7 +56,7 @@ impl Outbound {
         let set = choice.set()?;
         let resilience = &set.set.resilience;
         let counted = set.destination.request(resilience.limits.requests).ok_or(Reason::RequestLimit)?;
-        exchange.hold(Held { counted: Some(counted), ..Held::default() });
+        exchange.hold_counted(counted);
         let connect_timeout = resilience.timeouts.connect.unwrap_or(port.config().connect_timeout);
         let (endpoint, state) = set.pick(rand::random()).ok_or(Reason::NoEndpoint)?;
         exchange.note(|record| {
@@ -69,9 +74,4 @@ impl Outbound {
         exchange.hold_in_flight(state.begin());
         connected.map_err(|_elapsed| Reason::ConnectTimeout)?
     }
-}
-
-/// Whether what is declared is carried as bytes.
-pub(super) fn is_opaque(protocol: AppProtocol) -> bool {
-    matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls)
 }

@@ -24,13 +24,13 @@ use crate::{
 
 /// What an exchange holds until the response's last byte came from the upstream.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+struct Held {
     /// A connection goes back to its pool, if the exchange ended well.
-    pub(crate) occupied: Option<Occupied>,
+    occupied: Option<Occupied>,
     /// Counts the request at its endpoint.
-    pub(crate) in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
     /// Counts it at its destination.
-    pub(crate) counted: Option<Counted>,
+    counted: Option<Counted>,
 }
 
 /// See the module.
@@ -142,10 +142,24 @@ impl Exchange {
         }
     }
 
-    /// What is held until the response's last byte.
-    pub(crate) fn hold(&mut self, held: Held) {
+    /// Counts it at its destination until the response's last byte.
+    pub(crate) fn hold_counted(&mut self, counted: Counted) {
         if let Some(inner) = &mut self.0 {
-            inner.held = held;
+            inner.held.counted = Some(counted);
+        }
+    }
+
+    /// Counts it at its endpoint, likewise.
+    pub(crate) fn hold_in_flight(&mut self, in_flight: InFlight) {
+        if let Some(inner) = &mut self.0 {
+            inner.held.in_flight = Some(in_flight);
+        }
+    }
+
+    /// Keeps what the rest of the response comes on, likewise.
+    pub(crate) fn hold_upstream(&mut self, occupied: Occupied) {
+        if let Some(inner) = &mut self.0 {
+            inner.held.occupied = Some(occupied);
         }
     }
 
@@ -183,15 +197,16 @@ impl Exchange {
         }
     }
 
-    /// The connection leaves HTTP with this answer: no request of it is answered any more, and the exchange ends with
+    /// The connection leaves HTTP with this answer: for it the exchange is over, and what is returned ends with
     /// [`Self::over`].
-    pub(crate) fn switched(&mut self) {
-        if let Some(inner) = &mut self.0 {
+    pub(crate) fn switch(&mut self) -> Self {
+        let mut inner = self.0.take();
+        if let Some(inner) = &mut inner {
             inner.record.class = Class::Upgrade;
-            inner.link.finish();
-            inner.link = Arc::default();
+            std::mem::take(&mut inner.link).finish();
             inner.link.begin();
         }
+        Self(inner)
     }
 
     /// What followed the answer is over: so many bytes went to the downstream, and so many came from it.
@@ -289,7 +304,8 @@ impl Inner {
         }
         self.stamps.end = at.into_std();
         self.record.duration = self.stamps.end.saturating_duration_since(self.stamps.head_read);
-        if let (Class::Stream | Class::Upgrade, Some(head_sent)) = (self.record.class, self.stamps.head_sent) {
+        if let (Class::Stream | Class::Upgrade, Some(head_sent)) = (self.record.class, self.stamps.head_sent)
+        {
             // How long it was open says nothing of a delay.
             self.stamps.end = head_sent;
         }

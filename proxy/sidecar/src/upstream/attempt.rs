@@ -80,11 +80,11 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    fn before(reason: Reason) -> Self {
+    pub(crate) fn before(reason: Reason) -> Self {
         Self { reason, unprocessed: true }
     }
 
-    fn after(reason: Reason) -> Self {
+    pub(crate) fn after(reason: Reason) -> Self {
         Self { reason, unprocessed: false }
     }
 }
@@ -101,7 +101,7 @@ pub(crate) struct Attempt<'a, C> {
     pub(crate) counts_informational: bool,
 }
 
-impl<C: Connect + std::fmt::Debug> Attempt<'_, C> {
+impl<C: Connect> Attempt<'_, C> {
     /// Sends a request; returns the response's head, with the connection that the rest of it comes on.
     ///
     /// A pooled connection may have been closed by the other side in the meantime. Then the request is sent once more,
@@ -192,6 +192,9 @@ impl<C: Connect + std::fmt::Debug> Attempt<'_, C> {
     ) -> Result<Response<Incoming>, NoAnswer> {
         self.on_informational(&mut request, upload);
         let asked = request.headers().get(header::UPGRADE).cloned();
+        if asked.is_some() {
+            lease.connection().may_switch();
+        }
         let expects = upload.is_expecting();
         let answer = lease.connection().sender().try_send_request(request);
         tokio::pin!(answer);
@@ -225,7 +228,8 @@ impl<C: Connect + std::fmt::Debug> Attempt<'_, C> {
         if !self.counts_informational && !upload.is_expecting() {
             return;
         }
-        let (upload, counted) = (Arc::clone(upload), self.counts_informational.then(|| self.telemetry.clone()));
+        let (upload, counted) =
+            (Arc::clone(upload), self.counts_informational.then(|| self.telemetry.clone()));
         ext::on_informational(request, move |response| {
             if response.status() == StatusCode::CONTINUE {
                 upload.continued();

@@ -187,11 +187,11 @@ async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Re
     }
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
-        let room = tokio::select! {
-            biased;
-            _reset = poll_fn(|cx| stream.poll_reset(cx)) => return Ok(false),
-            room = poll_fn(|cx| stream.poll_capacity(cx)) => room,
-        };
+        let room = poll_fn(|cx| match stream.poll_reset(cx) {
+            Poll::Ready(_reset) => Poll::Ready(None),
+            Poll::Pending => stream.poll_capacity(cx),
+        });
+        let room = room.await;
         let Some(Ok(room)) = room else {
             return Ok(false);
         };

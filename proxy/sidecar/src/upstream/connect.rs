@@ -31,7 +31,7 @@ pub(crate) enum Protocol {
 }
 
 /// Makes connections to one upstream.
-pub(crate) trait Connect: Send + Sync + 'static {
+pub(crate) trait Connect: std::fmt::Debug + Send + Sync + 'static {
     /// Makes one; bounded in time.
     fn connect(&self, protocol: Protocol) -> impl Future<Output = Result<Connected, Reason>> + Send;
 }
@@ -54,7 +54,7 @@ pub(crate) struct Trust {
 
 impl Connected {
     /// Takes it apart: the socket, the sign that it may take nothing new, and the moment at which it is cut.
-    pub(super) fn split(self) -> (Io, Retired, impl Future<Output = ()> + Send + use<>) {
+    pub(crate) fn split(self) -> (Io, Retired, impl Future<Output = ()> + Send + use<>) {
         let retired = Retired(self.trust.as_ref().map(|trust| Arc::clone(&trust.retired)));
         let cut = async move {
             match self.trust {
@@ -68,7 +68,7 @@ impl Connected {
 
 /// Whether a connection may take nothing new because its peer is no longer believed.
 #[derive(Debug, Clone)]
-pub(super) struct Retired(Option<Arc<AtomicBool>>);
+pub(crate) struct Retired(Option<Arc<AtomicBool>>);
 
 impl Retired {
     pub(super) fn is_set(&self) -> bool {

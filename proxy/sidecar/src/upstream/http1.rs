@@ -8,7 +8,10 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,9 +23,10 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Connect, Protocol,
+    Connect, Io, Protocol,
     attempt::{Demand, Waited},
     connect::{Connected, Retired},
 };
@@ -74,12 +78,29 @@ pub(super) struct Connection {
     retired: Retired,
     /// How long it took to make, until it is used for the first time.
     fresh: Option<Duration>,
+    bond: Arc<Bond>,
+    /// Tells the connection's task that nobody has it any more.
+    _held: DropGuard,
+}
+
+/// What a connection and its task know of each other.
+#[derive(Debug, Default)]
+struct Bond {
+    /// It was asked to leave HTTP: its task watches over what follows.
+    may_switch: AtomicBool,
+    released: CancellationToken,
+    cut: CancellationToken,
 }
 
 impl Connection {
     /// Where the next request goes.
     pub(super) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
         &mut self.sender
+    }
+
+    /// The next request may turn it into something else.
+    pub(super) fn may_switch(&self) {
+        self.bond.may_switch.store(true, Ordering::Relaxed);
     }
 
     fn is_over(&self) -> bool {
@@ -153,7 +174,8 @@ impl<C: Connect> Pool<C> {
             state.connecting > 0
         };
         // Whoever makes a connection has a timeout of his own, and tells everybody of it.
-        let patience = demand.queue_timeout + if connecting { demand.connect_timeout } else { Duration::ZERO };
+        let patience =
+            demand.queue_timeout + if connecting { demand.connect_timeout } else { Duration::ZERO };
         match timeout_at(begin + patience, receiver).await {
             Ok(Ok(given)) => given,
             Ok(Err(_gone)) => Err(Reason::InternalError),
@@ -209,17 +231,10 @@ impl<C: Connect> Pool<C> {
             tracing::debug!(%error, "connection could not be used");
             Reason::ConnectFailed
         })?;
-        tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                ended = connection.with_upgrades() => if let Err(error) = ended {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "upstream connection ended");
-                },
-                () = cut => {}
-            }
-            drop(counted);
-        });
-        Ok(Connection { sender, retired, fresh: Some(began.elapsed()) })
+        let bond = Arc::new(Bond::default());
+        let held = bond.released.clone().drop_guard();
+        tokio::spawn(watch_over(connection, cut, Arc::clone(&bond), counted));
+        Ok(Connection { sender, retired, fresh: Some(began.elapsed()), bond, _held: held })
     }
 
     fn pop(&self, max_idle: Duration) -> Option<Connection> {
@@ -261,6 +276,29 @@ impl<C: Connect> Pool<C> {
     }
 }
 
+/// The task of a connection: ends with it, with what it was turned into, or when it has to be cut.
+async fn watch_over(
+    connection: http1::Connection<TokioIo<Io>, RequestBody>,
+    cut: impl Future<Output = ()>,
+    bond: Arc<Bond>,
+    counted: Counted,
+) {
+    let over = async {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "upstream connection ended");
+        }
+        if bond.may_switch.load(Ordering::Relaxed) {
+            bond.released.cancelled().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = over => {}
+        () = cut => bond.cut.cancel(),
+    }
+    drop(counted);
+}
+
 /// Runs only while there is something to close, and sleeps until then.
 async fn reap<C: Connect>(pool: Weak<Pool<C>>) {
     loop {
@@ -276,7 +314,7 @@ trait Home: fmt::Debug + Send + Sync {
     fn put(self: Arc<Self>, connection: Connection, keep: Duration);
 }
 
-impl<C: Connect + fmt::Debug> Home for Pool<C> {
+impl<C: Connect> Home for Pool<C> {
     fn put(self: Arc<Self>, connection: Connection, keep: Duration) {
         if connection.is_over() || keep.is_zero() {
             return;
@@ -297,6 +335,11 @@ pub(crate) struct Lease {
 impl Lease {
     pub(super) fn connection(&mut self) -> &mut Connection {
         &mut self.connection
+    }
+
+    /// Cancelled when its peer is not to be believed any more, whatever it was turned into.
+    pub(crate) fn cut(&self) -> CancellationToken {
+        self.connection.bond.cut.clone()
     }
 
     /// How long it may be idle afterwards; nothing: it is not kept.

@@ -109,7 +109,7 @@ impl Drop for Stream {
 impl<C: Connect> Multiplexer<C> {
     pub(super) fn new(connect: Arc<C>, destination: Arc<DestinationState>, limits: &Limits) -> Arc<Self> {
         let streams = limits.http2_streams;
-        let mut builder = h2::client::Builder::new();
+        let mut builder = Builder::new();
         builder
             .enable_push(false)
             .initial_window_size(limits.http2_window)
@@ -146,10 +146,7 @@ impl<C: Connect> Multiplexer<C> {
         Box::pin(self.wait(demand)).await
     }
 
-    async fn wait(
-        self: &Arc<Self>,
-        demand: &Demand,
-    ) -> Result<(SendRequest<Bytes>, Stream, Waited), Reason> {
+    async fn wait(self: &Arc<Self>, demand: &Demand) -> Result<(SendRequest<Bytes>, Stream, Waited), Reason> {
         let _pending = self.destination.pending(demand.pending).ok_or(Reason::PendingLimit)?;
         let begin = Instant::now();
         let mut connecting = Duration::ZERO;
@@ -162,8 +159,12 @@ impl<C: Connect> Multiplexer<C> {
                 if let Some((sender, stream)) = self.find(&mut state) {
                     let all = begin.elapsed();
                     let connecting = connecting.min(all);
-                    let waited =
-                        Waited { queued: all - connecting, connecting, closed: 0, fresh: !connecting.is_zero() };
+                    let waited = Waited {
+                        queued: all - connecting,
+                        connecting,
+                        closed: 0,
+                        fresh: !connecting.is_zero(),
+                    };
                     return Ok((sender, stream, waited));
                 }
                 self.flight(&mut state, demand)
@@ -249,7 +250,8 @@ impl<C: Connect> Multiplexer<C> {
             over: AtomicBool::new(false),
             freed: Arc::clone(&self.freed),
         });
-        let (idle, over) = (close_when_idle(Arc::downgrade(self), Arc::clone(&load), self.keep), Arc::clone(&load));
+        let (idle, over) =
+            (close_when_idle(Arc::downgrade(self), Arc::clone(&load), self.keep), Arc::clone(&load));
         tokio::spawn(async move {
             let ended = async {
                 tokio::select! {

@@ -176,7 +176,7 @@ async fn a_post_whose_connection_breaks_is_not_sent_twice() {
 #[tokio::test]
 async fn requests_beyond_the_bound_of_an_endpoint_wait_and_are_refused() {
     let limits = Limits {
-        endpoint_requests: 1,
+        app_connections: 1,
         queue_timeout: std::time::Duration::from_millis(50),
         ..Limits::default()
     };

@@ -3,13 +3,12 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use outrigger_core::model::AppProtocol;
-use outrigger_proxy::outbound::DiscoverError;
-
+use outrigger_proxy::{http::Limits, outbound::DiscoverError};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 use crate::support::{
     Options, Pair, header,
-    raw::{Raw, soon},
+    raw::{End, Raw, soon},
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -93,15 +92,20 @@ async fn where_it_has_to_be_found_out_http_is_carried() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_the_first_word_is_counted_and_not_taken_for_http() {
-    let detect_timeout = Duration::from_millis(100);
-    let options = Options { detect_timeout, services: vec!["127.0.0.1:0=price"], ..Options::default() };
-    let pair = Pair::with(&options).await;
+async fn a_client_that_waits_for_the_first_word_gets_it_after_the_detection_timeout_which_is_counted() {
+    let limits = Limits { detect_timeout: Duration::from_millis(100), ..Limits::default() };
+    let pair =
+        Pair::with(&Options { limits, services: vec!["127.0.0.1:0=price"], ..Options::default() }).await;
     let mut service = pair.service(Vec::new());
     service.ports[0].protocol = AppProtocol::Detect;
     pair.publish(2, service, &[pair.endpoint()]);
-    let ended = soon("the end", first_byte(address(&pair))).await.map_err(|error| error.kind());
-    assert_eq!(ended, Err(io::ErrorKind::ConnectionReset));
+    let mut client = Raw::connect(address(&pair)).await;
+    let mut app = pair.app.accept().await;
+    app.send("220 ready\r\n\r\n").await;
+    assert_eq!(client.head().await, "220 ready\r\n\r\n");
     assert_eq!(pair.front.metric("outrigger_detection_timeouts_total{direction=\"outbound\"}"), 1.0);
-    assert_eq!(refusals(&pair, "unsupported_protocol"), 1.0, "{}", pair.front.metrics());
+    client.send("QUIT\r\n\r\n").await;
+    assert_eq!(app.head().await, "QUIT\r\n\r\n");
+    drop(app);
+    assert_eq!(client.rest().await.1, End::Clean);
 }

@@ -49,7 +49,6 @@ pub(crate) struct Side {
 /// What may be different from the usual.
 pub(crate) struct Options {
     pub(crate) limits: Limits,
-    pub(crate) detect_timeout: Duration,
     pub(crate) workers: u16,
     pub(crate) undiscovered: DiscoverError,
     /// `LISTEN=SERVICE[:PORT]` each.
@@ -60,7 +59,6 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
-            detect_timeout: Duration::from_secs(1),
             workers: 1,
             undiscovered: DiscoverError::NotFound,
             services: Vec::new(),
@@ -91,7 +89,6 @@ impl Side {
             services: options.services.iter().map(|pair| pair.parse().unwrap()).collect(),
             inbound,
             limits: options.limits.clone(),
-            detect_timeout: options.detect_timeout,
             never_dialled: Vec::new(),
         };
         let handles = DataPathHandles {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    http::{ResponseBody, serve},
+    http::{ResponseBody, serve_http1},
     telemetry::{Direction, Exchange, Record, Telemetry},
 };
 
@@ -30,13 +30,13 @@ async fn read_slowly(behind: &str) -> String {
     let limits = Limits::default();
     let telemetry = Telemetry::new(&mut Registry::default(), false);
     let (mut client, server) = duplex(1024);
-    let io = Guarded::new(server, Bytes::new(), &limits);
+    let io = Guarded::http1(server, Bytes::new(), &limits);
     let link = Arc::clone(io.link());
     let body = Bytes::from(vec![b'x'; 64 * 1024]);
     let service = |_request| {
         let record = Record::new(Direction::Outbound, ([127, 0, 0, 1], 1).into());
         let mut exchange = Exchange::begin(&telemetry, &link, record);
-        exchange.answered(StatusCode::OK);
+        exchange.answered(StatusCode::OK, &http::HeaderMap::new());
         let response = Response::new(ResponseBody::own(body.clone(), Some(exchange)));
         async move { response }
     };
@@ -60,5 +60,5 @@ async fn read_slowly(behind: &str) -> String {
         rest
     };
     let draining = CancellationToken::new();
-    tokio::join!(serve(io, &limits, &draining, service), talk).1
+    tokio::join!(serve_http1(io, &limits, &draining, service), talk).1
 }

@@ -1,0 +1,42 @@
+//! Opaque bytes from a peer to the application, and back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use outrigger_core::{reason::Reason, telemetry::Class};
+use tokio::time::timeout;
+
+use super::{Inbound, Peer, forward::CONNECT_TIMEOUT};
+use crate::{
+    carry,
+    http::Transport as _,
+    tcp::Side,
+    telemetry::{Direction, Exchange, Record},
+    trust::Trusted,
+};
+
+impl Inbound {
+    /// Carries one connection to its end.
+    pub(super) async fn serve_tcp(&self, peer: Peer, mut trusted: Trusted) {
+        let Peer { address, identity, stream, .. } = peer;
+        let mut record = Record::new(Direction::Inbound, address);
+        record.class = Class::Tcp;
+        record.generation = self.shared.snapshot.load().generation;
+        record.upstream = Some(self.application.connector().address);
+        record.downstream_identity = Some(identity);
+        let exchange = Exchange::begin(&self.shared.telemetry, &Arc::default(), record);
+        let connected = timeout(CONNECT_TIMEOUT, self.application.raw()).await;
+        match connected.unwrap_or(Err(Reason::ConnectTimeout)) {
+            Ok(connected) => {
+                let idle = self.shared.limits.stream_idle;
+                let downstream = Side::new(stream, Bytes::new());
+                carry::opaque(downstream, connected.io, idle, trusted.cut(), exchange).await;
+            }
+            Err(reason) => {
+                // The caller must see that nobody is there, and not an application that says nothing.
+                stream.reset_on_close();
+                exchange.over(0, 0, Some(reason));
+            }
+        }
+    }
+}
