@@ -1,6 +1,6 @@
 //! The commands that read: `get`, `status`, `hops`, and those that need nobody.
 
-use outrigger_proto::{policy::v1alpha1 as policy, status::v1alpha1 as status};
+use outrigger_proto::{mesh::v1alpha1 as mesh, policy::v1alpha1 as policy, status::v1alpha1 as status};
 
 use crate::fake::Fake;
 
@@ -49,6 +49,47 @@ async fn what_get_prints_as_yaml_apply_takes_back() {
     let got = fake.run(&["get", "service", "demo/price", "-o", "json"]).await;
     let printed: serde_json::Value = serde_json::from_str(&got.stdout).expect("JSON");
     assert_eq!(printed["metadata"]["name"], "price");
+}
+
+#[tokio::test]
+async fn a_traffic_policy_is_shown_taken_back_and_deleted_like_any_other() {
+    let policy = policy::Object {
+        metadata: Some(policy::Metadata {
+            namespace: "demo".to_owned(),
+            name: "patient".to_owned(),
+            revision: 3,
+            ..policy::Metadata::default()
+        }),
+        spec: Some(policy::object::Spec::TrafficPolicy(policy::TrafficPolicySpec {
+            targets: vec![
+                policy::TargetRef { name: "price".to_owned(), port: 80 },
+                policy::TargetRef { name: "stock".to_owned(), port: 0 },
+            ],
+            resilience: Some(mesh::Resilience {
+                retry: Some(mesh::Retry::default()),
+                limits: Some(mesh::TrafficLimits::default()),
+                ..mesh::Resilience::default()
+            }),
+        })),
+        status: None,
+    };
+    let fake = Fake::start().await;
+    fake.script.lock().expect("the script").objects = vec![policy];
+    let ran = fake.run(&["get", "trafficpolicies"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let lines: Vec<Vec<&str>> = ran.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NAMESPACE", "NAME", "TARGETS", "SAYS", "REVISION", "AGE", "CONDITIONS"]);
+    assert_eq!(lines[1][..4], ["demo", "patient", "price:80,stock", "retry,limits"]);
+
+    let got = fake.run(&["get", "TrafficPolicy", "demo/patient", "-o", "yaml"]).await;
+    assert!(got.stdout.contains("kind: TrafficPolicy"), "{got:?}");
+    let applied = fake.run_with(&["apply", "-f", "-"], &got.stdout).await;
+    assert_eq!(applied.stdout, "TrafficPolicy demo/patient created\nrevision 7\n", "{applied:?}");
+    let deleted = fake.run(&["delete", "traffic-policy", "demo/patient"]).await;
+    assert_eq!(deleted.code, Some(0), "{deleted:?}");
+    let script = fake.script.lock().expect("the script");
+    let reference = script.deleted[0].items[0].r#ref.clone().expect("a reference");
+    assert_eq!((reference.kind(), reference.name.as_str()), (policy::Kind::TrafficPolicy, "patient"));
 }
 
 #[tokio::test]
@@ -134,6 +175,8 @@ async fn version_and_completion_need_nobody() {
         let ran = fake.run(&["completion", shell]).await;
         assert_eq!(ran.code, Some(0), "{ran:?}");
         assert!(ran.stdout.contains("outrigger"), "{shell}");
+        // The script for fish offers the values of flags only.
+        assert!(shell == "fish" || ran.stdout.contains("trafficpolicy"), "{shell}");
         assert!(!ran.stdout.contains("demo-app"), "what is hidden is not offered: {shell}");
     }
 }

@@ -13,7 +13,7 @@ use tonic::Code;
 use super::{
     compiled,
     diagnostics::diagnostic,
-    references::{self, Dangling},
+    references::{self, Clash, Dangling},
 };
 use crate::store::{
     Revision,
@@ -104,7 +104,8 @@ pub(super) fn items(request: &[proto::ApplyItem]) -> Result<Items<'_>, Rejected>
 /// Works out an Apply.
 ///
 /// # Errors
-/// A precondition does not hold, a reference dangles, or proxies could not take what comes of it.
+/// A precondition does not hold, a reference dangles, a target has a policy already, or proxies could not take what comes
+/// of it.
 pub(super) fn apply(base: &Objects, items: &Items<'_>, writer: &Writer<'_>) -> Result<Plan, Rejected> {
     let mut conflicts = Vec::new();
     let mut changes = Vec::new();
@@ -204,6 +205,11 @@ fn finish(
         let code = if going.is_empty() { Code::InvalidArgument } else { Code::FailedPrecondition };
         let diagnostics = dangling.iter().map(|dangling| said_of(dangling, going)).collect();
         return Err(Rejected { code, diagnostics });
+    }
+    let clashes = references::clashes(base, &after);
+    if !clashes.is_empty() {
+        let said = |clash: &Clash| diagnostic(&clash.violation, Some(&clash.object), "");
+        return Err(Rejected::invalid(clashes.iter().map(said).collect()));
     }
     // A deletion mends; what was too much before it must not stand in its way.
     let unacceptable = if going.is_empty() { compiled::check(base, &after) } else { Vec::new() };

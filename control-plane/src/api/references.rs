@@ -1,9 +1,11 @@
-//! What objects say of each other: a route's parents and backends must be there. Pure.
+//! What objects say of each other: a route's parents and backends and a policy's targets must be there, and no target has
+//! two policies. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use outrigger_core::model::{
-    BackendRef, Kind, Name, ObjectRef, ParentRef, RouteSpec, ServiceSpec, Spec, Violation,
+    BackendRef, Kind, Name, ObjectRef, ParentRef, RouteSpec, ServiceSpec, Spec, TargetRef, TrafficPolicySpec,
+    Violation,
 };
 
 use crate::store::objects::Objects;
@@ -29,17 +31,58 @@ pub(super) fn check(objects: &Objects) -> Vec<Dangling> {
         })
         .collect();
     let mut found = Vec::new();
-    for (reference, object) in objects.of_kind(Kind::Route) {
-        if let (Spec::Route(spec), Some(namespace)) = (&object.spec, &reference.namespace) {
-            Checker { services: &services, route: reference, namespace, found: &mut found }.route(spec);
+    for (reference, object) in objects.iter() {
+        let Some(namespace) = &reference.namespace else { continue };
+        let mut checker = Checker { services: &services, object: reference, namespace, found: &mut found };
+        match &object.spec {
+            Spec::Route(spec) => checker.route(spec),
+            Spec::TrafficPolicy(spec) => checker.traffic_policy(spec),
+            Spec::Service(_) | Spec::MeshConfig(_) => {}
         }
+    }
+    found
+}
+
+/// A target that two policies have, told as a defect of one that changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Clash {
+    /// Whose.
+    pub(super) object: ObjectRef,
+    /// What is wrong.
+    pub(super) violation: Violation,
+}
+
+/// The targets that a change of `before` to `after` gives a second policy.
+pub(super) fn clashes(before: &Objects, after: &Objects) -> Vec<Clash> {
+    let mut holders: BTreeMap<(&Name, &TargetRef), Vec<(&ObjectRef, usize)>> = BTreeMap::new();
+    for (reference, object) in after.of_kind(Kind::TrafficPolicy) {
+        if let (Spec::TrafficPolicy(spec), Some(namespace)) = (&object.spec, &reference.namespace) {
+            for (index, target) in spec.targets.iter().enumerate() {
+                holders.entry((namespace, target)).or_default().push((reference, index));
+            }
+        }
+    }
+    let changed = |object: &ObjectRef| before.get(object) != after.get(object);
+    let mut found = Vec::new();
+    for ((namespace, target), mut holders) in holders {
+        // What was there holds its target; of those that are new, the first by name.
+        holders.sort_by_key(|(object, _)| (changed(object), *object));
+        let mut holders = holders.into_iter();
+        let Some((holder, _)) = holders.next() else { continue };
+        found.extend(holders.map(|(object, index)| {
+            let message = format!("{holder} is already for Service {namespace}/{target}");
+            let remedy = "change that one, or take the target out of one of them";
+            let field = format!("spec.targetRefs[{index}]");
+            let violation = Violation::error(field, "conflict", message).remedy(remedy);
+            Clash { object: object.clone(), violation }
+        }));
     }
     found
 }
 
 struct Checker<'a> {
     services: &'a BTreeMap<(&'a Name, &'a Name), &'a ServiceSpec>,
-    route: &'a ObjectRef,
+    object: &'a ObjectRef,
     namespace: &'a Name,
     found: &'a mut Vec<Dangling>,
 }
@@ -56,21 +99,29 @@ impl Checker<'_> {
         }
     }
 
+    fn traffic_policy(&mut self, spec: &TrafficPolicySpec) {
+        for (index, target) in spec.targets.iter().enumerate() {
+            let field = format!("spec.targetRefs[{index}]");
+            self.service_port(&field, self.namespace, &target.name, target.port);
+        }
+    }
+
     fn parent(&mut self, field: &str, parent: &ParentRef) {
         let namespace = parent.namespace.as_ref().unwrap_or(self.namespace);
-        let Some(service) = self.service(field, namespace, &parent.name) else { return };
-        if let Some(port) = parent.port
-            && !service.ports.iter().any(|known| known.port == port)
-        {
-            self.no_port(field, namespace, &parent.name, port);
-        }
+        self.service_port(field, namespace, &parent.name, parent.port);
     }
 
     fn backend(&mut self, field: &str, backend: &BackendRef) {
         let namespace = backend.namespace.as_ref().unwrap_or(self.namespace);
-        let Some(service) = self.service(field, namespace, &backend.name) else { return };
-        if !service.ports.iter().any(|port| port.port == backend.port) {
-            self.no_port(field, namespace, &backend.name, backend.port);
+        self.service_port(field, namespace, &backend.name, Some(backend.port));
+    }
+
+    fn service_port(&mut self, field: &str, namespace: &Name, name: &Name, port: Option<u16>) {
+        let Some(service) = self.service(field, namespace, name) else { return };
+        if let Some(port) = port
+            && !service.ports.iter().any(|known| known.port == port)
+        {
+            self.no_port(field, namespace, name, port);
         }
     }
 
@@ -84,9 +135,16 @@ impl Checker<'_> {
                 .filter(|(_, other)| *other == name)
                 .map(|(other, _)| other.as_str())
                 .collect();
+            let word = if self.object.kind == Kind::Route { "route" } else { "policy" };
             let remedy = match elsewhere.first() {
-                Some(other) => format!("apply it together with the route, or write namespace: {other}"),
-                None => "apply it before the route, or together with it".to_owned(),
+                Some(other) if self.object.kind == Kind::Route => {
+                    format!("apply it together with the route, or write namespace: {other}")
+                }
+                Some(other) => format!(
+                    "apply it together with the policy, or write the policy in namespace {other}: it is for Services \
+                     of its own"
+                ),
+                None => format!("apply it before the {word}, or together with it"),
             };
             let violation =
                 Violation::error(format!("{field}.name"), "dangling_reference", message).remedy(remedy);
@@ -111,6 +169,6 @@ impl Checker<'_> {
     fn push(&mut self, namespace: &Name, name: &Name, violation: Violation) {
         let target =
             ObjectRef { kind: Kind::Service, namespace: Some(namespace.clone()), name: name.clone() };
-        self.found.push(Dangling { object: self.route.clone(), target, violation });
+        self.found.push(Dangling { object: self.object.clone(), target, violation });
     }
 }

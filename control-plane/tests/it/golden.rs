@@ -15,10 +15,14 @@ use outrigger_control_plane::{
     registry::{AddressRules, Claim, Limits, Registration, Snapshot, Table},
 };
 use outrigger_core::{
-    model::{Object, ObjectRef, SpiffeId},
+    model::{EndpointSet, Kind, Object, ObjectRef, Spec, SpiffeId},
     policy,
+    wire::RESILIENCE,
 };
-use outrigger_proto::registry::v1alpha1::{Workload, WorkloadPort};
+use outrigger_proto::{
+    mesh::v1alpha1 as mesh,
+    registry::v1alpha1::{Workload, WorkloadPort},
+};
 use tokio::time::Instant;
 
 fn objects(text: &str) -> BTreeMap<ObjectRef, Arc<Object>> {
@@ -133,4 +137,52 @@ fn a_change_names_what_it_touches() {
     let sets: Vec<_> =
         change.endpoint_sets.iter().map(|(service, port)| format!("{service}:{port}")).collect();
     assert_eq!(sets, ["shop/stock:80"]);
+}
+
+#[test]
+fn a_traffic_policy_touches_the_endpoint_sets_that_it_governs_and_nothing_else() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let with = objects(&fs::read_to_string(golden.join("mesh.yaml")).unwrap());
+    let change = |before: &BTreeMap<_, _>, after: &BTreeMap<_, _>| {
+        let change = Policies::new(before).diff(&Policies::new(after));
+        assert!(change.services.is_empty() && !change.mesh_config, "{change:?}");
+        let sets = change.endpoint_sets.iter().map(|(service, port)| format!("{service}:{port}"));
+        sets.collect::<Vec<_>>()
+    };
+    let without = |name: &str| {
+        let mut objects = with.clone();
+        objects
+            .retain(|reference, _| reference.kind != Kind::TrafficPolicy || reference.name.as_str() != name);
+        objects
+    };
+    for (one, other) in [(&with, &without("price")), (&without("price"), &with)] {
+        assert_eq!(change(one, other), ["demo/price:80"], "9000 has a policy of its own");
+    }
+    for (one, other) in [(&with, &without("admin")), (&without("admin"), &with)] {
+        assert_eq!(change(one, other), ["demo/price:9000"]);
+    }
+    let mut moved = with.clone();
+    for object in moved.values_mut() {
+        if let Spec::TrafficPolicy(spec) = &mut Arc::make_mut(object).spec {
+            for target in &mut spec.targets {
+                target.name = "price-v2".parse().unwrap();
+            }
+        }
+    }
+    assert_eq!(change(&with, &moved), ["demo/price:80", "demo/price:9000", "demo/price-v2:80"]);
+}
+
+#[test]
+fn a_proxy_takes_what_is_compiled_of_a_traffic_policy() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let policies = Policies::new(&objects(&fs::read_to_string(golden.join("mesh.yaml")).unwrap()));
+    for (service, port, required) in
+        [("demo/price", 80, true), ("demo/price", 9000, true), ("demo/price-v2", 80, false)]
+    {
+        let compiled = compile::endpoint_set(&policies, &registry(), &service.parse().unwrap(), port);
+        let set = compiled.unwrap().resource;
+        let wire = mesh::EndpointSet::from(&set);
+        assert_eq!(wire.requires.iter().any(|feature| feature == RESILIENCE), required);
+        assert_eq!(EndpointSet::try_from(wire), Ok(set));
+    }
 }

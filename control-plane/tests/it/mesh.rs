@@ -54,7 +54,7 @@ spec:
     backendRefs: [{name: price, port: 80}]
 ";
 
-async fn converged(control: &ControlPlane, revision: u64, milliseconds: i64) -> Convergence {
+pub(crate) async fn converged(control: &ControlPlane, revision: u64, milliseconds: i64) -> Convergence {
     let timeout = prost_types::Duration {
         seconds: milliseconds / 1_000,
         nanos: i32::try_from(milliseconds % 1_000).unwrap() * 1_000_000,

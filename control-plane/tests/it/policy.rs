@@ -17,9 +17,9 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::running::{ControlPlane, role};
 
-type Client = PolicyServiceClient<Channel>;
+pub(crate) type Client = PolicyServiceClient<Channel>;
 
-const SERVICES: &str = "
+pub(crate) const SERVICES: &str = "
 apiVersion: outrigger.dev/v1alpha1
 kind: Service
 metadata: {name: price, namespace: demo}
@@ -41,7 +41,7 @@ spec:
   - backendRefs: [{name: price, port: 80, weight: 90}, {name: price-v2, port: 80, weight: 10}]
 ";
 
-fn items(documents: &str) -> Vec<ApplyItem> {
+pub(crate) fn items(documents: &str) -> Vec<ApplyItem> {
     let documents = policy::parse(documents).unwrap();
     documents
         .iter()
@@ -53,7 +53,7 @@ fn items(documents: &str) -> Vec<ApplyItem> {
         .collect()
 }
 
-async fn apply(client: &mut Client, items: Vec<ApplyItem>) -> Result<ApplyResponse, Status> {
+pub(crate) async fn apply(client: &mut Client, items: Vec<ApplyItem>) -> Result<ApplyResponse, Status> {
     let request = ApplyRequest { items, dry_run: false, message: "test".to_owned() };
     client.apply(request).await.map(tonic::Response::into_inner)
 }
@@ -63,7 +63,10 @@ async fn dry_run(client: &mut Client, items: Vec<ApplyItem>) -> Result<ApplyResp
     client.apply(request).await.map(tonic::Response::into_inner)
 }
 
-async fn delete(client: &mut Client, names: &[(Kind, &str)]) -> Result<proto::DeleteResponse, Status> {
+pub(crate) async fn delete(
+    client: &mut Client,
+    names: &[(Kind, &str)],
+) -> Result<proto::DeleteResponse, Status> {
     let items = names
         .iter()
         .map(|(kind, name)| DeleteItem { r#ref: Some(reference(*kind, name)), precondition: None })
@@ -76,11 +79,11 @@ async fn list(client: &mut Client) -> Vec<Object> {
     client.list(ListRequest::default()).await.unwrap().into_inner().objects
 }
 
-fn reference(kind: Kind, name: &str) -> ObjectRef {
+pub(crate) fn reference(kind: Kind, name: &str) -> ObjectRef {
     ObjectRef { kind: kind.into(), namespace: "demo".to_owned(), name: name.to_owned() }
 }
 
-fn diagnostics(status: &Status) -> Vec<Diagnostic> {
+pub(crate) fn diagnostics(status: &Status) -> Vec<Diagnostic> {
     let rich = rpc::Status::decode(status.details()).unwrap();
     assert_eq!(rich.details.len(), 1);
     Diagnostics::decode(rich.details[0].value.as_slice()).unwrap().diagnostics

@@ -131,3 +131,22 @@ spec:
     assert_eq!(to_yaml(&object), expected);
     assert_eq!(parse(expected).unwrap()[0].object, object);
 }
+
+#[test]
+fn the_reference_has_examples_that_are_read_and_the_defaults_of_the_code() {
+    const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/traffic-policy.md");
+    let text = std::fs::read_to_string(REFERENCE).unwrap();
+    let examples: Vec<TrafficPolicySpec> = text
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| match parse(rest.split("```").next().unwrap()).unwrap().remove(0).object.spec {
+            Spec::TrafficPolicy(spec) => spec,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let [whole, without, retry] = &examples[..] else { panic!("three examples, not {examples:#?}") };
+    let said = &whole.overrides;
+    assert!(said.retry.is_some() && said.budget.is_some() && said.outlier.is_some() && said.limits.is_some());
+    assert_eq!(Resilience::from(without.overrides.clone()), Resilience::default());
+    assert_eq!(retry.overrides.retry, Some(Retry { attempts: 3, ..Retry::enabled() }));
+}
