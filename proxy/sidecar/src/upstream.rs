@@ -16,7 +16,7 @@ use crate::{endpoint::DestinationState, http::Limits};
 
 pub(crate) use attempt::{Answer, Attempt, Demand, Failed, Head, Leg};
 pub(crate) use body::{Kept, UpstreamBody};
-pub(crate) use connect::{Connect, Connected, Io, Protocol, Trust};
+pub(crate) use connect::{Connect, Connected, FirstWord, Io, Protocol, Trust};
 pub(crate) use http1::Lease;
 pub(crate) use http2::Stream;
 

@@ -50,7 +50,12 @@ impl BodyError {
     /// As the reason why a response was cut short.
     fn reason(&self) -> Reason {
         match self {
-            Self::Stream(error) if error.is_reset() && error.is_remote() => Reason::StreamReset,
+            // What breaks off at the other sidecar it resets as a failure of its own.
+            Self::Stream(error)
+                if error.is_reset() && error.is_remote() && error.reason() != Some(Code::INTERNAL_ERROR) =>
+            {
+                Reason::StreamReset
+            }
             Self::Source(_) | Self::Stream(_) | Self::Abandoned => Reason::ResponseTruncated,
             Self::Stalled => Reason::StreamTimeout,
         }

@@ -119,7 +119,12 @@ impl Attempts<'_> {
             });
             let head = self.head();
             match self.once(state, head, exchange).await {
-                Err(failed) if failed.unprocessed && left > 0 && self.prepared.upload.is_replayable() => {
+                Err(failed)
+                    if failed.unprocessed
+                        && left > 0
+                        && !matches!(failed.reason, Reason::TlsFailed | Reason::PeerRejected)
+                        && self.prepared.upload.is_replayable() =>
+                {
                     left -= 1;
                     self.prepared.upload.rewind();
                 }

@@ -27,7 +27,7 @@ use crate::{
     http::Limits,
     telemetry::{Direction, Telemetry},
     trust::{Trusted, Watch},
-    upstream::{Connect, Connected, Io, Protocol, Trust, Upstream},
+    upstream::{Connect, Connected, FirstWord, Io, Protocol, Trust, Upstream},
 };
 
 /// The address of the state (which stands for address and identity, and is held by the connector), and the generation.
@@ -155,6 +155,8 @@ impl Connect for Peer {
         self.telemetry.metrics().opened(Direction::Outbound);
         let retired = Arc::new(AtomicBool::new(false));
         let trusted = self.watch(watch, evidence, &retired);
-        Ok(Connected { io: Io::Tls(Box::new(stream)), trust: Some(Trust { trusted, retired }) })
+        let first = Arc::new(FirstWord::default());
+        let io = Io::Tls(Box::new(stream), Arc::clone(&first));
+        Ok(Connected { io, trust: Some(Trust { trusted, retired, first }) })
     }
 }

@@ -1,7 +1,7 @@
 //! One attempt: a request to one upstream, on a connection that was found or made, up to the head of its response. The
 //! same for both directions; what differs is how a connection is made and how long an idle one is trusted.
 
-use std::{error::Error as StdError, io, sync::Arc, task::Poll, time::Duration};
+use std::{error::Error as StdError, sync::Arc, task::Poll, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, response};
 use hyper::{body::Incoming, ext};
@@ -148,7 +148,10 @@ impl<C: Connect> Attempt<'_, C> {
         let mut request = head.request(upload);
         let mut demand = self.demand.clone();
         loop {
-            let (mut lease, waited) = self.upstream.http1.acquire(&demand).await.map_err(Failed::before)?;
+            let begin = Instant::now();
+            let acquired = self.upstream.http1.acquire(&demand).await;
+            let (mut lease, waited) =
+                acquired.map_err(|reason| waited_in_vain(reason, begin.elapsed(), exchange))?;
             self.waited(waited, exchange);
             let kept = (repeatable && !waited.fresh && upload.is_replayable()).then(|| Head {
                 method: request.method().clone(),
@@ -168,13 +171,15 @@ impl<C: Connect> Attempt<'_, C> {
                 }
                 Err(NoAnswer::Unsent(unsent)) if !waited.fresh => request = *unsent,
                 Err(NoAnswer::Unsent(_)) => return Err(Failed::before(Reason::ConnectFailed)),
-                Err(NoAnswer::Broke | NoAnswer::Refused) if let Some(head) = kept => {
+                Err(NoAnswer::Broke) if let Some(head) = kept => {
                     upload.rewind();
                     request = head.request(upload);
                 }
                 // On a new connection it is our certificate that was refused, and nothing was served.
-                Err(NoAnswer::Refused) if waited.fresh => return Err(Failed::before(Reason::PeerRejected)),
-                Err(NoAnswer::Broke | NoAnswer::Refused) => return Err(Failed::after(Reason::UpstreamReset)),
+                Err(NoAnswer::Broke) if waited.fresh && lease.connection().is_refused() => {
+                    return Err(Failed::before(Reason::PeerRejected));
+                }
+                Err(NoAnswer::Broke) => return Err(Failed::after(Reason::UpstreamReset)),
                 Err(NoAnswer::For(reason)) => return Err(Failed::after(reason)),
             }
             // From now on only a new one.
@@ -248,14 +253,16 @@ impl<C: Connect> Attempt<'_, C> {
         let bodiless = upload.is_bodiless();
         let request = head.stream_request();
         loop {
+            let begin = Instant::now();
             let acquired = self.upstream.http2.acquire(&self.demand).await;
-            let (mut sender, stream, waited) = acquired.map_err(Failed::before)?;
+            let (mut sender, stream, waited) =
+                acquired.map_err(|reason| waited_in_vain(reason, begin.elapsed(), exchange))?;
             self.waited(waited, exchange);
             if let Err(error) = std::future::poll_fn(|cx| Poll::Ready(open(sender.poll_ready(cx)))).await {
                 tracing::debug!(%error, "connection takes no further request");
                 stream.is_last();
                 if waited.fresh {
-                    return Err(Failed::before(not_sent(&error)));
+                    return Err(Failed::before(not_sent(&stream)));
                 }
                 self.telemetry.metrics().pool_replaced.inc();
                 continue;
@@ -263,7 +270,7 @@ impl<C: Connect> Attempt<'_, C> {
             let (response, send) = sender.send_request(request, bodiless).map_err(|error| {
                 tracing::debug!(%error, "request could not be written");
                 stream.is_last();
-                Failed::before(not_sent(&error))
+                Failed::before(not_sent(&stream))
             })?;
             drop(sender);
             if !bodiless {
@@ -283,6 +290,15 @@ impl<C: Connect> Attempt<'_, C> {
             };
         }
     }
+}
+
+/// The time was spent on what the reason says.
+fn waited_in_vain(reason: Reason, time: Duration, exchange: &mut Exchange) -> Failed {
+    exchange.stamp(|stamps| match reason {
+        Reason::ConnectionLimit | Reason::PendingLimit => stamps.queued += time,
+        _ => stamps.connecting += time,
+    });
+    Failed::before(reason)
 }
 
 /// Whether a connection is open at all: a sender of its own never waits.
@@ -307,8 +323,6 @@ enum NoAnswer {
     Unsent(Box<Request<RequestBody>>),
     /// The connection broke before the first byte of a response.
     Broke,
-    /// The same, with an alert that ended it.
-    Refused,
     /// Everything else.
     For(Reason),
 }
@@ -316,10 +330,6 @@ enum NoAnswer {
 fn why(error: &hyper::Error, upload: &Upload) -> NoAnswer {
     if let Some(reason) = upload.failure() {
         return NoAnswer::For(reason);
-    }
-    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    if io.is_some_and(is_alert) {
-        return NoAnswer::Refused;
     }
     if error.is_parse() {
         return NoAnswer::For(Reason::BadResponse);
@@ -343,7 +353,7 @@ fn no_response(error: &h2::Error, stream: &super::Stream, upload: &Upload, fresh
     if error.is_io() || error.is_go_away() {
         stream.is_last();
         // On a new connection it is our certificate that was refused, and nothing was served.
-        if fresh && refused_us(error) {
+        if fresh && stream.is_refused() {
             return Failed::before(Reason::PeerRejected);
         }
     }
@@ -353,19 +363,8 @@ fn no_response(error: &h2::Error, stream: &super::Stream, upload: &Upload, fresh
     Failed::after(Reason::UpstreamReset)
 }
 
-fn not_sent(error: &h2::Error) -> Reason {
-    if refused_us(error) { Reason::PeerRejected } else { Reason::ConnectFailed }
-}
-
-/// Whether the peer ended the handshake because of *our* certificate. With TLS 1.3 this is learnt only when the answer
-/// is awaited; the peer served nothing then.
-pub(super) fn refused_us(error: &h2::Error) -> bool {
-    error.get_io().is_some_and(is_alert)
-}
-
-fn is_alert(error: &io::Error) -> bool {
-    let inner = error.get_ref();
-    inner.is_some_and(|inner| matches!(inner.downcast_ref(), Some(rustls::Error::AlertReceived(_))))
+fn not_sent(stream: &super::Stream) -> Reason {
+    if stream.is_refused() { Reason::PeerRejected } else { Reason::ConnectFailed }
 }
 
 /// A response that could be understood in two ways, or that leaves HTTP although nobody asked for it.

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,6 +14,7 @@ use outrigger_core::reason::Reason;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Notify,
 };
 use tokio_rustls::client::TlsStream;
 
@@ -50,29 +51,100 @@ pub(crate) struct Trust {
     pub(crate) trusted: Trusted,
     /// Set when the peer is no longer believed: what is under way may finish, and nothing new begins.
     pub(crate) retired: Arc<AtomicBool>,
+    /// What it says first.
+    pub(crate) first: Arc<FirstWord>,
+}
+
+/// What a peer says first. With TLS 1.3 it may refuse *our* certificate only after the handshake is over on our side; it
+/// has served nothing then.
+#[derive(Debug, Default)]
+pub(crate) struct FirstWord {
+    heard: AtomicBool,
+    refused: AtomicBool,
+    over: AtomicBool,
+    said: Notify,
+}
+
+impl FirstWord {
+    fn note(&self, polled: &Poll<io::Result<usize>>) {
+        match polled {
+            _ if self.heard.load(Ordering::Relaxed) => return,
+            Poll::Pending => return,
+            Poll::Ready(Ok(0)) => self.over.store(true, Ordering::Relaxed),
+            Poll::Ready(Ok(_)) => self.heard.store(true, Ordering::Relaxed),
+            Poll::Ready(Err(error)) => {
+                let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+                let alert = matches!(inner, Some(rustls::Error::AlertReceived(_)));
+                self.refused.store(alert, Ordering::Relaxed);
+                self.over.store(true, Ordering::Relaxed);
+            }
+        }
+        self.said.notify_waiters();
+    }
+
+    /// Whether it refused us.
+    fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Waits for it. Somebody else has to read.
+    async fn wait(&self) -> Result<(), Reason> {
+        loop {
+            let mut said = pin!(self.said.notified());
+            said.as_mut().enable();
+            if self.heard.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            if self.over.load(Ordering::Relaxed) {
+                return Err(if self.is_refused() { Reason::PeerRejected } else { Reason::TlsFailed });
+            }
+            said.await;
+        }
+    }
 }
 
 impl Connected {
     /// Takes it apart: the socket, the sign that it may take nothing new, and the moment at which it is cut.
-    pub(crate) fn split(self) -> (Io, Retired, impl Future<Output = ()> + Send + use<>) {
-        let retired = Retired(self.trust.as_ref().map(|trust| Arc::clone(&trust.retired)));
+    pub(crate) fn split(self) -> (Io, Standing, impl Future<Output = ()> + Send + use<>) {
+        let standing = self.trust.as_ref().map(|trust| Standing {
+            retired: Arc::clone(&trust.retired),
+            first: Some(Arc::clone(&trust.first)),
+        });
+        let standing = standing.unwrap_or_default();
         let cut = async move {
             match self.trust {
                 Some(mut trust) => trust.trusted.cut().await,
                 None => std::future::pending().await,
             }
         };
-        (self.io, retired, cut)
+        (self.io, standing, cut)
     }
 }
 
-/// Whether a connection may take nothing new because its peer is no longer believed.
-#[derive(Debug, Clone)]
-pub(crate) struct Retired(Option<Arc<AtomicBool>>);
+/// What became known of a connection's peer since the handshake. Nothing ever does of one that proved nothing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Standing {
+    retired: Arc<AtomicBool>,
+    first: Option<Arc<FirstWord>>,
+}
 
-impl Retired {
-    pub(super) fn is_set(&self) -> bool {
-        self.0.as_ref().is_some_and(|retired| retired.load(Ordering::Relaxed))
+impl Standing {
+    /// Whether it may take nothing new, since its peer is no longer believed.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Whether its peer did not believe us.
+    pub(super) fn is_refused(&self) -> bool {
+        self.first.as_ref().is_some_and(|first| first.is_refused())
+    }
+
+    /// Waits until its peer has said something: until then it may still refuse us. Somebody else has to read.
+    pub(super) async fn heard(&self) -> Result<(), Reason> {
+        match &self.first {
+            Some(first) => first.wait().await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -82,14 +154,14 @@ pub(crate) enum Io {
     /// To an application on the same machine.
     Plain(TcpStream),
     /// To a peer of the mesh. Boxed: the other kind is a tenth of it.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<TcpStream>>, Arc<FirstWord>),
 }
 
 impl Transport for Io {
     fn reset_on_close(&self) {
         match self {
             Self::Plain(stream) => stream.reset_on_close(),
-            Self::Tls(stream) => stream.get_ref().0.reset_on_close(),
+            Self::Tls(stream, _) => stream.get_ref().0.reset_on_close(),
         }
     }
 }
@@ -102,7 +174,13 @@ impl AsyncRead for Io {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream, first) => {
+                let before = buffer.filled().len();
+                let polled = Pin::new(stream).poll_read(cx, buffer);
+                let polled = polled.map_ok(|()| buffer.filled().len() - before);
+                first.note(&polled);
+                polled.map_ok(|_read| ())
+            }
         }
     }
 }
@@ -111,7 +189,7 @@ impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -122,28 +200,28 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Tls(stream, _) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

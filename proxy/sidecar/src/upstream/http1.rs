@@ -28,7 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     Connect, Io, Protocol,
     attempt::{Demand, Waited},
-    connect::{Connected, Retired},
+    connect::{Connected, Standing},
 };
 use crate::{
     endpoint::{Counted, DestinationState},
@@ -75,7 +75,7 @@ impl fmt::Debug for State {
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<RequestBody>,
-    retired: Retired,
+    standing: Standing,
     /// How long it took to make, until it is used for the first time.
     fresh: Option<Duration>,
     bond: Arc<Bond>,
@@ -98,13 +98,18 @@ impl Connection {
         &mut self.sender
     }
 
+    /// Whether its peer refused us.
+    pub(super) fn is_refused(&self) -> bool {
+        self.standing.is_refused()
+    }
+
     /// The next request may turn it into something else.
     pub(super) fn may_switch(&self) {
         self.bond.may_switch.store(true, Ordering::Relaxed);
     }
 
     fn is_over(&self) -> bool {
-        self.sender.is_closed() || self.retired.is_set()
+        self.sender.is_closed() || self.standing.is_retired()
     }
 
     async fn is_ready(&mut self) -> bool {
@@ -226,7 +231,7 @@ impl<C: Connect> Pool<C> {
         counted: Counted,
         began: Instant,
     ) -> Result<Connection, Reason> {
-        let (io, retired, cut) = connected.split();
+        let (io, standing, cut) = connected.split();
         let (sender, connection) = self.builder.handshake(TokioIo::new(io)).await.map_err(|error| {
             tracing::debug!(%error, "connection could not be used");
             Reason::ConnectFailed
@@ -234,7 +239,7 @@ impl<C: Connect> Pool<C> {
         let bond = Arc::new(Bond::default());
         let held = bond.released.clone().drop_guard();
         tokio::spawn(watch_over(connection, cut, Arc::clone(&bond), counted));
-        Ok(Connection { sender, retired, fresh: Some(began.elapsed()), bond, _held: held })
+        Ok(Connection { sender, standing, fresh: Some(began.elapsed()), bond, _held: held })
     }
 
     fn pop(&self, max_idle: Duration) -> Option<Connection> {

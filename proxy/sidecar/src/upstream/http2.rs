@@ -25,8 +25,8 @@ use tokio::{
 
 use super::{
     Connect, Protocol,
-    attempt::{Demand, Waited, refused_us},
-    connect::{Connected, Retired},
+    attempt::{Demand, Waited},
+    connect::{Connected, Standing},
 };
 use crate::{
     endpoint::{Counted, DestinationState},
@@ -78,14 +78,14 @@ struct Load {
     /// Milliseconds after `born`, when a stream was last given back.
     idle_since: AtomicU32,
     born: Instant,
-    retired: Retired,
+    standing: Standing,
     over: AtomicBool,
     freed: Arc<Notify>,
 }
 
 impl Load {
     fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed) || self.retired.is_set()
+        self.over.load(Ordering::Relaxed) || self.standing.is_retired()
     }
 
     fn idle_since(&self) -> Instant {
@@ -237,16 +237,16 @@ impl<C: Connect> Multiplexer<C> {
 
     /// Begins HTTP/2 on a new connection. Its task ends with it, or when it has to be cut.
     async fn begin(self: &Arc<Self>, connected: Connected, counted: Counted) -> Result<Open, Reason> {
-        let (io, retired, cut) = connected.split();
+        let (io, standing, cut) = connected.split();
         let (sender, connection) = self.builder.handshake(io).await.map_err(|error| {
             tracing::debug!(%error, "connection could not be used");
-            if refused_us(&error) { Reason::PeerRejected } else { Reason::ConnectFailed }
+            if standing.is_refused() { Reason::PeerRejected } else { Reason::ConnectFailed }
         })?;
         let load = Arc::new(Load {
             streams: AtomicUsize::new(0),
             idle_since: AtomicU32::new(0),
             born: Instant::now(),
-            retired,
+            standing,
             over: AtomicBool::new(false),
             freed: Arc::clone(&self.freed),
         });
@@ -272,6 +272,8 @@ impl<C: Connect> Multiplexer<C> {
             over.freed.notify_waiters();
             drop(counted);
         });
+        // Its first word is its settings: it believes us then, and no request is sent in vain.
+        load.standing.heard().await?;
         Ok(Open { sender, load })
     }
 }
@@ -300,6 +302,11 @@ async fn close_when_idle<C: Connect>(home: Weak<Multiplexer<C>>, load: Arc<Load>
 }
 
 impl Stream {
+    /// Whether the peer refused us.
+    pub(super) fn is_refused(&self) -> bool {
+        self.0.standing.is_refused()
+    }
+
     /// Its connection refused a further stream, or is gone: nobody else need try.
     pub(super) fn is_last(&self) {
         self.0.over.store(true, Ordering::Relaxed);

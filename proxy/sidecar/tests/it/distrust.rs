@@ -63,7 +63,8 @@ async fn an_inbound_connection_whose_authority_is_gone_finishes_its_request_and_
     assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
     // The next request would have to shake hands anew, which is refused.
     client.send(GET).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 503 "));
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
     assert!(!pair.app.is_called().await);
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Side {
 pub(crate) struct Options {
     pub(crate) limits: Limits,
     pub(crate) workers: u16,
+    /// What the applications speak.
+    pub(crate) protocol: settings::InboundProtocol,
     pub(crate) undiscovered: DiscoverError,
     /// `LISTEN=SERVICE[:PORT]` each.
     pub(crate) services: Vec<&'static str>,
@@ -60,6 +62,7 @@ impl Default for Options {
         Self {
             limits: Limits::default(),
             workers: 1,
+            protocol: settings::InboundProtocol::Detect,
             undiscovered: DiscoverError::NotFound,
             services: Vec::new(),
         }
@@ -79,7 +82,7 @@ impl Side {
                 name: None,
                 listen: any,
                 app: *app,
-                protocol: settings::InboundProtocol::Http1,
+                protocol: options.protocol,
                 advertise: None,
             })
             .collect();
