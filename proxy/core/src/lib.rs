@@ -7,6 +7,7 @@ pub mod delta;
 pub mod detect;
 pub mod grpc;
 pub mod join_token;
+pub mod limit;
 pub mod model;
 pub mod names;
 pub mod policy;
