@@ -12,6 +12,9 @@ pub mod model;
 pub mod names;
 pub mod policy;
 pub mod reason;
+pub mod retry;
 pub mod route;
 pub mod telemetry;
 pub mod wire;
+
+mod window;
