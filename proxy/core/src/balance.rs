@@ -1,6 +1,11 @@
-//! Candidates -> endpoint: the better of two random choices by requests in flight, with weights.
+//! Candidates -> endpoint: the better of two random choices by latency and requests in flight, with weights (P2C).
 //!
-//! [`eligible`] is computed once a snapshot; [`pick`] once a request, in constant time (logarithmic with unequal weights).
+//! [`eligible`] is computed once a snapshot; [`pick`] once a request, in constant time (logarithmic with unequal weights;
+//! linear when both that were drawn are not available). What an endpoint costs is [`PeakEwma`].
+
+mod ewma;
+
+pub use ewma::PeakEwma;
 
 use crate::model::{EndpointSet, Health};
 
@@ -13,10 +18,34 @@ pub struct Eligible {
     equal: bool,
 }
 
+/// What one more request at an endpoint costs; the unit is the caller's.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Cost {
+    /// What it costs when nothing is under way there.
+    pub idle: f64,
+    /// What the requests under way add, for an endpoint of average weight. One of twice that weight is made for twice as
+    /// many, and they add half of it.
+    pub under_way: f64,
+}
+
+impl Cost {
+    /// `share` is the weight in relation to the average one.
+    fn for_share(self, share: f64) -> f64 {
+        self.idle + self.under_way / share
+    }
+}
+
+/// All of it is of what is under way.
+impl From<f64> for Cost {
+    fn from(under_way: f64) -> Self {
+        Self { idle: 0.0, under_way }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Candidate {
     index: usize,
-    weight: u64,
+    weight: u32,
     /// Sum of the weights of all candidates before this one.
     before: u64,
 }
@@ -26,8 +55,8 @@ impl Eligible {
     pub fn new(weighted: impl IntoIterator<Item = (usize, u32)>) -> Self {
         let mut eligible = Self { equal: true, ..Self::default() };
         for (index, weight) in weighted {
-            let candidate = Candidate { index, weight: u64::from(weight.max(1)), before: eligible.total };
-            eligible.total += candidate.weight;
+            let candidate = Candidate { index, weight: weight.max(1), before: eligible.total };
+            eligible.total += u64::from(candidate.weight);
             eligible.equal &=
                 eligible.candidates.first().is_none_or(|first| first.weight == candidate.weight);
             eligible.candidates.push(candidate);
@@ -50,6 +79,13 @@ impl Eligible {
         self.candidates.iter().map(|candidate| candidate.index)
     }
 
+    fn share(&self, candidate: &Candidate) -> f64 {
+        if self.equal {
+            return 1.0;
+        }
+        f64::from(candidate.weight) * self.candidates.len() as f64 / self.total as f64
+    }
+
     /// Two different candidates drawn by weight, the second `None` when there is only one.
     fn draw(&self, random: [u64; 2]) -> Option<(&Candidate, Option<&Candidate>)> {
         let [first, second] = random;
@@ -62,18 +98,42 @@ impl Eligible {
             return Some((at(first)?, second.and_then(at)));
         }
         let first = self.at_ticket(first.checked_rem(self.total)?)?;
-        let others = self.total - first.weight;
+        let others = self.total - u64::from(first.weight);
         let second = second.checked_rem(others).and_then(|ticket| {
-            let skip = if ticket < first.before { 0 } else { first.weight };
+            let skip = if ticket < first.before { 0 } else { u64::from(first.weight) };
             self.at_ticket(ticket + skip)
         });
         Some((first, second))
+    }
+
+    /// One of the available candidates, by weight: each takes the place of those before it with its share of the weights
+    /// so far (weighted reservoir sampling), so that availability is asked once each.
+    fn any(&self, available: impl Fn(usize) -> bool, random: [u64; 2]) -> Option<&Candidate> {
+        let [mut state, step] = random;
+        let mut total = 0;
+        let mut chosen = None;
+        for candidate in self.candidates.iter().filter(|candidate| available(candidate.index)) {
+            let weight = u64::from(candidate.weight);
+            total += weight;
+            state = state.wrapping_add(step | 1);
+            if mixed(state).checked_rem(total)? < weight {
+                chosen = Some(candidate);
+            }
+        }
+        chosen
     }
 
     fn at_ticket(&self, ticket: u64) -> Option<&Candidate> {
         let after = self.candidates.partition_point(|candidate| candidate.before <= ticket);
         self.candidates.get(after.checked_sub(1)?)
     }
+}
+
+/// The finaliser of SplitMix64: makes a uniform number of each of a sequence.
+fn mixed(state: u64) -> u64 {
+    let state = (state ^ state >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let state = (state ^ state >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    state ^ state >> 31
 }
 
 /// The endpoints of `set` that take new requests: the healthy ones; if there is none, the unhealthy ones (perhaps the
@@ -95,102 +155,30 @@ pub fn eligible(set: &EndpointSet) -> Eligible {
         .unwrap_or_default()
 }
 
-/// Draws two candidates by weight and takes the one with less load for its weight; the first at a tie. `load` is the
-/// number of requests in flight, by index; `random` are two numbers uniform over all of `u64`. `None` without candidates.
+/// Draws two candidates by weight and takes the one that costs less for its weight; the first if they cost the same.
+/// `cost`, by index, is [`PeakEwma::cost`], or one number that grows with what is under way; `None`: not available now
+/// (ejected, already tried, at a limit). `random` are two numbers uniform over all of `u64`.
 ///
-/// Idle endpoints are chosen in proportion to their weights; under load, requests in flight become proportional to them.
-pub fn pick(eligible: &Eligible, load: impl Fn(usize) -> u64, random: [u64; 2]) -> Option<usize> {
+/// If one of the two is not available the other is taken; if neither is, any that is, by weight; `None` only if none is.
+/// Idle endpoints of equal latency are chosen in proportion to their weights; under load, requests in flight become
+/// proportional to them.
+pub fn pick<C: Into<Cost>>(
+    eligible: &Eligible,
+    cost: impl Fn(usize) -> Option<C>,
+    random: [u64; 2],
+) -> Option<usize> {
     let (first, second) = eligible.draw(random)?;
-    let Some(second) = second else {
-        return Some(first.index);
+    let price = |candidate: &Candidate| {
+        cost(candidate.index).map(|cost| cost.into().for_share(eligible.share(candidate)))
     };
-    // a / weight(a) <= b / weight(b), without division; at most 2^64 times 2^32.
-    let scaled = |candidate: &Candidate, other: &Candidate| {
-        u128::from(load(candidate.index)) * u128::from(other.weight)
+    let chosen = match (price(first), second.and_then(price), second) {
+        (Some(a), Some(b), Some(second)) if b < a => second,
+        (Some(_), ..) => first,
+        (None, Some(_), Some(second)) => second,
+        (None, ..) => eligible.any(|index| cost(index).is_some(), random)?,
     };
-    let chosen = if scaled(first, second) <= scaled(second, first) { first } else { second };
     Some(chosen.index)
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::model::Endpoint;
-
-    fn set(healths: &[Health]) -> EndpointSet {
-        EndpointSet {
-            service: "demo/price".parse().unwrap(),
-            port: 80,
-            endpoints: (1..)
-                .zip(healths)
-                .map(|(port, health)| Endpoint {
-                    address: ([10, 0, 0, 1], port).into(),
-                    identity: "spiffe://outrigger.local/ns/demo/sa/price".parse().unwrap(),
-                    weight: 1,
-                    health: *health,
-                    workload: "demo/price-1".into(),
-                })
-                .collect(),
-            panic: false,
-            resilience: Default::default(),
-        }
-    }
-
-    fn indices(healths: &[Health]) -> Vec<usize> {
-        eligible(&set(healths)).indices().collect()
-    }
-
-    #[test]
-    fn the_healthy_go_first_then_the_unhealthy_then_the_draining() {
-        use Health::{Draining, Healthy, Unhealthy};
-        assert_eq!(indices(&[Draining, Healthy, Unhealthy, Healthy]), [1, 3]);
-        assert_eq!(indices(&[Draining, Unhealthy]), [1]);
-        assert_eq!(indices(&[Draining, Draining]), [0, 1]);
-        assert!(indices(&[]).is_empty());
-    }
-
-    #[test]
-    fn nothing_to_pick_from_is_none_and_one_is_always_picked() {
-        assert_eq!(pick(&Eligible::default(), |_| 0, [3, 4]), None);
-        assert_eq!(pick(&Eligible::new([(7, 5)]), |_| u64::MAX, [3, 4]), Some(7));
-    }
-
-    #[test]
-    fn the_less_loaded_of_two_is_picked_whatever_the_dice_say() {
-        let pair = Eligible::new([(0, 1), (1, 1)]);
-        for random in [[0, 0], [1, 0], [u64::MAX, u64::MAX]] {
-            assert_eq!(pick(&pair, |index| [5, 4][index], random), Some(1));
-        }
-    }
-
-    #[test]
-    fn load_is_seen_in_proportion_to_weight() {
-        let pair = Eligible::new([(0, 1), (1, 3)]);
-        assert_eq!(pick(&pair, |index| [2, 5][index], [0, 0]), Some(1));
-        assert_eq!(pick(&pair, |index| [1, 4][index], [3, 0]), Some(0));
-    }
-
-    #[test]
-    fn idle_endpoints_share_by_weight() {
-        let eligible = Eligible::new([(0, 1), (1, 3), (2, 4)]);
-        let mut counts = [0; 3];
-        for random in 0..80 {
-            counts[pick(&eligible, |_| 0, [random, random / 8]).unwrap()] += 1;
-        }
-        assert_eq!(counts, [10, 30, 40]);
-    }
-
-    proptest! {
-        #[test]
-        fn two_different_candidates_are_drawn(
-            weights in proptest::collection::vec(1..1000_u32, 2..20),
-            random: [u64; 2],
-        ) {
-            let eligible = Eligible::new(weights.into_iter().enumerate());
-            let (first, second) = eligible.draw(random).unwrap();
-            prop_assert_ne!(first.index, second.unwrap().index);
-        }
-    }
-}
+mod tests;

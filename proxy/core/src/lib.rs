@@ -7,10 +7,14 @@ pub mod delta;
 pub mod detect;
 pub mod grpc;
 pub mod join_token;
+pub mod limit;
 pub mod model;
 pub mod names;
 pub mod policy;
 pub mod reason;
+pub mod retry;
 pub mod route;
 pub mod telemetry;
 pub mod wire;
+
+mod window;
