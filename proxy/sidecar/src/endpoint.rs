@@ -1,4 +1,5 @@
-//! What is known about an endpoint beside its configuration: load now, later its health. Process-wide, so that a new
+//! What is known about endpoints and destinations beside their configuration: what is under way, how quick they were, what
+//! may be sent again. Process-wide, so that a new
 //! snapshot that still names an endpoint goes on with what the old one learnt.
 
 use std::{
@@ -7,11 +8,17 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
-use outrigger_core::model::{Endpoint, ServiceName, SpiffeId};
+use outrigger_core::{
+    balance::{Cost, PeakEwma},
+    limit::Bounded,
+    model::{Endpoint, ServiceName, SpiffeId},
+    retry::Budget,
+};
 use parking_lot::Mutex;
 
 /// What makes two endpoints the same one: another identity behind an address is another endpoint.
@@ -34,6 +41,7 @@ impl From<&Endpoint> for EndpointKey {
 pub struct EndpointState {
     key: EndpointKey,
     in_flight: AtomicU64,
+    latency: PeakEwma,
 }
 
 impl EndpointState {
@@ -45,6 +53,20 @@ impl EndpointState {
     /// Requests sent to it whose last byte has not been delivered yet.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// What one more request there costs at `now`.
+    pub(crate) fn cost(&self, now: Instant) -> Cost {
+        self.latency.cost(now, self.in_flight())
+    }
+
+    /// An attempt ended at `now`, `rtt` after it began: with an answer that the endpoint need not be ashamed of, or not.
+    pub(crate) fn answered(&self, now: Instant, rtt: Duration, well: bool) {
+        if well {
+            self.latency.record(now, rtt);
+        } else {
+            self.latency.penalise(now, rtt);
+        }
     }
 
     /// Counts one request in, until the guard is dropped.
@@ -71,15 +93,21 @@ impl Drop for InFlight {
     }
 }
 
-/// What one proxy has under way at one port of a service, over all its endpoints and workers.
-#[derive(Debug, Default)]
+/// What one proxy has under way at one port of a service, over all its endpoints and workers, and may send again there.
+#[derive(Debug)]
 pub struct DestinationState {
-    connections: AtomicU32,
-    requests: AtomicU32,
-    pending: AtomicU32,
+    connections: Bounded,
+    requests: Bounded,
+    pending: Bounded,
+    pub(crate) budget: Budget,
 }
 
 impl DestinationState {
+    pub(crate) fn new(now: Instant) -> Self {
+        let [connections, requests, pending] = [Bounded::new(), Bounded::new(), Bounded::new()];
+        Self { connections, requests, pending, budget: Budget::new(now) }
+    }
+
     /// Counts one connection more, if there are fewer than `limit`, until the guard is dropped.
     pub(crate) fn connection(self: &Arc<Self>, limit: u32) -> Option<Counted> {
         self.count(|state| &state.connections, limit)
@@ -96,13 +124,11 @@ impl DestinationState {
     }
 
     fn count(self: &Arc<Self>, counter: Counter, limit: u32) -> Option<Counted> {
-        let more = |count: u32| (count < limit).then(|| count + 1);
-        counter(self).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Counted { state: Arc::clone(self), counter })
+        counter(self).try_acquire(limit).then(|| Counted { state: Arc::clone(self), counter })
     }
 }
 
-type Counter = fn(&DestinationState) -> &AtomicU32;
+type Counter = fn(&DestinationState) -> &Bounded;
 
 /// One more of something at a destination, until it is dropped.
 #[derive(Debug)]
@@ -113,7 +139,7 @@ pub(crate) struct Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        (self.counter)(&self.state).fetch_sub(1, Ordering::Relaxed);
+        (self.counter)(&self.state).release();
     }
 }
 
@@ -128,12 +154,16 @@ impl States {
     /// The state of `endpoint`: the one that exists, else a new one.
     pub fn of(&self, endpoint: &Endpoint) -> Arc<EndpointState> {
         let key = EndpointKey::from(endpoint);
-        existing(&self.endpoints, &key, || EndpointState { key: key.clone(), in_flight: AtomicU64::new(0) })
+        existing(&self.endpoints, &key, || EndpointState {
+            key: key.clone(),
+            in_flight: AtomicU64::new(0),
+            latency: PeakEwma::new(now()),
+        })
     }
 
     /// The state of a port of a service: the one that exists, else a new one.
     pub fn destination(&self, service: &ServiceName, port: u16) -> Arc<DestinationState> {
-        existing(&self.destinations, &(service.clone(), port), DestinationState::default)
+        existing(&self.destinations, &(service.clone(), port), || DestinationState::new(now()))
     }
 
     /// Forgets what nothing holds any more; returns how many endpoints are left.
@@ -143,6 +173,11 @@ impl States {
         endpoints.retain(|_, state| state.strong_count() > 0);
         endpoints.len()
     }
+}
+
+/// By the clock that tests can stop.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// The lock is short and never held across an await; it is taken while a snapshot is built, not by requests.

@@ -13,7 +13,7 @@
 use std::fmt::Write as _;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
-use outrigger_core::{model::SpiffeId, reason::Reason};
+use outrigger_core::{deadline::header::OUTRIGGER_TIMEOUT as TIMEOUT, model::SpiffeId, reason::Reason};
 
 use crate::upstream::Leg;
 
@@ -21,8 +21,6 @@ use crate::upstream::Leg;
 pub(crate) const HOP: HeaderName = HeaderName::from_static("outrigger-hop");
 /// What the caller's own client spoke: `1.0`, `1.1` or `2`.
 pub(crate) const VERSION: HeaderName = HeaderName::from_static("outrigger-version");
-/// How long the answer is still of use, as a duration like `250ms`.
-pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("outrigger-timeout");
 /// Why an inbound could not hand a request over: no application saw it, and any method may be tried elsewhere.
 pub(crate) const UNPROCESSED: HeaderName = HeaderName::from_static("outrigger-unprocessed");
 /// Why an inbound answered by itself, where an application may have seen the request.

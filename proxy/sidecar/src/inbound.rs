@@ -17,7 +17,10 @@ use outrigger_tls::{
     peer_id,
 };
 use rustls::{ServerConfig, Side};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -65,7 +68,8 @@ struct Downstream {
 impl Inbound {
     pub(crate) fn new(shared: Arc<Shared>, app: SocketAddr, protocol: InboundProtocol) -> Arc<Self> {
         let application = Application { address: app, telemetry: shared.telemetry.clone() };
-        let application = Upstream::new(application, &Arc::<DestinationState>::default(), &shared.limits);
+        let destination = Arc::new(DestinationState::new(Instant::now().into_std()));
+        let application = Upstream::new(application, &destination, &shared.limits);
         let tls = mesh::server_config(&shared.identity, carried(protocol));
         Arc::new(Self { shared, protocol, tls, application })
     }

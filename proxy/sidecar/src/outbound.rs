@@ -1,6 +1,7 @@
 //! Outbound: from the own workload into the mesh. A forward proxy for mesh names, on loopback: absolute form, CONNECT,
 //! and requests that are routed by their `Host` or `:authority`; beside it, addresses that each lead to one service.
 
+mod attempts;
 mod captured;
 mod destination;
 mod discover;

@@ -1,7 +1,7 @@
 //! The snapshot: the immutable compiled configuration that a request reads once. Built from validated resources by
 //! whoever holds them; published as a whole.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use outrigger_core::{
@@ -9,6 +9,7 @@ use outrigger_core::{
     model::{
         Endpoint, EndpointSet, ProxyConfig, RouteRule, Service, ServiceName, ServicePort, WeightedBackend,
     },
+    retry::Tried,
 };
 
 use crate::{
@@ -152,11 +153,25 @@ pub struct EndpointSetEntry {
 }
 
 impl EndpointSetEntry {
-    /// The endpoint for the next request: the better of two by requests in flight. `random`: uniform over all of `u64`.
-    pub fn pick(&self, random: [u64; 2]) -> Option<(&Endpoint, &Arc<EndpointState>)> {
-        let load = |index: usize| self.states.get(index).map_or(u64::MAX, |state| state.in_flight());
-        let index = balance::pick(&self.eligible, load, random)?;
+    /// The endpoint for an attempt: of those that were not tried, the better of two by latency and requests in flight;
+    /// if all were, the same of all. Remembers it in `tried`. `random`: uniform over all of `u64`.
+    pub(crate) fn pick(
+        &self,
+        now: Instant,
+        tried: &mut Tried,
+        random: [u64; 2],
+    ) -> Option<(&Endpoint, &Arc<EndpointState>)> {
+        let cost = |index: usize| self.states.get(index).map(|state| state.cost(now));
+        let untried = |index: usize| if tried.contains(index) { None } else { cost(index) };
+        let untried = balance::pick(&self.eligible, untried, random);
+        let index = untried.or_else(|| balance::pick(&self.eligible, cost, random))?;
+        tried.insert(index);
         Some((self.set.endpoints.get(index)?, self.states.get(index)?))
+    }
+
+    /// Whether there is an endpoint that was not tried.
+    pub(crate) fn has_untried(&self, tried: &Tried) -> bool {
+        self.eligible.indices().any(|index| !tried.contains(index))
     }
 }
 

@@ -7,12 +7,16 @@ mod connect;
 mod http1;
 mod http2;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use outrigger_core::reason::Reason;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::{endpoint::DestinationState, http::Limits};
+use crate::{
+    endpoint::{Counted, DestinationState},
+    http::Limits,
+};
 
 pub(crate) use attempt::{Answer, Attempt, Demand, Failed, Head, Leg};
 pub(crate) use body::{Kept, UpstreamBody};
@@ -24,6 +28,7 @@ pub(crate) use http2::Stream;
 #[derive(Debug)]
 pub(crate) struct Upstream<C> {
     connect: Arc<C>,
+    destination: Arc<DestinationState>,
     http1: Arc<http1::Pool<C>>,
     http2: Arc<http2::Multiplexer<C>>,
 }
@@ -35,6 +40,7 @@ impl<C: Connect> Upstream<C> {
         Self {
             http1: http1::Pool::new(Arc::clone(&connect), Arc::clone(destination), limits),
             http2: http2::Multiplexer::new(Arc::clone(&connect), Arc::clone(destination), limits),
+            destination: Arc::clone(destination),
             connect,
         }
     }
@@ -49,9 +55,15 @@ impl<C: Connect> Upstream<C> {
         self.http1.is_unused() && self.http2.is_unused()
     }
 
-    /// A connection for opaque bytes, not shared and not kept.
-    pub(crate) async fn raw(&self) -> Result<Connected, Reason> {
-        self.connect.connect(Protocol::Raw).await
+    /// A connection for opaque bytes, not shared and not kept; one of at most `connections`.
+    pub(crate) async fn raw(
+        &self,
+        connect_timeout: Duration,
+        connections: u32,
+    ) -> Result<(Connected, Counted), Reason> {
+        let counted = self.destination.connection(connections).ok_or(Reason::ConnectionLimit)?;
+        let connected = timeout(connect_timeout, self.connect.connect(Protocol::Raw)).await;
+        Ok((connected.unwrap_or(Err(Reason::ConnectTimeout))?, counted))
     }
 }
 
@@ -60,8 +72,8 @@ impl<C: Connect> Upstream<C> {
 pub(crate) enum Occupied {
     /// A connection of its own.
     Http1(Lease),
-    /// A stream among others.
-    Http2(Stream),
+    /// A stream among others: given back when it is dropped.
+    Http2(#[expect(dead_code, reason = "its end is what counts")] Stream),
 }
 
 impl Occupied {

@@ -65,6 +65,7 @@ async fn bytes_that_drip_do_not_put_the_timeout_off() {
         }
     };
     let found = tokio::select! {
+        biased;
         found = detect(&mut near, b"") => found.unwrap(),
         () = drip => unreachable!(),
     };

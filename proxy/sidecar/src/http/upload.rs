@@ -171,6 +171,9 @@ impl Upload {
     /// Takes the body away from the attempt that has it; the next one gets it from its begin.
     pub(crate) fn rewind(&self) {
         self.attempt.fetch_add(1, Ordering::AcqRel);
+        if self.gate() == Gate::Answered {
+            self.gate.store(Gate::Open as u8, Ordering::Release);
+        }
         self.waker.wake();
     }
 

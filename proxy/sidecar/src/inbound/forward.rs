@@ -167,7 +167,7 @@ impl Inbound {
         };
         let mut answer = answer?;
         upload.settle();
-        if let Occupied::Http1(lease) = &mut answer.occupied {
+        if let Some(Occupied::Http1(lease)) = &mut answer.occupied {
             lease.set_keep(keep_for(&answer.head.headers));
         }
         Ok((answer, upgrade))

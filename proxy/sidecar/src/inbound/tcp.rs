@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use outrigger_core::{reason::Reason, telemetry::Class};
-use tokio::time::timeout;
+use outrigger_core::telemetry::Class;
 
 use super::{Inbound, Peer, forward::CONNECT_TIMEOUT};
 use crate::{
@@ -25,12 +24,13 @@ impl Inbound {
         record.upstream = Some(self.application.connector().address);
         record.downstream_identity = Some(identity);
         let exchange = Exchange::begin(&self.shared.telemetry, &Arc::default(), record);
-        let connected = timeout(CONNECT_TIMEOUT, self.application.raw()).await;
-        match connected.unwrap_or(Err(Reason::ConnectTimeout)) {
-            Ok(connected) => {
+        let connections = self.shared.limits.app_connections;
+        match self.application.raw(CONNECT_TIMEOUT, connections).await {
+            Ok((connected, counted)) => {
                 let idle = self.shared.limits.stream_idle;
                 let downstream = Side::new(stream, Bytes::new());
                 carry::opaque(downstream, connected.io, idle, trusted.cut(), exchange).await;
+                drop(counted);
             }
             Err(reason) => {
                 // The caller must see that nobody is there, and not an application that says nothing.

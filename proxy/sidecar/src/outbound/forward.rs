@@ -4,24 +4,19 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Request, StatusCode, Version, header};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use outrigger_core::{deadline, reason::Reason, telemetry::timing};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout_at},
-};
+use outrigger_core::{reason::Reason, telemetry::timing};
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{
     Answer, Outbound,
+    attempts::Attempts,
     destination::{Choice, MeshPort},
-    leg::{Prepared, edit_response},
+    leg::edit_response,
 };
 use crate::{
-    carry,
-    endpoint::EndpointState,
-    headers,
-    snapshot::EndpointSetEntry,
+    carry, headers,
     telemetry::Exchange,
-    upstream::{self, Attempt, Demand, Failed, Head},
+    upstream::{self, Occupied},
 };
 
 impl Outbound {
@@ -40,7 +35,7 @@ impl Outbound {
         exchange.hold_counted(counted);
         let upgrade = prepared.upgrade.take();
         let limit = prepared.deadline.limit();
-        let attempts = Attempts { outbound: self, port, set, prepared };
+        let attempts = Attempts::new(self, (port, set), prepared);
         let answered = attempts.run(exchange).await.map_err(|failed| failed.reason)?;
         let deadline = limit.map(|limit| Instant::from_std(limit.at));
         self.deliver(answered, choice, (upgrade, deadline), exchange)
@@ -56,19 +51,22 @@ impl Outbound {
     ) -> Result<Answer, Reason> {
         let upstream::Answer { mut head, body, occupied } = answered;
         self.read_figures(&head.headers, exchange);
+        let mut deadline = deadline;
         if let Some((reason, _unprocessed)) = headers::peer_reason(&head.headers) {
             exchange.note(|record| record.refuse(reason));
             if exchange.is_grpc() {
-                exchange.hold_upstream(occupied);
+                // Said again in gRPC's words.
                 return Err(reason);
             }
+            // A few bytes that say that it is over may come when it is.
+            deadline = None;
         }
         let switched = head.headers.get(header::UPGRADE).cloned();
         let upstream = head.extensions.remove::<OnUpgrade>();
         headers::outbound_response(&mut head.headers);
         edit_response(choice.rule, &mut head.headers);
         head.version = Version::HTTP_11;
-        let cut = occupied.cut();
+        let cut = occupied.as_ref().map(Occupied::cut);
         exchange.hold_upstream(occupied);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let (Some(protocol), Some(downstream), Some(upstream)) = (switched, upgrade, upstream) else {
@@ -79,6 +77,7 @@ impl Outbound {
             let switched = exchange.switch();
             let idle = choice.set()?.set.resilience.timeouts.idle.unwrap_or(self.shared.limits.stream_idle);
             self.shared.tasks.spawn(async move {
+                let cut = cut.unwrap_or_default();
                 carry::upgraded::<TcpStream>(downstream, upstream, idle, cut.cancelled(), switched).await;
             });
             return Ok(Answer::Switched(Box::new(head)));
@@ -95,98 +94,5 @@ impl Outbound {
             }
             None => {}
         }
-    }
-}
-
-/// The attempts of one request.
-struct Attempts<'a> {
-    outbound: &'a Outbound,
-    port: &'a MeshPort,
-    set: &'a EndpointSetEntry,
-    prepared: Prepared,
-}
-
-impl Attempts<'_> {
-    async fn run(self, exchange: &mut Exchange) -> Result<upstream::Answer, Failed> {
-        let mut left = self.set.set.resilience.retry.attempts;
-        loop {
-            exchange.note(|record| record.attempts += 1);
-            let picked = self.set.pick(rand::random());
-            let (endpoint, state) = picked.ok_or(Failed::before(Reason::NoEndpoint))?;
-            exchange.note(|record| {
-                record.upstream = Some(endpoint.address);
-                record.upstream_identity = Some(endpoint.identity.clone());
-            });
-            let head = self.head();
-            match self.once(state, head, exchange).await {
-                Err(failed)
-                    if failed.unprocessed
-                        && left > 0
-                        && !matches!(failed.reason, Reason::TlsFailed | Reason::PeerRejected)
-                        && self.prepared.upload.is_replayable() =>
-                {
-                    left -= 1;
-                    self.prepared.upload.rewind();
-                }
-                done => {
-                    self.prepared.upload.settle();
-                    return done;
-                }
-            }
-        }
-    }
-
-    /// The head for the next attempt, with what is left of the deadline.
-    fn head(&self) -> Head {
-        let mut head = self.prepared.head.clone();
-        let per_try = self.set.set.resilience.timeouts.per_try;
-        let now = Instant::now().into_std();
-        let remaining = self.prepared.deadline.attempt(now, per_try).remaining(now);
-        deadline::header::write(&mut head.headers, self.prepared.grpc, remaining);
-        head
-    }
-
-    async fn once(
-        &self,
-        state: &Arc<EndpointState>,
-        head: Head,
-        exchange: &mut Exchange,
-    ) -> Result<upstream::Answer, Failed> {
-        let shared = &self.outbound.shared;
-        let resilience = &self.set.set.resilience;
-        let in_flight = state.begin();
-        let peer = self.outbound.pools.of(state, &self.set.destination, shared);
-        let attempt = Attempt {
-            upstream: &*peer,
-            leg: self.prepared.leg,
-            demand: Demand {
-                max_idle: shared.limits.pool_idle,
-                keep: shared.limits.pool_idle,
-                connect_timeout: resilience.timeouts.connect.unwrap_or(self.port.config().connect_timeout),
-                queue_timeout: shared.limits.queue_timeout,
-                connections: resilience.limits.connections,
-                pending: resilience.limits.pending,
-            },
-            limits: &shared.limits,
-            telemetry: &shared.telemetry,
-            counts_informational: false,
-        };
-        let limit =
-            self.prepared.deadline.attempt(Instant::now().into_std(), resilience.timeouts.per_try).limit();
-        let sent = attempt.send(head, &self.prepared.upload, exchange);
-        let mut answer = match limit {
-            Some(limit) => timeout_at(Instant::from_std(limit.at), sent)
-                .await
-                .map_err(|_elapsed| Failed::after(limit.reason))??,
-            None => sent.await?,
-        };
-        if let upstream::Occupied::Http1(lease) = &mut answer.occupied {
-            lease.set_keep(shared.limits.pool_idle);
-        }
-        if let Some((reason, true)) = headers::peer_reason(&answer.head.headers) {
-            tracing::debug!(%reason, "peer could not hand the request over");
-        }
-        exchange.hold_in_flight(in_flight);
-        Ok(answer)
     }
 }

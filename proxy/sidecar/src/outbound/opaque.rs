@@ -4,15 +4,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use outrigger_core::{reason::Reason, telemetry::Class};
+use outrigger_core::{
+    reason::Reason,
+    retry::{Outcome, Retries, Situation, Tried, Verdict},
+    telemetry::Class,
+};
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, sleep},
 };
 
 use super::{Downstream, Outbound, destination::MeshPort};
 use crate::{
     carry,
+    endpoint::Counted,
     http::Transport as _,
     tcp::Side,
     telemetry::{Direction, Exchange, Record},
@@ -44,13 +49,14 @@ impl Outbound {
         let idle = port.whole().and_then(|choice| choice.set());
         let idle = idle.ok().and_then(|set| set.set.resilience.timeouts.idle);
         let idle = idle.unwrap_or(self.shared.limits.stream_idle);
-        let (io, _retired, cut) = connected.split();
+        let (connected, counted) = connected;
+        let (io, _standing, cut) = connected.split();
         carry::opaque(Side::new(stream, prefix), io, idle, cut, exchange).await;
-        drop(downstream.occupied);
+        drop((downstream.occupied, counted));
     }
 
     /// A connection to one of the endpoints: where one cannot be had, to another.
-    async fn reach(&self, port: &MeshPort, exchange: &mut Exchange) -> Result<Connected, Reason> {
+    async fn reach(&self, port: &MeshPort, exchange: &mut Exchange) -> Result<(Connected, Counted), Reason> {
         let choice = port.whole()?;
         exchange.note(|record| record.edges = Some(Arc::clone(choice.edges())));
         let set = choice.set()?;
@@ -58,20 +64,48 @@ impl Outbound {
         let counted = set.destination.request(resilience.limits.requests).ok_or(Reason::RequestLimit)?;
         exchange.hold_counted(counted);
         let connect_timeout = resilience.timeouts.connect.unwrap_or(port.config().connect_timeout);
-        let (endpoint, state) = set.pick(rand::random()).ok_or(Reason::NoEndpoint)?;
-        exchange.note(|record| {
-            record.upstream = Some(endpoint.address);
-            record.upstream_identity = Some(endpoint.identity.clone());
-        });
-        let peer = self.pools.of(state, &set.destination, &self.shared);
-        let started = Instant::now();
-        exchange.stamp(|stamps| {
-            stamps.first_attempt.get_or_insert(started.into_std());
-            stamps.attempt = Some(started.into_std());
-        });
-        let connected = timeout(connect_timeout, peer.raw()).await;
-        exchange.stamp(|stamps| stamps.connecting = started.elapsed());
-        exchange.hold_in_flight(state.begin());
-        connected.map_err(|_elapsed| Reason::ConnectTimeout)?
+        set.destination.budget.request(Instant::now().into_std());
+        let mut retries = Retries::new(&resilience.retry, false);
+        let mut tried = Tried::new();
+        loop {
+            let started = Instant::now();
+            let picked = set.pick(started.into_std(), &mut tried, rand::random());
+            let (endpoint, state) = picked.ok_or(Reason::NoEndpoint)?;
+            exchange.note(|record| {
+                record.attempts = retries.made() + 1;
+                record.upstream = Some(endpoint.address);
+                record.upstream_identity = Some(endpoint.identity.clone());
+            });
+            exchange.stamp(|stamps| {
+                stamps.first_attempt.get_or_insert(started.into_std());
+                stamps.attempt = Some(started.into_std());
+            });
+            exchange.hold_in_flight(state.begin());
+            let peer = self.pools.of(state, &set.destination, &self.shared);
+            let connected = peer.raw(connect_timeout, resilience.limits.connections).await;
+            exchange.stamp(|stamps| stamps.connecting = started.elapsed());
+            let now = Instant::now();
+            state.answered(now.into_std(), started.elapsed(), connected.is_ok());
+            let reason = match connected {
+                Ok(connected) => return Ok(connected),
+                Err(reason) => reason,
+            };
+            let situation = Situation {
+                replayable: true,
+                remaining: None,
+                untried: set.has_untried(&tried),
+                pushback: None,
+                random: rand::random(),
+            };
+            let Verdict::Retry { after } = retries.next(Outcome::of(reason), &situation) else {
+                return Err(reason);
+            };
+            if !set.destination.budget.try_retry(now.into_std(), &resilience.budget) {
+                self.shared.telemetry.metrics().retries_over_budget.inc();
+                return Err(reason);
+            }
+            self.shared.telemetry.metrics().retries.inc();
+            sleep(after).await;
+        }
     }
 }

@@ -85,11 +85,6 @@ impl Exchange {
         }
     }
 
-    /// The steps so far.
-    pub(crate) fn stamps(&self) -> Option<&Stamps> {
-        self.0.as_ref().map(|inner| &inner.stamps)
-    }
-
     /// When the request's head was read whole.
     pub(crate) fn head_read(&self) -> Instant {
         self.0.as_ref().map_or_else(Instant::now, |inner| Instant::from_std(inner.stamps.head_read))
@@ -157,10 +152,16 @@ impl Exchange {
     }
 
     /// Keeps what the rest of the response comes on, likewise.
-    pub(crate) fn hold_upstream(&mut self, occupied: Occupied) {
+    pub(crate) fn hold_upstream(&mut self, occupied: Option<Occupied>) {
         if let Some(inner) = &mut self.0 {
-            inner.held.occupied = Some(occupied);
+            inner.held.occupied = occupied;
         }
+    }
+
+    /// When the last attempt began.
+    pub(crate) fn attempted(&self) -> std::time::Instant {
+        let stamps = self.0.as_ref().map(|inner| &inner.stamps);
+        stamps.and_then(|stamps| stamps.attempt).unwrap_or_else(|| Instant::now().into_std())
     }
 
     /// The response's head is on its way to the downstream.

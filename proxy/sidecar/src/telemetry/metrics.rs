@@ -54,6 +54,10 @@ pub(crate) struct Metrics {
     pub(crate) timings_invalid: Counter,
     /// `1xx` answers other than `100` that were not passed on.
     pub(crate) informational_dropped: Counter,
+    /// Attempts that followed another one of the same request.
+    pub(crate) retries: Counter,
+    /// Attempts that would have, had the budget allowed it.
+    pub(crate) retries_over_budget: Counter,
     /// Pooled connections found closed and replaced before the request was handed on.
     pub(crate) pool_replaced: Counter,
 }
@@ -73,6 +77,8 @@ impl Metrics {
             timings_clamped: Counter::default(),
             timings_invalid: Counter::default(),
             informational_dropped: Counter::default(),
+            retries: Counter::default(),
+            retries_over_budget: Counter::default(),
             pool_replaced: Counter::default(),
         };
         let registry = registry.sub_registry_with_prefix("outrigger");
@@ -118,6 +124,12 @@ impl Metrics {
             "informational_dropped",
             "1xx answers other than 100 that were not passed on",
             metrics.informational_dropped.clone(),
+        );
+        registry.register("retries", "Attempts after the first one of a request", metrics.retries.clone());
+        registry.register(
+            "retries_over_budget",
+            "Attempts that were not made because the retry budget was spent",
+            metrics.retries_over_budget.clone(),
         );
         registry.register(
             "pooled_connections_replaced",

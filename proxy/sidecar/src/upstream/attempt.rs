@@ -68,7 +68,8 @@ pub(crate) struct Head {
 pub(crate) struct Answer {
     pub(crate) head: response::Parts,
     pub(crate) body: UpstreamBody,
-    pub(crate) occupied: Occupied,
+    /// `None`: the rest is here already.
+    pub(crate) occupied: Option<Occupied>,
 }
 
 /// Why there is no response.
@@ -166,7 +167,7 @@ impl<C: Connect> Attempt<'_, C> {
                     return Ok(Answer {
                         head,
                         body: UpstreamBody::Http1(body),
-                        occupied: Occupied::Http1(lease),
+                        occupied: Some(Occupied::Http1(lease)),
                     });
                 }
                 Err(NoAnswer::Unsent(unsent)) if !waited.fresh => request = *unsent,
@@ -281,7 +282,11 @@ impl<C: Connect> Attempt<'_, C> {
                     exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
                     check_lengths(response.headers()).map_err(Failed::after)?;
                     let (head, body) = response.into_parts();
-                    Ok(Answer { head, body: UpstreamBody::http2(body), occupied: Occupied::Http2(stream) })
+                    Ok(Answer {
+                        head,
+                        body: UpstreamBody::http2(body),
+                        occupied: Some(Occupied::Http2(stream)),
+                    })
                 }
                 Err(error) => {
                     tracing::debug!(%error, "attempt failed");
@@ -410,6 +415,12 @@ fn pause_upload(response: &Response<Incoming>, upload: &Upload) {
 }
 
 impl Head {
+    /// Takes it, and leaves nothing of it.
+    pub(crate) fn take(&mut self) -> Self {
+        let Self { method, uri, headers } = self;
+        Self { method: std::mem::take(method), uri: std::mem::take(uri), headers: std::mem::take(headers) }
+    }
+
     fn request(self, upload: &Arc<Upload>) -> Request<RequestBody> {
         let mut request = Request::new(RequestBody::of(upload));
         *request.method_mut() = self.method;

@@ -1,0 +1,237 @@
+//! The attempts of one request: to one endpoint after another, until one has an answer to deliver, no other may follow,
+//! or the time is up. What decides is `core::retry`; here it is given what happened.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use outrigger_core::{
+    deadline, grpc,
+    model::Resilience,
+    reason::Reason,
+    retry::{Outcome, Retries, Situation, Tried, Verdict, pushback},
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Outbound, destination::MeshPort, leg::Prepared};
+use crate::{
+    endpoint::EndpointState,
+    headers,
+    snapshot::EndpointSetEntry,
+    telemetry::Exchange,
+    upstream::{Answer, Attempt, Demand, Failed, Head, Kept, Occupied},
+};
+
+/// As much of an answer is kept while another attempt is made; a larger one is delivered.
+const KEPT_ANSWER: usize = 64 * 1024;
+
+/// See the module.
+pub(super) struct Attempts<'a> {
+    outbound: &'a Outbound,
+    port: &'a MeshPort,
+    set: &'a EndpointSetEntry,
+    resilience: &'a Resilience,
+    prepared: Prepared,
+    tried: Tried,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(
+        outbound: &'a Outbound,
+        (port, set): (&'a MeshPort, &'a EndpointSetEntry),
+        prepared: Prepared,
+    ) -> Self {
+        Self { outbound, port, set, resilience: &set.set.resilience, prepared, tried: Tried::new() }
+    }
+
+    /// Makes them.
+    pub(super) async fn run(mut self, exchange: &mut Exchange) -> Result<Answer, Failed> {
+        let mut retries = Retries::new(&self.resilience.retry, self.prepared.idempotent);
+        self.set.destination.budget.request(Instant::now().into_std());
+        let mut kept = None;
+        let end = loop {
+            let end = self.once(retries.made(), exchange).await;
+            let outcome = self.judge(&end);
+            if matches!(outcome, Outcome::Status(status) if status.as_u16() < 400) {
+                break end;
+            }
+            let Verdict::Retry { after } = retries.next(outcome, &self.situation(&end)) else {
+                break end;
+            };
+            if !self.may_retry() {
+                break end;
+            }
+            if let Ok(answer) = end {
+                match self.keep(answer).await {
+                    Ok(whole) => kept = whole.or(kept),
+                    Err(end) => break end,
+                }
+            }
+            self.prepared.upload.rewind();
+            sleep(after).await;
+        };
+        self.prepared.upload.settle();
+        match (end, kept) {
+            // What came before is better than nothing; past the deadline it is too late for it.
+            (Err(failed), Some(kept)) if !is_too_late(failed.reason) => Ok(kept),
+            (end, _) => end,
+        }
+    }
+
+    /// Whether the budget has one more.
+    fn may_retry(&self) -> bool {
+        let metrics = self.outbound.shared.telemetry.metrics();
+        let now = Instant::now().into_std();
+        let granted = self.set.destination.budget.try_retry(now, &self.resilience.budget);
+        if granted {
+            metrics.retries.inc()
+        } else {
+            metrics.retries_over_budget.inc()
+        };
+        granted
+    }
+
+    /// Holds an answer that another attempt may better: `None` if it broke off. The error is what ends the request: an
+    /// answer that is too large to be held, or the deadline.
+    async fn keep(&self, answer: Answer) -> Result<Option<Answer>, Result<Answer, Failed>> {
+        let Answer { head, body, occupied } = answer;
+        let reading = body.keep(KEPT_ANSWER);
+        let kept = match self.prepared.deadline.limit() {
+            Some(limit) => timeout_at(Instant::from_std(limit.at), reading)
+                .await
+                .map_err(|_elapsed| Err(Failed::after(limit.reason)))?,
+            None => reading.await,
+        };
+        match kept {
+            Kept::Whole(body) => {
+                if let Some(Occupied::Http1(lease)) = occupied {
+                    lease.keep();
+                }
+                Ok(Some(Answer { head, body, occupied: None }))
+            }
+            Kept::Large(body) => Err(Ok(Answer { head, body, occupied })),
+            Kept::Broken => Ok(None),
+        }
+    }
+
+    fn judge(&self, end: &Result<Answer, Failed>) -> Outcome {
+        let failed = match end {
+            Err(failed) => failed,
+            Ok(answer) => {
+                if let Some((_reason, true)) = headers::peer_reason(&answer.head.headers) {
+                    return Outcome::Unprocessed;
+                }
+                let grpc = self.prepared.grpc.then(|| grpc::status(&answer.head.headers)).flatten();
+                return Outcome::Status(grpc.map_or(answer.head.status, grpc::Code::http_status));
+            }
+        };
+        let distrust = matches!(failed.reason, Reason::TlsFailed | Reason::PeerRejected);
+        match Outcome::of(failed.reason) {
+            // Whoever is not believed, or does not believe us, will not in a moment either.
+            Outcome::Unprocessed if distrust && !self.set.has_untried(&self.tried) => Outcome::Final,
+            outcome => outcome,
+        }
+    }
+
+    fn situation(&self, end: &Result<Answer, Failed>) -> Situation {
+        let head = end.as_ref().ok().map(|answer| &answer.head.headers);
+        Situation {
+            replayable: self.prepared.upload.is_replayable(),
+            remaining: self.prepared.deadline.remaining(Instant::now().into_std()),
+            untried: self.set.has_untried(&self.tried),
+            pushback: head.and_then(|head| pushback(head, SystemTime::now())),
+            random: rand::random(),
+        }
+    }
+
+    /// The head for the next attempt, with what is left of the deadline. It is kept if another one may follow.
+    fn head(&mut self, made: u32, remaining: Option<Duration>) -> Head {
+        let last = made >= self.resilience.retry.attempts;
+        let mut head = if last { self.prepared.head.take() } else { self.prepared.head.clone() };
+        deadline::header::write(&mut head.headers, self.prepared.grpc, remaining);
+        head
+    }
+
+    async fn once(&mut self, made: u32, exchange: &mut Exchange) -> Result<Answer, Failed> {
+        let now = Instant::now().into_std();
+        let deadline = self.prepared.deadline.attempt(now, self.resilience.timeouts.per_try);
+        let head = self.head(made, deadline.remaining(now));
+        let picked = self.set.pick(now, &mut self.tried, rand::random());
+        let (endpoint, state) = picked.ok_or(Failed::before(Reason::NoEndpoint))?;
+        exchange.note(|record| {
+            record.attempts = made + 1;
+            record.upstream = Some(endpoint.address);
+            record.upstream_identity = Some(endpoint.identity.clone());
+        });
+        exchange.hold_in_flight(state.begin());
+        let sent = self.send(state, head, exchange);
+        let sent = match deadline.limit() {
+            Some(limit) => match timeout_at(Instant::from_std(limit.at), sent).await {
+                Err(_elapsed) => Err(Failed::after(limit.reason)),
+                // Its sidecar has kept the time that we gave it.
+                Ok(Ok(answer)) if says_too_late(&answer) => Err(Failed::after(limit.reason)),
+                Ok(sent) => sent,
+            },
+            None => sent.await,
+        };
+        if let Some(well) = went_well(&sent) {
+            let now = Instant::now().into_std();
+            state.answered(now, now.saturating_duration_since(exchange.attempted()), well);
+        }
+        sent
+    }
+
+    async fn send(
+        &self,
+        state: &Arc<EndpointState>,
+        head: Head,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, Failed> {
+        let shared = &self.outbound.shared;
+        let peer = self.outbound.pools.of(state, &self.set.destination, shared);
+        let connect = self.resilience.timeouts.connect;
+        let attempt = Attempt {
+            upstream: &*peer,
+            leg: self.prepared.leg,
+            demand: Demand {
+                max_idle: shared.limits.pool_idle,
+                keep: shared.limits.pool_idle,
+                connect_timeout: connect.unwrap_or(self.port.config().connect_timeout),
+                queue_timeout: shared.limits.queue_timeout,
+                connections: self.resilience.limits.connections,
+                pending: self.resilience.limits.pending,
+            },
+            limits: &shared.limits,
+            telemetry: &shared.telemetry,
+            counts_informational: false,
+        };
+        let mut answer = attempt.send(head, &self.prepared.upload, exchange).await?;
+        if let Some(Occupied::Http1(lease)) = &mut answer.occupied {
+            lease.set_keep(shared.limits.pool_idle);
+        }
+        Ok(answer)
+    }
+}
+
+/// Whether the end of an attempt speaks for its endpoint; `None`: it says nothing of it.
+fn went_well(sent: &Result<Answer, Failed>) -> Option<bool> {
+    match sent {
+        Ok(answer) => {
+            let status = answer.head.status;
+            Some(!status.is_server_error() && status != http::StatusCode::TOO_MANY_REQUESTS)
+        }
+        Err(failed) => match Outcome::of(failed.reason) {
+            Outcome::Unprocessed | Outcome::Reset | Outcome::PerTryTimeout => Some(false),
+            _ => is_too_late(failed.reason).then_some(false),
+        },
+    }
+}
+
+fn says_too_late(answer: &Answer) -> bool {
+    matches!(headers::peer_reason(&answer.head.headers), Some((Reason::DeadlineExceeded, _)))
+}
+
+fn is_too_late(reason: Reason) -> bool {
+    matches!(reason, Reason::RequestTimeout | Reason::DeadlineExceeded)
+}
