@@ -1,15 +1,22 @@
 //! What each decision on a request's path costs.
 
-use std::{hint::black_box, io, time::Duration};
+use std::{
+    hint::black_box,
+    io,
+    time::{Duration, Instant},
+};
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use outrigger_bench::{measure, report};
 use outrigger_core::{
     balance::{Eligible, pick},
     model::{HttpMatch, Name, PathMatch, RouteRule, ServiceName, WeightedBackend},
     names,
     route::{RequestHead, select, weighted},
-    telemetry::{Histogram, Phase, PhaseTimes, timing},
+    telemetry::{
+        Histogram, Phase, PhaseTimes, timing,
+        traces::{TraceId, Traces, trace_id},
+    },
 };
 
 #[expect(clippy::expect_used, reason = "constants of this file")]
@@ -94,5 +101,34 @@ fn main() -> io::Result<()> {
     };
     let header = timing::encode(&figures);
     report("telemetry: write the timing header", measure(|| timing::encode(black_box(&figures))))?;
-    report("telemetry: read the timing header", measure(|| timing::parse(black_box(&header)).is_ok()))
+    report("telemetry: read the timing header", measure(|| timing::parse(black_box(&header)).is_ok()))?;
+
+    let traceparent = HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    report("telemetry: read the trace id", measure(|| trace_id(black_box(&traceparent))))?;
+    // As many requests in the application as a busy one has.
+    let mut traces = Traces::default();
+    for number in 1..=256_u128 {
+        traces.enter(number.to_be_bytes());
+    }
+    let (mut number, now) = (1_u128 << 64, Instant::now());
+    report(
+        "telemetry: a request in the application and out",
+        measure(|| {
+            number += 1;
+            traces.enter(number.to_be_bytes()).map(|stay| {
+                let waiting = traces.waiting(stay, now, now);
+                traces.leave(stay);
+                waiting
+            })
+        }),
+    )?;
+    let known: TraceId = 7_u128.to_be_bytes();
+    report(
+        "telemetry: a call of a request in the application",
+        measure(|| traces.begin(black_box(known), now).map(|stay| traces.end(stay, now))),
+    )?;
+    report(
+        "telemetry: a call of nobody",
+        measure(|| traces.begin(black_box(TraceId::default()), now).is_none()),
+    )
 }

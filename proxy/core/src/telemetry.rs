@@ -13,6 +13,7 @@ mod makeup;
 mod phase;
 mod sparse;
 pub mod timing;
+pub mod traces;
 
 pub use class::Class;
 pub use edge::{Edge, EdgeKey, MAX_EDGE_BYTES};

@@ -7,6 +7,7 @@
 //!
 //! Everything here runs on the control thread; traffic has threads of its own.
 
+mod figures;
 mod metrics;
 mod state;
 
@@ -41,7 +42,7 @@ use crate::{
     endpoint::States,
     identity::{JoinError, NoIdentity, Origin, Renewal, TokenError, join, origin},
     registration::{self, Registration},
-    report::{self, Figures, Reporter},
+    report::{self, Reporter},
     settings::{CredentialStore, Settings},
     snapshot,
     telemetry::Telemetry,
@@ -49,6 +50,7 @@ use crate::{
 
 pub use state::{Addresses, StateError};
 
+use figures::DataPathFigures;
 use metrics::ControlMetrics;
 use state::StateDir;
 
@@ -99,6 +101,7 @@ pub struct App {
     status: watch::Receiver<Status>,
     data_path: DataPath,
     telemetry: Telemetry,
+    snapshot: snapshot::Handle,
     renewal_failures: Arc<AtomicU64>,
     health: Health,
     addresses: Addresses,
@@ -144,7 +147,7 @@ impl App {
         let health_address = listener.local_addr().map_err(failed)?;
         let handles = DataPathHandles {
             identity: identity.clone(),
-            snapshot: handle,
+            snapshot: handle.clone(),
             discover: Arc::new(discovery.demand()),
             telemetry: telemetry.clone(),
         };
@@ -181,6 +184,7 @@ impl App {
             discovery: Some(discovery),
             data_path,
             telemetry,
+            snapshot: handle,
             renewal_failures,
             health,
             addresses,
@@ -275,7 +279,8 @@ impl App {
             self.identity.clone(),
             self.stop.clone(),
         ));
-        Reporter::start(self.channel.clone(), Arc::new(self.telemetry.clone()))
+        let figures = DataPathFigures { telemetry: self.telemetry.clone(), snapshot: self.snapshot.clone() };
+        Reporter::start(self.channel.clone(), Arc::new(figures), &self.instance)
     }
 
     fn register(&self) -> Option<registration::Running> {
@@ -402,14 +407,4 @@ async fn watch_expiry(identity: &Identity, health: &Health) {
 fn epoch(now: SystemTime) -> u64 {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl Figures for Telemetry {
-    fn edges(&self) -> Vec<outrigger_core::telemetry::Edge> {
-        Self::edges(self)
-    }
-
-    fn overflowed(&self) -> u64 {
-        Self::overflowed(self)
-    }
 }

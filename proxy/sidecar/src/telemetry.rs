@@ -5,6 +5,7 @@ mod edges;
 mod exchange;
 mod metrics;
 mod sparing;
+mod traces;
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -17,6 +18,7 @@ pub(crate) use access::Record;
 pub(crate) use edges::{EdgeHandles, Edges};
 pub(crate) use exchange::Exchange;
 pub(crate) use metrics::{Metrics, Open};
+pub use traces::{Calling, Inside, Traces};
 
 use edges::EdgeCollector;
 use sparing::Sparing;
@@ -28,6 +30,7 @@ pub struct Telemetry(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     edges: Arc<Edges>,
+    traces: Traces,
     metrics: Metrics,
     access_log: bool,
     /// For what strangers can make the proxy say, inbound and outbound.
@@ -37,10 +40,11 @@ struct Inner {
 impl Telemetry {
     /// Registers the data path's metrics. `access_log`: one event per request, target `access`.
     pub fn new(registry: &mut Registry, access_log: bool) -> Self {
-        let edges = Arc::new(Edges::default());
-        registry.register_collector(Box::new(EdgeCollector(Arc::clone(&edges))));
+        let (edges, traces) = (Arc::new(Edges::default()), Traces::default());
+        registry.register_collector(Box::new(EdgeCollector(Arc::clone(&edges), traces.clone())));
         Self(Arc::new(Inner {
             edges,
+            traces,
             metrics: Metrics::new(registry),
             access_log,
             sparing: Default::default(),
@@ -56,6 +60,11 @@ impl Telemetry {
     /// Requests that were counted on the edge `other` because the table was full.
     pub fn overflowed(&self) -> u64 {
         self.0.edges.overflowed()
+    }
+
+    /// Ties an application's calls to the requests it works on.
+    pub fn traces(&self) -> &Traces {
+        &self.0.traces
     }
 
     pub(crate) fn edge_table(&self) -> &Edges {

@@ -1,9 +1,14 @@
-//! The telemetry stream: what was added to each edge's histogram, at the interval that the control plane asks for.
+//! The telemetry stream: what was added to each edge's histogram, at the interval that the control plane asks for; and
+//! how the endpoints are, whenever that has changed.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use outrigger_core::{
+    model::Name,
+    telemetry::{EndpointFigures, within_bound},
+};
 use outrigger_proto::telemetry::v1alpha1::{
-    ReportRequest, ReportResponse, telemetry_service_client::TelemetryServiceClient,
+    Endpoints, ReportRequest, ReportResponse, telemetry_service_client::TelemetryServiceClient,
 };
 use tokio::{
     sync::mpsc,
@@ -30,13 +35,15 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Reports `figures` on the current runtime.
-    pub fn start(channel: Channel, figures: Arc<dyn Figures>) -> Self {
+    /// Reports `figures` on the current runtime, as those of `instance`.
+    pub fn start(channel: Channel, figures: Arc<dyn Figures>, instance: &Name) -> Self {
         let stop = CancellationToken::new();
         let mut stream = Stream {
             channel,
             figures,
+            instance: instance.to_string(),
             ledger: Ledger::new(rand::random()),
+            told: Vec::new(),
             interval: DEFAULT_INTERVAL,
             open: None,
         };
@@ -69,7 +76,10 @@ struct Open {
 struct Stream {
     channel: Channel,
     figures: Arc<dyn Figures>,
+    instance: String,
     ledger: Ledger,
+    /// The endpoints as the open stream was told of them.
+    told: Vec<EndpointFigures>,
     interval: Duration,
     open: Option<Open>,
 }
@@ -79,9 +89,9 @@ impl Session for Stream {
 
     async fn run(&mut self) -> Result<Infallible, StreamError> {
         loop {
-            sleep(self.interval).await;
-            if let Err(error) = self.send_all().await {
+            if let Err(error) = self.round().await {
                 self.open = None;
+                self.told.clear();
                 return Err(error);
             }
         }
@@ -89,6 +99,51 @@ impl Session for Stream {
 }
 
 impl Stream {
+    async fn round(&mut self) -> Result<(), StreamError> {
+        self.pause().await?;
+        self.send_all().await?;
+        self.send_endpoints().await
+    }
+
+    /// Waits for the next round. A stream that ends meanwhile is one whose endpoints are forgotten over there.
+    async fn pause(&mut self) -> Result<(), StreamError> {
+        let Some(open) = &mut self.open else {
+            sleep(self.interval).await;
+            return Ok(());
+        };
+        let ended = async {
+            loop {
+                match open.responses.message().await {
+                    Ok(Some(_unasked)) => {}
+                    Ok(None) => return StreamError::Ended,
+                    Err(status) => return status.into(),
+                }
+            }
+        };
+        timeout(self.interval, ended).await.map_or(Ok(()), Err)
+    }
+
+    /// Tells how the endpoints are, if this stream was told otherwise.
+    async fn send_endpoints(&mut self) -> Result<(), StreamError> {
+        let (endpoints, omitted) = within_bound(self.figures.endpoints());
+        let same = endpoints.len() == self.told.len()
+            && endpoints.iter().zip(&self.told).all(|(now, told)| now.is_as(told));
+        if same {
+            return Ok(());
+        }
+        let report = ReportRequest {
+            instance: self.instance.clone(),
+            endpoints: Some(Endpoints {
+                endpoints: endpoints.iter().map(Into::into).collect(),
+                omitted: u32::try_from(omitted).unwrap_or(u32::MAX),
+            }),
+            ..ReportRequest::default()
+        };
+        self.exchange(report).await?;
+        self.told = endpoints;
+        Ok(())
+    }
+
     /// Sends what is unacknowledged and what was added since. Opens the stream when there is something to say.
     async fn send_all(&mut self) -> Result<(), StreamError> {
         // Twice: what waits from before, then what came since.

@@ -22,6 +22,8 @@ use prometheus_client::{
     registry::Unit,
 };
 
+use super::Traces;
+
 /// Edges with figures of their own; the requests of all others are counted on one edge without a name.
 pub(crate) const MAX_EDGES: usize = 1000;
 
@@ -138,9 +140,9 @@ impl Edges {
     }
 }
 
-/// The edges as OpenMetrics.
+/// The edges as OpenMetrics, and what could not be told of them.
 #[derive(Debug)]
-pub(crate) struct EdgeCollector(pub(crate) Arc<Edges>);
+pub(crate) struct EdgeCollector(pub(crate) Arc<Edges>, pub(crate) Traces);
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -175,12 +177,22 @@ impl Collector for EdgeCollector {
                 None,
             )?;
         }
-        ConstCounter::new(self.0.overflowed()).encode(encoder.encode_descriptor(
-            "outrigger_edges_overflowed",
-            "Requests counted on the edge 'other' because the table of edges was full",
-            None,
-            MetricType::Counter,
-        )?)
+        for (name, help, value) in [
+            (
+                "outrigger_edges_overflowed",
+                "Requests counted on the edge 'other' because the table of edges was full",
+                self.0.overflowed(),
+            ),
+            (
+                "outrigger_traces_refused",
+                "Requests whose time in the application is not taken apart because the table of traces was full",
+                self.1.refused(),
+            ),
+        ] {
+            let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(family)?;
+        }
+        Ok(())
     }
 }
 

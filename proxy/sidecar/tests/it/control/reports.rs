@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_core::telemetry::{Bucket, Edge, EdgeKey, Sparse};
+use outrigger_core::telemetry::{Bucket, Edge, EdgeKey, EndpointFigures, EndpointHealth, Sparse};
 use outrigger_proto::type_url;
 use outrigger_proxy::report::{Figures, Reporter};
 use outrigger_tls::grpc::{ServerTrust, channel_lazy};
@@ -22,9 +22,9 @@ fn channel(fake: &Fake) -> Channel {
     channel_lazy(&fake.address.to_string(), trust, Some(&identity)).unwrap()
 }
 
-/// One edge with as many requests as the test says.
+/// One edge with as many requests as the test says, and one endpoint with as many in flight.
 #[derive(Debug, Default)]
-struct Counted(AtomicU64);
+struct Counted(AtomicU64, AtomicU64);
 
 impl Figures for Counted {
     fn edges(&self) -> Vec<Edge> {
@@ -40,6 +40,24 @@ impl Figures for Counted {
     fn overflowed(&self) -> u64 {
         0
     }
+
+    fn endpoints(&self) -> Vec<EndpointFigures> {
+        vec![EndpointFigures {
+            service: "demo/price".parse().unwrap(),
+            port: 80,
+            address: "192.0.2.7:17006".parse().unwrap(),
+            workload: "demo/price-1".into(),
+            in_flight: self.1.load(Ordering::Relaxed),
+            latency: None,
+            connections: 0,
+            health: EndpointHealth::Healthy,
+        }]
+    }
+}
+
+fn start(fake: &Fake, figures: &Arc<Counted>) -> Reporter {
+    let figures = Arc::clone(figures) as Arc<dyn Figures>;
+    Reporter::start(channel(fake), figures, &"front-1".parse().unwrap())
 }
 
 /// What a control plane counts: a repeat of a sequence is none.
@@ -63,7 +81,7 @@ async fn figures_are_neither_lost_nor_doubled_when_streams_break() {
     fake.change(|seen| seen.acknowledge = false);
     let figures = Arc::new(Counted::default());
     figures.0.store(3, Ordering::Relaxed);
-    let reporter = Reporter::start(channel(&fake), Arc::clone(&figures) as Arc<dyn Figures>);
+    let reporter = start(&fake, &figures);
     fake.until("a report", |seen| !seen.reports.is_empty()).await;
     figures.0.store(5, Ordering::Relaxed);
     fake.until("the same report again", |seen| seen.reports.len() >= 2).await;
@@ -73,6 +91,44 @@ async fn figures_are_neither_lost_nor_doubled_when_streams_break() {
     figures.0.store(9, Ordering::Relaxed);
     reporter.finish(Duration::from_secs(10)).await;
     assert_eq!(counted(&fake), 9);
+}
+
+/// The requests in flight that each report on endpoints tells of.
+fn told(seen: &super::fake::Seen) -> Vec<u64> {
+    let reports = seen.reports.iter().filter_map(|report| report.endpoints.as_ref());
+    reports.map(|report| report.endpoints.iter().map(|endpoint| endpoint.in_flight).sum()).collect()
+}
+
+#[tokio::test]
+async fn endpoints_are_told_of_when_they_changed_and_to_each_stream_anew() {
+    let mut fake = Fake::start();
+    let figures = Arc::new(Counted::default());
+    let reporter = start(&fake, &figures);
+    // Nothing is told of an endpoint without traffic, nor is anything told twice.
+    figures.0.store(1, Ordering::Relaxed);
+    fake.until("the edge", |seen| seen.reports.len() == 1).await;
+    for in_flight in [3, 5, 0] {
+        figures.1.store(in_flight, Ordering::Relaxed);
+        fake.until("the endpoint", |seen| told(seen).last() == Some(&in_flight)).await;
+        figures.0.fetch_add(1, Ordering::Relaxed);
+        let counted = figures.0.load(Ordering::Relaxed);
+        fake.until("a round without news of it", |seen| seen.reports.last().unwrap().sequence == counted)
+            .await;
+    }
+    fake.look(|seen| {
+        assert_eq!(told(seen), [3, 5, 0]);
+        let of_endpoints = seen.reports.iter().filter(|report| report.endpoints.is_some());
+        for report in of_endpoints {
+            assert_eq!((report.sequence, report.instance.as_str()), (0, "front-1"), "nothing to count");
+        }
+    });
+    figures.1.store(7, Ordering::Relaxed);
+    fake.until("the endpoint", |seen| told(seen).last() == Some(&7)).await;
+    fake.kill();
+    fake.change(|seen| seen.reports.clear());
+    fake.resume();
+    fake.until("told again on another stream", |seen| told(seen) == [7]).await;
+    reporter.finish(Duration::from_secs(10)).await;
 }
 
 #[tokio::test]
