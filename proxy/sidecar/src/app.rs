@@ -45,7 +45,7 @@ use crate::{
     report::{self, Reporter},
     settings::{CredentialStore, Settings},
     snapshot,
-    telemetry::Telemetry,
+    telemetry::{AccessLog, Telemetry},
 };
 
 pub use state::{Addresses, StateError};
@@ -101,6 +101,7 @@ pub struct App {
     status: watch::Receiver<Status>,
     data_path: DataPath,
     telemetry: Telemetry,
+    access_log: Option<AccessLog>,
     snapshot: snapshot::Handle,
     renewal_failures: Arc<AtomicU64>,
     health: Health,
@@ -132,7 +133,9 @@ impl App {
         let channel = channel_lazy(&settings.control_plane.address, trust, Some(&identity))?;
 
         let mut registry = Registry::default();
-        let telemetry = Telemetry::new(&mut registry, settings.log.access);
+        let access_log =
+            settings.log.access.then(|| AccessLog::start(settings.log.format, std::io::stderr()));
+        let telemetry = Telemetry::new(&mut registry, access_log.clone());
         let handle = snapshot::Handle::default();
         let discovery = Discovery::new(handle.clone(), States::default());
         let renewal_failures = Arc::new(AtomicU64::new(0));
@@ -184,6 +187,7 @@ impl App {
             discovery: Some(discovery),
             data_path,
             telemetry,
+            access_log,
             snapshot: handle,
             renewal_failures,
             health,
@@ -306,7 +310,7 @@ impl App {
 
     /// The way out. A second signal cuts it short.
     async fn end(self, registration: Option<registration::Running>, reporter: Option<Reporter>) -> Exit {
-        let Self { settings, data_path, health, shutdown, stop, tasks, .. } = self;
+        let Self { settings, data_path, access_log, health, shutdown, stop, tasks, .. } = self;
         let forced = shutdown.forced().clone();
         let work = async {
             // Ready still: callers that have not heard yet are served as ever.
@@ -334,6 +338,9 @@ impl App {
         tasks.close();
         if timeout(FAREWELL, tasks.wait()).await.is_err() {
             tracing::debug!("some tasks did not end in time");
+        }
+        if let Some(log) = access_log {
+            log.flush(FAREWELL);
         }
         tracing::info!(code = exit.code(), "stopped");
         exit

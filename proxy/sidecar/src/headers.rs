@@ -13,7 +13,10 @@
 use std::fmt::Write as _;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
-use outrigger_core::{deadline::header::OUTRIGGER_TIMEOUT as TIMEOUT, model::SpiffeId, reason::Reason};
+use outrigger_core::{
+    deadline::header::OUTRIGGER_TIMEOUT as TIMEOUT, model::SpiffeId, reason::Reason,
+    telemetry::traces::trace_id,
+};
 
 use crate::upstream::Leg;
 
@@ -297,7 +300,7 @@ fn ensure_names(headers: &mut HeaderMap) -> Names {
         }
     };
     let traceparent = match only(headers, &TRACEPARENT) {
-        Some(value) if is_traceparent(value.as_bytes()) => value.clone(),
+        Some(value) if trace_id(value).is_some() => value.clone(),
         _ => {
             let value = new_traceparent();
             headers.insert(TRACEPARENT, value.clone());
@@ -341,28 +344,6 @@ fn new_traceparent() -> HeaderValue {
     let parent = rand::random::<u64>().max(1);
     let value = format!("00-{trace:032x}-{parent:016x}-01");
     HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static("-"))
-}
-
-/// Version 00 exactly, later ones as far as version 00 reads them (W3C Trace Context §3.2, §4).
-fn is_traceparent(value: &[u8]) -> bool {
-    let hex = |range: std::ops::Range<usize>| {
-        let digits = value.get(range)?;
-        let legal = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
-        digits.iter().all(legal).then_some(digits)
-    };
-    let dashes = [2, 35, 52].iter().all(|at| value.get(*at) == Some(&b'-'));
-    let zero = |digits: &[u8]| digits.iter().all(|digit| *digit == b'0');
-    let (Some(version), Some(trace), Some(parent), Some(_flags)) =
-        (hex(0..2), hex(3..35), hex(36..52), hex(53..55))
-    else {
-        return false;
-    };
-    let length = match version {
-        b"00" => value.len() == 55,
-        b"ff" => false,
-        _ => value.len() == 55 || value.get(55) == Some(&b'-'),
-    };
-    dashes && length && !zero(trace) && !zero(parent)
 }
 
 #[cfg(test)]

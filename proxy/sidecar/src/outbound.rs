@@ -37,7 +37,7 @@ use crate::{
         Form, Guarded, Link, ResponseBody, accepted, check_head, check_size, own_answer, serve_http1,
         serve_http2, to_origin_form,
     },
-    telemetry::{Direction, Exchange, Record},
+    telemetry::{Authority, Direction, Exchange, Record},
     upstream::UpstreamBody,
     worker::Loaded,
 };
@@ -174,7 +174,7 @@ impl Outbound {
         if self.shared.hop.is_in(request.headers()) {
             return Err(Reason::LoopDetected);
         }
-        exchange.note(|record| record.authority = Some(target.authority.as_str().to_owned()));
+        exchange.note(|record| record.authority = Some(Authority::Target(target.authority.clone())));
         let destination = match &downstream.captured {
             // Where the connection was opened to decides, not the Host.
             Some(_) if target.form == Form::Authority => return Err(Reason::BadRequest),

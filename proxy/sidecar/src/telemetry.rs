@@ -13,8 +13,8 @@ use outrigger_core::{model::SpiffeId, reason::Reason, telemetry::Edge};
 use outrigger_tls::Refusal;
 use prometheus_client::registry::Registry;
 
-pub use access::Direction;
-pub(crate) use access::Record;
+pub use access::{AccessLog, Direction};
+pub(crate) use access::{Authority, Record};
 pub(crate) use edges::{EdgeHandles, Edges};
 pub(crate) use exchange::Exchange;
 pub(crate) use metrics::{Metrics, Open};
@@ -32,16 +32,23 @@ struct Inner {
     edges: Arc<Edges>,
     traces: Traces,
     metrics: Metrics,
-    access_log: bool,
+    access_log: Option<AccessLog>,
     /// For what strangers can make the proxy say, inbound and outbound.
     sparing: [Sparing; 2],
 }
 
 impl Telemetry {
-    /// Registers the data path's metrics. `access_log`: one event per request, target `access`.
-    pub fn new(registry: &mut Registry, access_log: bool) -> Self {
+    /// Registers the data path's metrics. `access_log`: where the line of each request goes; `None`: nowhere.
+    pub fn new(registry: &mut Registry, access_log: Option<AccessLog>) -> Self {
         let (edges, traces) = (Arc::new(Edges::default()), Traces::default());
         registry.register_collector(Box::new(EdgeCollector(Arc::clone(&edges), traces.clone())));
+        if let Some(log) = &access_log {
+            registry.register(
+                "outrigger_access_lines_dropped",
+                "Lines of the access log that were dropped because it is read too slowly",
+                log.dropped(),
+            );
+        }
         Self(Arc::new(Inner {
             edges,
             traces,
@@ -97,8 +104,8 @@ impl Telemetry {
     /// Counts and logs the end of an exchange.
     pub(crate) fn record(&self, record: &Record) {
         self.0.metrics.count(record);
-        if self.0.access_log {
-            record.log();
+        if let Some(log) = &self.0.access_log {
+            log.record(record);
         }
     }
 

@@ -157,6 +157,7 @@ impl Inbound {
             telemetry: &self.shared.telemetry,
             counts_informational: true,
         };
+        exchange.enter();
         let sent = attempt.send(head, &upload, exchange);
         let answer = match deadline.limit() {
             // A caller that waits no longer must not cost the application any more.

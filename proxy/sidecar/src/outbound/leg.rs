@@ -75,6 +75,7 @@ impl Outbound {
         let way = Way { leg, upgrade: asked };
         let names = headers::outbound_request(&mut head.headers, &self.shared.hop, head.version, &way);
         exchange.note(|record| record.name(names));
+        exchange.call();
         exchange.set_upload(&upload);
         let idempotent = is_idempotent(&head.method);
         let head = Head { method: head.method, uri: head.uri, headers: head.headers };

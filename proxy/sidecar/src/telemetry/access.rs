@@ -1,14 +1,19 @@
 //! One line per request.
 
+mod line;
+mod sink;
+
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, StatusCode, Version, header, uri::PathAndQuery};
 use outrigger_core::{
     grpc::Code,
     model::SpiffeId,
     reason::Reason,
     telemetry::{Class, PhaseTimes},
 };
+
+pub use sink::AccessLog;
 
 use super::EdgeHandles;
 use crate::headers::Names;
@@ -38,6 +43,15 @@ impl fmt::Display for Direction {
     }
 }
 
+/// Whom a request was sent to, in the form in which it came.
+#[derive(Debug)]
+pub(crate) enum Authority {
+    /// By its `Host`.
+    Host(HeaderValue),
+    /// By its target.
+    Target(http::uri::Authority),
+}
+
 /// What is known of a request when it is over. Queries, and headers other than the two that name a request, are not
 /// in it: they carry secrets.
 #[derive(Debug)]
@@ -47,8 +61,8 @@ pub(crate) struct Record {
     pub(crate) downstream_identity: Option<SpiffeId>,
     pub(crate) method: Option<Method>,
     pub(crate) version: Option<Version>,
-    pub(crate) authority: Option<String>,
-    pub(crate) path: Option<String>,
+    pub(crate) authority: Option<Authority>,
+    pub(crate) path: Option<PathAndQuery>,
     pub(crate) request_id: Option<HeaderValue>,
     pub(crate) traceparent: Option<HeaderValue>,
     /// Where it was routed to.
@@ -102,9 +116,16 @@ impl Record {
     pub(crate) fn describe<B>(&mut self, request: &Request<B>) {
         self.method = Some(request.method().clone());
         self.version = Some(request.version());
-        self.path = Some(request.uri().path().to_owned());
-        let host = request.headers().get(header::HOST);
-        self.authority = host.and_then(|host| host.to_str().ok().map(str::to_owned));
+        self.path = request.uri().path_and_query().cloned();
+        self.authority = request.headers().get(header::HOST).cloned().map(Authority::Host);
+    }
+
+    /// Whom it was sent to.
+    pub(crate) fn authority(&self) -> Option<&str> {
+        match self.authority.as_ref()? {
+            Authority::Host(value) => value.to_str().ok(),
+            Authority::Target(authority) => Some(authority.as_str()),
+        }
     }
 
     /// What it is called.
@@ -130,43 +151,6 @@ impl Record {
             || self.status.is_some_and(|status| status.is_server_error())
             || self.grpc_status.is_some_and(is_server_s)
     }
-
-    /// One event, target `access`.
-    pub(crate) fn log(&self) {
-        let text = |value: &Option<HeaderValue>| {
-            value.as_ref().and_then(|value| value.to_str().ok().map(str::to_owned))
-        };
-        let destination = self.edges.as_ref().map(|edges| &edges.destination);
-        let route = self.edges.as_ref().and_then(|edges| edges.rule.as_deref());
-        tracing::info!(
-            target: "access",
-            direction = self.direction.as_str(),
-            downstream.addr = %self.downstream,
-            downstream.identity = self.downstream_identity.as_ref().map(SpiffeId::as_str),
-            method = self.method.as_ref().map(Method::as_str),
-            version = self.version.map(tracing::field::debug),
-            authority = self.authority.as_deref(),
-            path = self.path.as_deref(),
-            request_id = text(&self.request_id),
-            traceparent = text(&self.traceparent),
-            destination = destination.map(|(service, _)| tracing::field::display(service)),
-            port = destination.map(|(_, port)| *port),
-            route,
-            class = (self.class != Class::Request).then(|| self.class.as_str()),
-            attempts = (self.attempts > 1).then_some(self.attempts),
-            upstream.addr = self.upstream.map(tracing::field::display),
-            upstream.identity = self.upstream_identity.as_ref().map(SpiffeId::as_str),
-            generation = self.generation,
-            status = self.status.map(|status| status.as_u16()),
-            grpc_status = self.grpc_status.map(Code::number),
-            reason = self.reason.map(Reason::as_str),
-            bytes = self.bytes,
-            received = (self.received > 0).then_some(self.received),
-            duration_us = micros(self.duration),
-            phases_us = (self.direction == Direction::Outbound).then(|| tracing::field::display(Phases(&self.phases))),
-            "request"
-        );
-    }
 }
 
 /// Codes that say that the server failed, and not that it refused.
@@ -175,22 +159,4 @@ fn is_server_s(code: Code) -> bool {
         code,
         Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable | Code::DataLoss
     )
-}
-
-/// `client_proxy=12 network=340`, microseconds, those that are not zero.
-struct Phases<'a>(&'a PhaseTimes);
-
-impl fmt::Display for Phases<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut space = "";
-        for (phase, time) in self.0.iter().filter(|(_, time)| !time.is_zero()) {
-            write!(f, "{space}{phase}={}", micros(time))?;
-            space = " ";
-        }
-        Ok(())
-    }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

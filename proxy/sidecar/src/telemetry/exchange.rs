@@ -11,11 +11,12 @@ use outrigger_core::{
         Class,
         hop::{self, Stamps},
         timing::Figures,
+        traces::trace_id,
     },
 };
 use tokio::time::Instant;
 
-use super::{Record, Telemetry};
+use super::{Calling, Inside, Record, Telemetry};
 use crate::{
     endpoint::{Counted, InFlight},
     http::{Gate, Link, Upload},
@@ -31,6 +32,10 @@ struct Held {
     in_flight: Option<InFlight>,
     /// Counts it at its destination.
     counted: Option<Counted>,
+    /// An inbound's: the request is in the application.
+    inside: Option<Inside>,
+    /// An outbound's: the application waits for it.
+    calling: Option<Calling>,
 }
 
 /// See the module.
@@ -107,7 +112,11 @@ impl Exchange {
             total,
             upload: uploaded.saturating_duration_since(handed_on),
             app: answered.saturating_duration_since(uploaded),
-            waiting: None,
+            waiting: inner
+                .held
+                .inside
+                .as_ref()
+                .and_then(|inside| inside.waiting(Instant::from_std(uploaded), Instant::from_std(answered))),
         }
     }
 
@@ -134,6 +143,23 @@ impl Exchange {
     pub(crate) fn set_figures(&mut self, figures: Figures) {
         if let Some(inner) = &mut self.0 {
             inner.figures = Some(figures);
+        }
+    }
+
+    /// The request goes to the application now: calls of the same trace are its own.
+    pub(crate) fn enter(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            let trace = inner.record.traceparent.as_ref().and_then(trace_id);
+            inner.held.inside = trace.map(|trace| inner.telemetry.traces().enter(trace));
+        }
+    }
+
+    /// It is a call of the own workload, perhaps on behalf of a request that it works on.
+    pub(crate) fn call(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            let trace = inner.record.traceparent.as_ref().and_then(trace_id);
+            let begun = Instant::from_std(inner.stamps.head_read);
+            inner.held.calling = trace.map(|trace| inner.telemetry.traces().call(trace, begun));
         }
     }
 
@@ -277,8 +303,8 @@ impl Inner {
         {
             upload.set_gate(Gate::Abandoned);
         }
-        let Held { occupied, in_flight, counted } = std::mem::take(&mut self.held);
-        drop((in_flight, counted));
+        let Held { occupied, in_flight, counted, inside, calling } = std::mem::take(&mut self.held);
+        drop((in_flight, counted, inside, calling));
         match occupied {
             Some(Occupied::Http1(lease)) if whole && uploaded => lease.keep(),
             occupied => drop(occupied),

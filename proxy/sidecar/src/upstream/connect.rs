@@ -82,6 +82,12 @@ impl FirstWord {
         self.said.notify_waiters();
     }
 
+    /// It will say nothing any more.
+    fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.said.notify_waiters();
+    }
+
     /// Whether it refused us.
     fn is_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
@@ -137,6 +143,13 @@ impl Standing {
     /// Whether its peer did not believe us.
     pub(super) fn is_refused(&self) -> bool {
         self.first.as_ref().is_some_and(|first| first.is_refused())
+    }
+
+    /// The connection is over: nobody reads any more.
+    pub(super) fn end(&self) {
+        if let Some(first) = &self.first {
+            first.end();
+        }
     }
 
     /// Waits until its peer has said something: until then it may still refuse us. Somebody else has to read.

@@ -268,6 +268,7 @@ impl<C: Connect> Multiplexer<C> {
                 () = cut => {}
             }
             over.over.store(true, Ordering::Relaxed);
+            over.standing.end();
             // Those who wait for a stream of it look elsewhere.
             over.freed.notify_waiters();
             drop(counted);

@@ -73,7 +73,7 @@ impl Side {
     pub(crate) fn start(identity: Identity, apps: &[SocketAddr], options: &Options) -> Self {
         log::capture();
         let mut registry = Registry::default();
-        let telemetry = Telemetry::new(&mut registry, true);
+        let telemetry = Telemetry::new(&mut registry, Some(log::access()));
         let snapshot = Handle::default();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let inbound = apps

@@ -28,7 +28,7 @@ async fn the_next_head_is_not_late_before_the_answer_is_there() {
 /// Takes longer than any timeout to read an answer, having sent `behind` after the request; returns what came after it.
 async fn read_slowly(behind: &str) -> String {
     let limits = Limits::default();
-    let telemetry = Telemetry::new(&mut Registry::default(), false);
+    let telemetry = Telemetry::new(&mut Registry::default(), None);
     let (mut client, server) = duplex(1024);
     let io = Guarded::http1(server, Bytes::new(), &limits);
     let link = Arc::clone(io.link());

@@ -1,11 +1,14 @@
-//! The access log of all data paths of this process.
+//! What all data paths of this process say: the access log, and warnings.
 
 use std::{
     collections::BTreeMap,
     fmt::Debug,
+    io,
     sync::{Mutex, Once},
 };
 
+use outrigger_process::logging::Format;
+use outrigger_proxy::telemetry::AccessLog;
 use tokio::sync::Notify;
 use tracing::{
     Event, Metadata, Subscriber,
@@ -23,6 +26,35 @@ static INSTALLED: Once = Once::new();
 
 pub(crate) fn capture() {
     INSTALLED.call_once(|| tracing::subscriber::set_global_default(Capture).unwrap());
+}
+
+/// An access log of whose lines [`line`] knows.
+pub(crate) fn access() -> AccessLog {
+    AccessLog::start(Format::Json, Lines(Vec::new()))
+}
+
+/// Takes whole lines apart.
+struct Lines(Vec<u8>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        while let Some(end) = self.0.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.0.drain(..=end).collect();
+            let fields: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&line).unwrap();
+            let text = |value: serde_json::Value| match value {
+                serde_json::Value::String(text) => text,
+                other => other.to_string(),
+            };
+            LINES.lock().unwrap().push(fields.into_iter().map(|(name, value)| (name, text(value))).collect());
+        }
+        WRITTEN.notify_waiters();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The first line with all of `fields`; waits for it.
@@ -47,7 +79,7 @@ struct Capture;
 
 impl Subscriber for Capture {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && (metadata.target() == "access" || *metadata.level() <= tracing::Level::WARN)
+        metadata.is_event() && *metadata.level() <= tracing::Level::WARN
     }
 
     fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {

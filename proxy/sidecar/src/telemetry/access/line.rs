@@ -1,0 +1,242 @@
+//! A record as one line, JSON for programs or text for people. Written by hand into the buffer that is sent: a line per
+//! request is the largest part of what telling about a request costs.
+
+use std::{
+    fmt::Display,
+    io::Write as _,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use http::{HeaderValue, Method, Version};
+use outrigger_core::{
+    grpc::Code,
+    model::SpiffeId,
+    reason::Reason,
+    telemetry::{Class, PhaseTimes},
+};
+use outrigger_process::logging::Format;
+use time::{OffsetDateTime, macros::format_description};
+
+use super::{Direction, Record};
+
+/// Writes lines; keeps what is the same from one to the next.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    format: Format,
+    /// The second of the last line, and how it is written.
+    second: (u64, String),
+}
+
+impl Lines {
+    pub(super) fn new(format: Format) -> Self {
+        Self { format, second: (0, String::new()) }
+    }
+
+    /// Appends the line of `record`, which is over at `now`, to `buffer`.
+    pub(super) fn write(&mut self, buffer: &mut Vec<u8>, record: &Record, now: SystemTime) {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if since.as_secs() != self.second.0 || self.second.1.is_empty() {
+            self.second = (since.as_secs(), second(now));
+        }
+        let begin = buffer.len();
+        let mut line = Line { buffer, json: self.format == Format::Json };
+        line.begin(&self.second.1, since.subsec_micros());
+        fields(&mut line, record);
+        line.end();
+        debug_assert!(buffer.len() > begin, "a line is never empty");
+    }
+}
+
+fn second(now: SystemTime) -> String {
+    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
+    OffsetDateTime::from(now).format(format).unwrap_or_default()
+}
+
+/// What is known, in the order in which a reader wants it; what is not is left out.
+fn fields(line: &mut Line<'_>, record: &Record) {
+    line.text("direction", record.direction.as_str());
+    line.shown("downstream.addr", record.downstream);
+    line.maybe("downstream.identity", record.downstream_identity.as_ref().map(SpiffeId::as_str));
+    line.maybe("method", record.method.as_ref().map(Method::as_str));
+    line.maybe("version", record.version.map(version));
+    line.maybe("authority", record.authority());
+    line.maybe("path", record.path.as_ref().map(|target| target.path()));
+    line.maybe("request_id", record.request_id.as_ref().and_then(text));
+    line.maybe("traceparent", record.traceparent.as_ref().and_then(text));
+    if let Some(edges) = &record.edges {
+        line.shown("destination", &edges.destination.0);
+        line.number("port", u64::from(edges.destination.1));
+        line.maybe("route", edges.rule.as_deref());
+    }
+    line.maybe("class", (record.class != Class::Request).then(|| record.class.as_str()));
+    if record.attempts > 1 {
+        line.number("attempts", u64::from(record.attempts));
+    }
+    if let Some(upstream) = record.upstream {
+        line.shown("upstream.addr", upstream);
+    }
+    line.maybe("upstream.identity", record.upstream_identity.as_ref().map(SpiffeId::as_str));
+    line.number("generation", record.generation);
+    if let Some(status) = record.status {
+        line.number("status", u64::from(status.as_u16()));
+    }
+    if let Some(code) = record.grpc_status {
+        line.number("grpc_status", u64::from(Code::number(code)));
+    }
+    line.maybe("reason", record.reason.map(Reason::as_str));
+    line.number("bytes", record.bytes);
+    if record.received > 0 {
+        line.number("received", record.received);
+    }
+    line.number("duration_us", micros(record.duration));
+    if record.direction == Direction::Outbound {
+        line.phases("phases_us", &record.phases);
+    }
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+fn text(value: &HeaderValue) -> Option<&str> {
+    value.to_str().ok()
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A line that is being written. Writing to a vector cannot fail.
+struct Line<'a> {
+    buffer: &'a mut Vec<u8>,
+    json: bool,
+}
+
+impl Line<'_> {
+    fn begin(&mut self, second: &str, micros: u32) {
+        let _infallible = if self.json {
+            write!(
+                self.buffer,
+                "{{\"timestamp\":\"{second}.{micros:06}Z\",\"level\":\"INFO\",\"target\":\"access\",\"message\":\"request\""
+            )
+        } else {
+            write!(self.buffer, "{second}.{micros:06}Z  INFO access: request")
+        };
+    }
+
+    fn end(&mut self) {
+        if self.json {
+            self.buffer.push(b'}');
+        }
+        self.buffer.push(b'\n');
+    }
+
+    /// Names are this file's own, and need no escape.
+    fn name(&mut self, name: &str) {
+        if self.json {
+            self.buffer.extend_from_slice(b",\"");
+            self.buffer.extend_from_slice(name.as_bytes());
+            self.buffer.extend_from_slice(b"\":");
+        } else {
+            self.buffer.push(b' ');
+            self.buffer.extend_from_slice(name.as_bytes());
+            self.buffer.push(b'=');
+        }
+    }
+
+    /// Whatever a client wrote; in text quoted as in JSON, so that nobody can make two lines of one.
+    fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        let _infallible = serde_json::to_writer(&mut *self.buffer, value);
+    }
+
+    fn maybe(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(name, value);
+        }
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.name(name);
+        let _infallible = serde_json::to_writer(&mut *self.buffer, &value);
+    }
+
+    /// Addresses and names, which need no escape.
+    fn shown(&mut self, name: &str, value: impl Display) {
+        self.name(name);
+        let _infallible = write!(self.buffer, "\"{value}\"");
+    }
+
+    /// `client_proxy=12 network=340`, microseconds, those that are not zero.
+    fn phases(&mut self, name: &str, phases: &PhaseTimes) {
+        self.name(name);
+        self.buffer.push(b'"');
+        let mut first = true;
+        for (phase, time) in phases.iter().filter(|(_, time)| !time.is_zero()) {
+            if !std::mem::take(&mut first) {
+                self.buffer.push(b' ');
+            }
+            self.buffer.extend_from_slice(phase.as_str().as_bytes());
+            self.buffer.push(b'=');
+            let _infallible = serde_json::to_writer(&mut *self.buffer, &micros(time));
+        }
+        self.buffer.push(b'"');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, StatusCode};
+    use outrigger_core::telemetry::Phase;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn record() -> Record {
+        let mut record = Record::new(Direction::Outbound, "127.0.0.1:1".parse().unwrap());
+        let request = Request::get("/a\"b?secret=1").header("host", "price\"\\").body(()).unwrap();
+        record.describe(&request);
+        record.status = Some(StatusCode::OK);
+        record.duration = Duration::from_millis(2);
+        record.phases.add(Phase::ClientProxy, Duration::from_micros(12));
+        record.phases.add(Phase::App, Duration::from_micros(340));
+        record
+    }
+
+    fn written(format: Format, record: &Record) -> String {
+        let mut buffer = Vec::new();
+        let now = UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_042);
+        Lines::new(format).write(&mut buffer, record, now);
+        String::from_utf8(buffer).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_one_object_whatever_a_client_wrote() {
+        let line = written(Format::Json, &record());
+        assert_eq!(line.matches('\n').count(), 1, "{line}");
+        let read: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["timestamp"], "2023-11-14T22:13:20.000042Z");
+        assert_eq!(read["path"], "/a\"b", "the query is not in it");
+        assert_eq!(read["authority"], "price\"\\");
+        assert_eq!((&read["status"], &read["duration_us"]), (&Value::from(200), &Value::from(2000)));
+        assert_eq!(read["phases_us"], "client_proxy=12 app=340");
+        assert_eq!(read.get("reason"), None);
+    }
+
+    #[test]
+    fn text_has_the_same_fields() {
+        let mut record = record();
+        record.refuse(Reason::NoRoute);
+        let line = written(Format::Text, &record);
+        assert!(
+            line.starts_with("2023-11-14T22:13:20.000042Z  INFO access: request direction=\"outbound\" "),
+            "{line}"
+        );
+        assert!(line.contains(" reason=\"no_route\" bytes=0 duration_us=2000 "), "{line}");
+        assert_eq!(line.matches('\n').count(), 1);
+    }
+}
