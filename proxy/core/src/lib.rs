@@ -10,6 +10,7 @@ pub mod join_token;
 pub mod limit;
 pub mod model;
 pub mod names;
+pub mod outlier;
 pub mod policy;
 pub mod reason;
 pub mod retry;
