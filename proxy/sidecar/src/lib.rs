@@ -13,6 +13,7 @@ mod inbound;
 pub mod outbound;
 mod pool;
 pub mod snapshot;
+mod tcp;
 pub mod telemetry;
 mod trust;
 mod tunnel;

@@ -2,27 +2,21 @@
 //! checked is the address that is dialled, not the name that it came from.
 
 use std::{
-    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    pin::Pin,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
+    sync::OnceLock,
     time::Duration,
 };
 
 use bytes::Bytes;
 use hickory_resolver::TokioResolver;
 use outrigger_core::reason::Reason;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional},
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpStream, time::timeout};
 
-use crate::accept;
+use crate::{
+    accept,
+    http::Transport,
+    tcp::{self, Side},
+};
 
 /// DNS and TCP together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -156,74 +150,17 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     }
 }
 
-/// Copies in both directions until both are at their end, or nothing moved for too long. `prefix` was read from the
-/// downstream already.
-pub(crate) async fn relay<D, U>(downstream: D, prefix: Bytes, mut upstream: U)
-where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
-{
-    if let Err(error) = timeout(OPEN_TIMEOUT, upstream.write_all(&prefix)).await {
-        tracing::debug!(%error, "tunnel broke");
-        return;
-    }
-    let moved = Arc::new(AtomicBool::new(false));
-    let mut downstream = Watched { io: downstream, moved: Arc::clone(&moved) };
-    let copying = copy_bidirectional(&mut downstream, &mut upstream);
-    let idle = async {
-        loop {
-            sleep(IDLE_TIMEOUT).await;
-            if !moved.swap(false, Ordering::Relaxed) {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        copied = copying => {
-            if let Err(error) = copied {
-                tracing::debug!(%error, "tunnel broke");
-            }
-        }
-        () = idle => tracing::debug!("tunnel was idle for too long"),
-    }
-}
-
-/// Notes that something moved.
-struct Watched<T> {
-    io: T,
-    moved: Arc<AtomicBool>,
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.moved.store(true, Ordering::Relaxed);
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.moved.store(true, Ordering::Relaxed);
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
+/// Copies both ways until the tunnel is over. `prefix` was read from the downstream already.
+pub(crate) async fn relay<D: Transport, U: Transport>(downstream: D, prefix: Bytes, upstream: U) {
+    let (downstream, upstream) = (Side::new(downstream, prefix), Side::new(upstream, Bytes::new()));
+    let tcp::Ended { sent, received, why, error } =
+        tcp::relay(downstream, upstream, IDLE_TIMEOUT, std::future::pending()).await;
+    let error = error.as_ref().map(tracing::field::display);
+    tracing::debug!(sent, received, ?why, error, "tunnel ended");
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, duplex};
-
     use super::*;
 
     #[test]
@@ -294,33 +231,5 @@ mod tests {
         assert_eq!(allowed(&public, &parse(&["1.1.1.1"])), Err(Reason::ExternalDenied));
         assert_eq!(allowed(&parse(&["::ffff:1.1.1.1"]), &parse(&["1.1.1.1"])), Err(Reason::ExternalDenied));
         assert_eq!(allowed(&[], &[]), Err(Reason::NameUnresolved));
-    }
-
-    #[tokio::test]
-    async fn a_tunnel_passes_the_prefix_first_and_half_closes() {
-        let (mut client, downstream) = duplex(64);
-        let (upstream, mut server) = duplex(64);
-        let relay = relay(downstream, Bytes::from_static(b"hello "), upstream);
-        let talk = async {
-            client.write_all(b"world").await.unwrap();
-            client.shutdown().await.unwrap();
-            let mut heard = String::new();
-            server.read_to_string(&mut heard).await.unwrap();
-            assert_eq!(heard, "hello world");
-            server.write_all(b"bye").await.unwrap();
-            drop(server);
-            heard.clear();
-            client.read_to_string(&mut heard).await.unwrap();
-            assert_eq!(heard, "bye");
-        };
-        tokio::join!(relay, talk);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_tunnel_through_which_nothing_goes_ends() {
-        let (client, downstream) = duplex(64);
-        let (upstream, server) = duplex(64);
-        relay(downstream, Bytes::new(), upstream).await;
-        drop((client, server));
     }
 }
