@@ -2,7 +2,7 @@
 //!
 //! Each direction ends by itself (RFC 9293 §3.6), and an end is passed on as what it is: a FIN, or close_notify on TLS,
 //! as the same on the other side; everything else as a reset, so that a peer that vanished in the middle of what it said
-//! is never taken for one that was done.
+//! is never taken for one that was done. Plain copies, and not splice(2): on every way through the mesh one side is TLS.
 
 mod direction;
 
@@ -66,8 +66,8 @@ pub(crate) enum Why {
 
 /// Copies both ways until both directions are over, nothing moved in either for `idle_timeout`, or `cut` is ready: the
 /// deadline of a drain, a peer that is no longer trusted. Whatever the end is other than [`Why::Finished`], both
-/// connections are reset. Each direction holds at most [`direction::BUFFER`] bytes, and none while its reader is slower
-/// than its writer.
+/// connections are reset. A direction whose writer is slower than its reader holds at most [`direction::BUFFER`] bytes, or
+/// what was read before; any other holds none.
 ///
 /// A side that was reset while the other one's writer is blocked is noticed when that goes on, or by the timeouts.
 ///
@@ -128,7 +128,7 @@ impl<D: Transport, U: Transport> Relay<D, U> {
             downstream: downstream.io,
             upstream: upstream.io,
             broken: None,
-            receiving_first: false,
+            receiving_first: true,
             finished: false,
         }
     }
@@ -155,8 +155,10 @@ impl<D: Transport, U: Transport> Relay<D, U> {
             Poll::Ready(Err(Broken::Reader(error))) => self.break_off(Why::DownstreamReset, error),
             Poll::Ready(Err(Broken::Writer(error))) => {
                 // What upstream said before it went is delivered still; then comes its end, which is none.
-                self.receiving.distrust();
                 self.note(Why::UpstreamReset, error);
+                self.receiving.distrust();
+                // It may have had its turn before the error was met.
+                self.poll_receiving(cx);
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
@@ -167,8 +169,9 @@ impl<D: Transport, U: Transport> Relay<D, U> {
         match polled {
             Poll::Ready(Err(Broken::Reader(error))) => self.break_off(Why::UpstreamReset, error),
             Poll::Ready(Err(Broken::Writer(error))) => {
-                self.sending.distrust();
                 self.note(Why::DownstreamReset, error);
+                self.sending.distrust();
+                self.poll_sending(cx);
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }

@@ -15,7 +15,8 @@ use std::{
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The most that is read at a time, bytes.
+/// The most that is read at a time, bytes. Through a pair with TLS between, a byte costs a quarter more CPU with 16 KiB, and
+/// 2 % less with 64 KiB, which is what each slow reader would hold.
 pub(super) const BUFFER: usize = 32 * 1024;
 
 thread_local! {
@@ -218,3 +219,6 @@ fn with_scratch<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
     let _kept = SCRATCH.try_with(|kept| kept.set(scratch)).is_ok();
     result
 }
+
+#[cfg(test)]
+mod tests;
