@@ -3,7 +3,7 @@
 #   make demo     a mesh on this machine: two sidecars, mutual TLS, a canary, the hop table (Ctrl-C ends it)
 #   make test     every test; installs first what the tests need and the system lacks (as root)
 #   make check    format, lints, documentation, the workspace's own rules
-#   make bench    micro benchmarks of the decisions on a request's path
+#   make bench    our pair against Envoy, HAProxy, a bare relay and no proxy (docs/performance.md); 20 minutes
 #   make soak     the long versions of the property tests and of the demo
 
 SHELL     := /bin/bash
@@ -11,7 +11,7 @@ CARGO     ?= cargo
 DEMO_ARGS ?=
 BINARIES  := --workspace --bins
 
-.PHONY: all setup demo test check bench soak build clean
+.PHONY: all setup demo test check bench bench-micro setup-bench soak build clean
 .DEFAULT_GOAL := build
 
 build:
@@ -35,7 +35,17 @@ check:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	$(CARGO) test --locked --workspace --test it -- workspace::
 
-bench:
+setup-bench:
+	@./benches/setup.sh compare
+
+# BENCH_ROUNDS=3 BENCH_SECONDS=2 for a quick look; BENCH_ARGS="--cells h1-32 --pairs envoy outrigger" for a part.
+bench: setup-bench
+	$(CARGO) build --locked --profile dist $(BINARIES)
+	python3 -m unittest discover --quiet -s benches/compare
+	python3 benches/compare $(BENCH_ARGS)
+
+# The decisions on a request's path, in nanoseconds.
+bench-micro:
 	$(CARGO) bench --locked -p outrigger-bench
 
 # PROPTEST_CASES multiplies the random cases of every property and model test.

@@ -1,0 +1,54 @@
+"""Outrigger as its users run it: a control plane, two sidecars that joined with tokens, a service and a route of ten
+rules, everything at its default. Only what /dev/null is for the access log is not theirs."""
+
+from application import PORT
+from bed import LOAD_CPU, PROXY_CPU, SERVER, eventually
+
+from . import Pair
+
+OUTBOUND, INBOUND = 17001, 17006
+POLICY, DISCOVERY = "127.0.0.1:17100", f"{SERVER}:17110"
+RULES = 10
+
+SERVICE = """
+apiVersion: outrigger.dev/v1alpha1
+kind: Service
+metadata: {name: price, namespace: demo}
+spec:
+  ports: [{port: 80, name: http, protocol: HTTP}]
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: Route
+metadata: {name: price, namespace: demo}
+spec:
+  parentRefs: [{name: price}]
+  rules:
+"""
+RULE = "  - matches: [{{path: {{type: PathPrefix, value: /v{index}}}}}]\n"
+
+
+def start(bed, _authority):
+    state = bed.directory / "outrigger"
+    control_plane = bed.start(
+        "outrigger-control-plane",
+        [bed.programs / "outrigger-control-plane", "--state-dir", state / "control-plane", "--policy-listen", POLICY,
+         "--discovery-listen", DISCOVERY], cpu=LOAD_CPU, server=True)
+    eventually("control plane", lambda: (state / "control-plane" / "addresses.json").exists())
+
+    def operate(*arguments, text=None):
+        return bed.run([bed.programs / "outrigger", "--server", POLICY, "--credential",
+                        state / "control-plane" / "admin", *arguments], 30, server=True, text=text)
+
+    def sidecar(account, server, *arguments):
+        token = bed.directory / f"{account}.token"
+        operate("token", "create", "--namespace", "demo", "--service-account", account, "--output", str(token))
+        return bed.start(
+            f"outrigger-{account}",
+            [bed.programs / "outrigger-proxy", "--instance", account, "--join-token-file", token, "--control-plane",
+             DISCOVERY, "--state-dir", state / account, *arguments], cpu=PROXY_CPU, server=server, quiet=True)
+
+    operate("apply", "-f", "-", text=SERVICE + "".join(RULE.format(index=index) for index in range(RULES)))
+    inbound = sidecar("price", True, "--inbound", f"{SERVER}:{INBOUND}=127.0.0.1:{PORT},name=http")
+    outbound = sidecar("front", False)
+    target = ("127.0.0.1", OUTBOUND)
+    return Pair("outrigger", target, outbound, inbound, http2_target=target, others=[control_plane])
