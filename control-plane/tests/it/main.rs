@@ -10,3 +10,4 @@ mod policy;
 mod process;
 mod running;
 mod support;
+mod telemetry;
