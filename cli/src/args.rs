@@ -77,9 +77,9 @@ pub(crate) enum Command {
     /// Delete objects; all of them or none
     #[command(after_help = EXIT_CODES)]
     Delete(DeleteArgs),
-    /// Show which proxy runs which revision, what it waits for, and what it rejected
+    /// Show which proxy runs which revision, what it waits for, and what it rejected; or how a service's endpoints are
     #[command(after_help = EXIT_CODES)]
-    Status,
+    Status(StatusArgs),
     /// Show where the latency of each hop goes
     #[command(after_help = EXIT_CODES)]
     Hops(HopsArgs),
@@ -163,14 +163,27 @@ pub(crate) enum KindArg {
     MeshConfig,
 }
 
+/// `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Instead, each endpoint of this service as each proxy sees it that calls it: NAMESPACE/NAME, or NAME in `default`
+    #[arg(value_parser = service)]
+    pub(crate) service: Option<String>,
+}
+
 /// `hops`.
 #[derive(Debug, Args)]
 pub(crate) struct HopsArgs {
-    /// Only hops to the endpoints of this service: NAMESPACE/NAME, or NAME in `default`
+    /// Only the hops to this service, and those that its workloads make in turn, and so on: NAMESPACE/NAME, or NAME in
+    /// `default`
+    #[arg(value_parser = service)]
     pub(crate) service: Option<String>,
-    /// Take apart this share of the slowest requests, in percent
-    #[arg(long, value_name = "PERCENT", default_value = "1", value_parser = percent)]
+    /// Take apart this share of the slowest requests, such as 1% or 0.1%
+    #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = percent)]
     pub(crate) slowest: u32,
+    /// Show again and again what happened since the last time, until Ctrl-C
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 /// `token`.
@@ -270,9 +283,17 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Percent as parts per million.
+/// A service with its namespace.
+fn service(text: &str) -> Result<String, String> {
+    let name = if text.contains('/') { text.to_owned() } else { format!("default/{text}") };
+    let valid = name.parse::<outrigger_core::model::ServiceName>();
+    valid.map(|_| name).map_err(|error| error.to_string())
+}
+
+/// Percent, with or without the sign, as parts per million.
 fn percent(text: &str) -> Result<u32, String> {
-    const REMEDY: &str = "write a percentage from 0.0001 to 100, such as 1 or 0.1";
+    const REMEDY: &str = "write a percentage from 0.0001% to 100%, such as 1% or 0.1%";
+    let text = text.strip_suffix('%').unwrap_or(text);
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if fraction.len() > 4 || whole.len() > 3 || !digits(whole) || !digits(fraction) {
@@ -286,7 +307,7 @@ fn percent(text: &str) -> Result<u32, String> {
 mod tests {
     use clap::{CommandFactory, Parser};
 
-    use super::{Arguments, Command, percent};
+    use super::{Arguments, Command, percent, service};
 
     #[test]
     fn the_command_line_is_well_formed() {
@@ -298,8 +319,18 @@ mod tests {
         assert_eq!(percent("1"), Ok(10_000));
         assert_eq!(percent("0.1"), Ok(1_000));
         assert_eq!(percent("100"), Ok(1_000_000));
-        for bad in ["", "0", "-1", "101", "1.00001", "x", "1.x", "+5", "."] {
+        assert_eq!((percent("1%"), percent("0.1%")), (Ok(10_000), Ok(1_000)));
+        for bad in ["", "%", "1%%", "1 %", "0", "-1", "101", "1.00001", "x", "1.x", "+5", "."] {
             assert!(percent(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_service_without_a_namespace_is_in_default() {
+        assert_eq!(service("price"), Ok("default/price".to_owned()));
+        assert_eq!(service("demo/price"), Ok("demo/price".to_owned()));
+        for bad in ["", "a/b/c", "Price", "demo/"] {
+            assert!(service(bad).is_err(), "{bad}");
         }
     }
 

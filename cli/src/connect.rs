@@ -251,6 +251,26 @@ impl ControlPlane {
         self.call(Box::pin(client.hops(self.request(message)))).await
     }
 
+    /// The same with a cursor; `None`: the control plane does not know that moment any more.
+    pub(crate) async fn hops_since(
+        &self,
+        message: status::HopsRequest,
+    ) -> Result<Option<status::HopsResponse>, Failure> {
+        let mut client = self.status();
+        match self.bounded(self.call_timeout, Box::pin(client.hops(self.request(message)))).await {
+            Ok(response) => Ok(Some(response.into_inner())),
+            Err(status) if status.code() == tonic::Code::FailedPrecondition => Ok(None),
+            Err(status) => Err(self.failed(&status)),
+        }
+    }
+
+    /// How the endpoints of a service are seen by those that call it.
+    pub(crate) async fn endpoints(&self, service: &str) -> Result<status::ListEndpointsResponse, Failure> {
+        let message = status::ListEndpointsRequest { service: service.to_owned() };
+        let mut client = self.status();
+        self.call(Box::pin(client.list_endpoints(self.request(message)))).await
+    }
+
     /// A join token.
     pub(crate) async fn create_token(
         &self,

@@ -10,12 +10,9 @@ mod scenario;
 mod split;
 mod verdict;
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::{signal::unix::SignalKind, sync::mpsc};
 
 use self::{
     process::{Death, Stack},
@@ -24,6 +21,7 @@ use self::{
 use crate::{
     args::{DemoAppArgs, DemoArgs, DemoRole, Format},
     failure::Failure,
+    interrupts::{self, Interrupts},
     output::Output,
 };
 
@@ -37,7 +35,7 @@ pub(crate) fn app_main(args: DemoAppArgs) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::io("cannot start the runtime", error))?
         .block_on(async {
-            let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+            let mut terminate = interrupts::listen(SignalKind::terminate())?;
             tokio::select! {
                 outcome = app::run(args.role) => outcome,
                 _ = terminate.recv() => Ok(()),
@@ -51,7 +49,7 @@ pub(crate) async fn run(output: &Output, args: DemoArgs) -> Result<(), Failure> 
     if output.format() != Format::Table {
         return Err(Failure::Usage("the demo prints for people: leave out -o".to_owned()));
     }
-    let mut interrupts = Interrupts::new().map_err(no_signals)?;
+    let mut interrupts = Interrupts::new()?;
     let (mut stack, mut deaths) = Stack::new()?;
     let mut scenario = Scenario::new(output);
     let outcome = tokio::select! {
@@ -80,31 +78,4 @@ async fn died(deaths: &mut mpsc::Receiver<Death>) -> Option<Death> {
     // What it wrote last may still be on its way to the log.
     tokio::time::sleep(Duration::from_millis(100)).await;
     death
-}
-
-fn no_signals(error: io::Error) -> Failure {
-    Failure::io("cannot listen for signals", error)
-}
-
-/// Everything that asks a process to stop.
-#[derive(Debug)]
-struct Interrupts([Signal; 3]);
-
-impl Interrupts {
-    fn new() -> io::Result<Self> {
-        Ok(Self([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ]))
-    }
-
-    async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }

@@ -8,6 +8,7 @@ mod demo;
 mod document;
 mod duration;
 mod failure;
+mod interrupts;
 mod output;
 mod view;
 
@@ -67,7 +68,7 @@ fn run(arguments: Arguments, output: &Output) -> Result<(), Failure> {
             Command::Apply(args) => command::apply::run(&global, output, args).await,
             Command::Get(args) => command::get::run(&global, output, args).await,
             Command::Delete(args) => command::delete::run(&global, output, args).await,
-            Command::Status => command::status::run(&global, output).await,
+            Command::Status(args) => command::status::run(&global, output, args).await,
             Command::Hops(args) => command::hops::run(&global, output, args).await,
             Command::Token(args) => command::token::run(&global, output, args).await,
             Command::Demo(args) => Box::pin(demo::run(output, args)).await,

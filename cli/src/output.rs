@@ -77,11 +77,6 @@ impl Output {
         self.format
     }
 
-    /// Whether a person looks at a terminal.
-    pub(crate) fn is_live(&self) -> bool {
-        self.width.is_some()
-    }
-
     /// Prints a result: `value` for programs, `people` for people.
     ///
     /// # Errors
@@ -91,14 +86,30 @@ impl Output {
         value: &T,
         people: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
-        let text = match self.format {
-            Format::Table => people(),
-            Format::Json => serde_json::to_string_pretty(value)
-                .map_err(|error| Failure::io("cannot render JSON", error.into()))?,
+        match self.format {
+            Format::Table => self.print(people().trim_end_matches('\n')),
+            Format::Json | Format::Yaml => self.print(&self.render(value)?),
+        }
+    }
+
+    /// Prints one result of several for programs: JSON documents one after the other, YAML ones with a line between.
+    ///
+    /// # Errors
+    /// [`Failure::Closed`] when the reader went away.
+    pub(crate) fn document<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
+        let text = self.render(value)?;
+        self.print(&if self.format == Format::Yaml { format!("---\n{text}") } else { text })
+    }
+
+    fn render<T: Serialize>(&self, value: &T) -> Result<String, Failure> {
+        let mut text = match self.format {
             Format::Yaml => serde_saphyr::to_string(value)
                 .map_err(|error| Failure::io("cannot render YAML", io::Error::other(error.to_string())))?,
+            Format::Table | Format::Json => serde_json::to_string_pretty(value)
+                .map_err(|error| Failure::io("cannot render JSON", error.into()))?,
         };
-        self.print(text.trim_end_matches('\n'))
+        text.truncate(text.trim_end_matches('\n').len());
+        Ok(text)
     }
 
     /// Prints lines to standard output.
@@ -211,6 +222,37 @@ impl Output {
         let mut lines = table.lines().map(|line| line.trim_end().to_owned());
         let head = lines.next().map(|line| self.paint(Colour::Bold, &line)).unwrap_or_default();
         std::iter::once(head).chain(lines).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A text that is drawn again and again: on a terminal in the same place, elsewhere one below the other.
+#[derive(Debug)]
+pub(crate) struct Screen<'a> {
+    output: &'a Output,
+    /// Lines of the last one.
+    drawn: usize,
+}
+
+impl<'a> Screen<'a> {
+    /// Draws from where the output is now.
+    pub(crate) fn new(output: &'a Output) -> Self {
+        Self { output, drawn: 0 }
+    }
+
+    /// Draws `text` in the place of the last one, after an empty line.
+    ///
+    /// # Errors
+    /// [`Failure::Closed`] when the reader went away.
+    pub(crate) fn draw(&mut self, text: &str) -> Result<(), Failure> {
+        let mut lines = format!("\n{text}");
+        if self.output.width.is_some() {
+            // Up over the last one, and clear from there.
+            if self.drawn > 0 {
+                lines = format!("\x1b[{}A\x1b[0J{lines}", self.drawn);
+            }
+            self.drawn = lines.lines().count();
+        }
+        self.output.print(&lines)
     }
 }
 

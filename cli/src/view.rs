@@ -1,6 +1,7 @@
 //! What programs read: the stable shape of `-o json` and `-o yaml`, and the words for people made from it.
 
-mod hops;
+mod endpoints;
+pub(crate) mod hops;
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +14,10 @@ use outrigger_proto::{
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-pub(crate) use self::hops::{Hop, Hops, Makeup};
+pub(crate) use self::{
+    endpoints::{Endpoint, Endpoints, Health},
+    hops::{Hop, Hops, Makeup},
+};
 use crate::failure::Defect;
 
 /// The result of a write.

@@ -77,7 +77,7 @@ const fn proxies(path: &'static str, method: &'static str, join_token: bool) -> 
 }
 
 /// Every call that there is.
-pub const TABLE: [Rule; 15] = [
+pub const TABLE: [Rule; 16] = [
     operators("/outrigger.policy.v1alpha1.PolicyService/Apply", "policy.Apply", false, Namespaces::Named),
     operators("/outrigger.policy.v1alpha1.PolicyService/Get", "policy.Get", true, Namespaces::Named),
     operators("/outrigger.policy.v1alpha1.PolicyService/List", "policy.List", true, Namespaces::Named),
@@ -113,6 +113,12 @@ pub const TABLE: [Rule; 15] = [
         Namespaces::Mesh,
     ),
     operators("/outrigger.status.v1alpha1.StatusService/Hops", "status.Hops", true, Namespaces::Mesh),
+    operators(
+        "/outrigger.status.v1alpha1.StatusService/ListEndpoints",
+        "status.ListEndpoints",
+        true,
+        Namespaces::Mesh,
+    ),
     proxies("/outrigger.identity.v1alpha1.IdentityService/Issue", "identity.Issue", true),
     proxies(
         "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",

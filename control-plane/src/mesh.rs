@@ -27,7 +27,7 @@ use crate::{
     registry::{self, AddressRules, LoadError, Registration, Registry, service::ServiceSettings},
     status::{Board, ReportService, service::StatusApi},
     store::{Store, objects::Objects},
-    telemetry::{self, Edges},
+    telemetry::{self, Edges, Endpoints},
 };
 
 /// What the mesh's side is made of.
@@ -58,6 +58,7 @@ pub struct Mesh {
     worlds: watch::Receiver<Arc<World>>,
     board: Arc<Board>,
     edges: Arc<Edges>,
+    endpoints: Endpoints,
     metrics: Metrics,
     clock: Clock,
     allow_loopback: bool,
@@ -84,6 +85,7 @@ impl Mesh {
             worlds,
             board: Arc::default(),
             edges: Arc::new(Edges::new(rand::random())),
+            endpoints: Endpoints::default(),
             metrics: Metrics::default(),
             clock: parts.clock,
             allow_loopback: parts.allow_loopback,
@@ -130,23 +132,24 @@ impl Mesh {
         ProxyStatusServiceServer::new(service)
     }
 
-    /// Where the proxies' time went; discovery port.
+    /// Where the proxies' time went, and how they see their endpoints; discovery port.
     pub fn telemetry_service(&self) -> TelemetryServiceServer<telemetry::service::Service> {
-        let edges = Arc::clone(&self.edges);
-        let service = telemetry::service::Service::new(edges, STREAMS, self.stop.clone());
+        let (edges, endpoints) = (Arc::clone(&self.edges), self.endpoints.clone());
+        let service = telemetry::service::Service::new(edges, endpoints, STREAMS, self.stop.clone());
         TelemetryServiceServer::new(service).max_decoding_message_size(telemetry::service::MAX_REPORT_BYTES)
     }
 
     /// Who runs what; policy port.
     pub fn status_service(&self) -> StatusServiceServer<StatusApi> {
-        StatusServiceServer::new(StatusApi::new(
-            self.worlds.clone(),
-            self.store.clone(),
-            Arc::clone(&self.board),
-            Arc::clone(&self.edges),
-            self.clock.clone(),
-            self.stop.clone(),
-        ))
+        StatusServiceServer::new(StatusApi {
+            worlds: self.worlds.clone(),
+            store: self.store.clone(),
+            board: Arc::clone(&self.board),
+            edges: Arc::clone(&self.edges),
+            endpoints: self.endpoints.clone(),
+            clock: self.clock.clone(),
+            stop: self.stop.clone(),
+        })
     }
 
     /// Tells how far each proxy is.

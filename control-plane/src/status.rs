@@ -2,6 +2,7 @@
 
 mod board;
 mod convergence;
+mod figures;
 mod report;
 pub mod service;
 

@@ -1,5 +1,8 @@
-//! Where the mesh's time goes: what the proxies counted, merged and kept in memory by edge.
+//! Where the mesh's time goes: what the proxies counted, merged and kept in memory by edge; and how they see the
+//! endpoints that they call.
 
+mod chain;
+mod endpoints;
 pub mod service;
 
 use std::{
@@ -8,11 +11,14 @@ use std::{
 };
 
 use outrigger_core::{
-    model::{ServiceName, SpiffeId},
+    model::SpiffeId,
     telemetry::{Edge, EdgeKey, Sparse},
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+pub use chain::chain;
+pub use endpoints::{Endpoints, Seen, Stream};
 
 /// Edges of one caller; further ones count as its `other`.
 const MAX_EDGES_PER_SOURCE: usize = 2_000;
@@ -59,12 +65,30 @@ impl Figures {
 type Picture = Arc<BTreeMap<Key, Arc<Figures>>>;
 
 /// What was counted between two moments.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Added {
-    /// Of each edge with requests, in the order of edges.
-    pub figures: Vec<(Key, Figures)>,
+    before: Picture,
+    now: Picture,
     /// Names the later moment.
     pub cursor: Vec<u8>,
+}
+
+impl Added {
+    /// All edges that there are, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.now.keys()
+    }
+
+    /// What was counted on the edge of `key` between the two moments; `None`: no request.
+    pub fn of(&self, key: &Key) -> Option<Figures> {
+        let figures = self.now.get(key)?;
+        let added = match self.before.get(key) {
+            Some(earlier) if Arc::ptr_eq(earlier, figures) => return None,
+            Some(earlier) => figures.since(earlier),
+            None => Figures::clone(figures),
+        };
+        (added.requests > 0).then_some(added)
+    }
 }
 
 /// The cursor is none of this server's, or too old.
@@ -118,29 +142,17 @@ impl Edges {
         sequence
     }
 
-    /// What was counted since `cursor` (empty: since the start) towards `service` (`None`: all), and the cursor of now.
+    /// What was counted since `cursor` (empty: since the start), and the cursor of now.
     ///
     /// # Errors
     /// The cursor is not known.
-    pub fn since(&self, cursor: &[u8], service: Option<&ServiceName>) -> Result<Added, CursorGone> {
+    pub fn since(&self, cursor: &[u8]) -> Result<Added, CursorGone> {
         let mut inner = self.inner.lock();
         let before = if cursor.is_empty() { Picture::default() } else { self.picture(&inner, cursor)? };
         let now = Arc::clone(&inner.edges);
         let taken = inner.take_picture();
-        drop(inner);
-        let wanted = |key: &Key| {
-            service.is_none_or(|service| key.edge.destination.as_ref().is_some_and(|(to, _)| to == service))
-        };
-        let figures = now.iter().filter(|(key, _)| wanted(key)).filter_map(|(key, figures)| {
-            let added = match before.get(key) {
-                Some(earlier) if Arc::ptr_eq(earlier, figures) => return None,
-                Some(earlier) => figures.since(earlier),
-                None => Figures::clone(figures),
-            };
-            (added.requests > 0).then(|| (key.clone(), added))
-        });
         let cursor = [self.boot.to_be_bytes(), taken.to_be_bytes()].concat();
-        Ok(Added { figures: figures.collect(), cursor })
+        Ok(Added { before, now, cursor })
     }
 
     fn picture(&self, inner: &Inner, cursor: &[u8]) -> Result<Picture, CursorGone> {

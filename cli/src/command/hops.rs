@@ -1,7 +1,11 @@
-//! `hops`: where the latency of each hop goes, over all requests and over the slowest ones.
+//! `hops`: where the latency of each hop goes, over all requests and over the slowest ones; of a service, along the
+//! whole chain behind it.
+
+mod watch;
 
 use std::time::Duration;
 
+use outrigger_core::telemetry::Class;
 use outrigger_proto::status::v1alpha1::HopsRequest;
 
 use crate::{
@@ -9,20 +13,28 @@ use crate::{
     connect::ControlPlane,
     duration,
     failure::Failure,
+    interrupts::Interrupts,
     output::{Colour, Output},
     view::{Hop, Hops, Makeup},
 };
 
-/// Shows the hops to one service, or all.
+/// Deeper hops of a chain are indented no further.
+const MAX_INDENT: usize = 16;
+
+/// Shows the chain of one service, or all hops; once, or until it is interrupted.
 pub(crate) async fn run(global: &Global, output: &Output, args: HopsArgs) -> Result<(), Failure> {
-    let service = match args.service {
-        Some(service) if !service.contains('/') => format!("default/{service}"),
-        other => other.unwrap_or_default(),
-    };
-    let response = ControlPlane::new(global)?
-        .hops(HopsRequest { service, slowest_ppm: args.slowest, since: Vec::new() })
-        .await?;
-    let hops = Hops::new(&response);
+    let control = ControlPlane::new(global)?;
+    let service = args.service.unwrap_or_default();
+    let request = HopsRequest { service, slowest_ppm: args.slowest, since: Vec::new() };
+    if args.watch {
+        let mut interrupts = Interrupts::new()?;
+        return tokio::select! {
+            outcome = watch::run(&control, output, request) => outcome,
+            // That is how it ends.
+            () = interrupts.next() => Ok(()),
+        };
+    }
+    let hops = Hops::new(&control.hops(request).await?);
     output.result(&hops, || people(output, &hops.hops, args.slowest))
 }
 
@@ -56,7 +68,7 @@ pub(crate) fn people(output: &Output, hops: &[Hop], slowest_ppm: u32) -> String 
 fn split(output: &Output, hops: &[Hop], names: &[String], slowest_ppm: u32) -> String {
     let phases = phases(hops);
     let mut header = vec!["WHERE THE TIME WENT".to_owned(), "TOTAL".to_owned()];
-    header.extend(phases.iter().map(|phase| phase.replace('_', " ").to_uppercase()));
+    header.extend(phases.iter().map(|phase| title(phase, &phases).to_uppercase()));
     let unexplained = hops.iter().any(|hop| is_unexplained(&hop.mean) || is_unexplained(&hop.slowest));
     if unexplained {
         header.push("UNEXPLAINED".to_owned());
@@ -65,7 +77,8 @@ fn split(output: &Output, hops: &[Hop], names: &[String], slowest_ppm: u32) -> S
     for (hop, name) in hops.iter().zip(names) {
         for (share, makeup) in makeups(hop, slowest_ppm) {
             let mut row = vec![format!("{name} {share}"), milliseconds(makeup.total)];
-            row.extend(phases.iter().map(|phase| milliseconds(makeup.phase(phase))));
+            let parts = makeup.parts();
+            row.extend(phases.iter().map(|phase| milliseconds(time(&parts, phase))));
             if unexplained {
                 row.push(milliseconds(makeup.unexplained));
             }
@@ -83,15 +96,15 @@ fn narrow(output: &Output, hops: &[Hop], names: &[String], slowest_ppm: u32) -> 
     for (hop, name) in hops.iter().zip(names) {
         lines.push(name.clone());
         for (share, makeup) in makeups(hop, slowest_ppm) {
-            let mut phases: Vec<(&str, f64)> =
-                makeup.phases.iter().map(|(phase, time)| (phase.as_str(), *time)).collect();
+            let mut phases = makeup.parts();
             phases.push(("unexplained", makeup.unexplained));
             // Less than half a percent is noise beside the rest.
             phases.retain(|(_, time)| *time > makeup.total / 200.0);
             phases.sort_by(|(_, left), (_, right)| right.total_cmp(left));
+            let names: Vec<&str> = phases.iter().map(|(phase, _)| *phase).collect();
             let parts: Vec<String> = phases
                 .iter()
-                .map(|(phase, time)| format!("{} {}", phase.replace('_', " "), milliseconds(*time)))
+                .map(|(phase, time)| format!("{} {}", title(phase, &names), milliseconds(*time)))
                 .collect();
             lines.push(output.list(&format!("  {share} {}:", milliseconds(makeup.total)), &parts));
         }
@@ -104,33 +117,48 @@ fn makeups(hop: &Hop, slowest_ppm: u32) -> [(String, &Makeup); 2] {
     [("mean".to_owned(), &hop.mean), (format!("slowest {}", percent(slowest_ppm)), &hop.slowest)]
 }
 
-/// `demo/front -> demo/price-v1`; the port only where it tells two hops apart, the rule likewise.
+/// A part's name for people. Beside what could be taken apart, `app` is the rest.
+fn title(part: &str, parts: &[&str]) -> String {
+    match part {
+        "app" if parts.contains(&"app_self") => "app not split".to_owned(),
+        part => part.replace('_', " "),
+    }
+}
+
+fn time(parts: &[(&str, f64)], name: &str) -> f64 {
+    parts.iter().find(|(part, _)| *part == name).map_or(0.0, |(_, time)| *time)
+}
+
+/// `demo/front -> demo/price-v1`, indented as deep as it is in a chain; the port only where it tells two hops apart, the
+/// rule likewise; what it counts if not requests.
 fn name(hop: &Hop, hops: &[Hop]) -> String {
     let same = |other: &&Hop| other.source == hop.source && other.destination == hop.destination;
-    let mut name = format!("{} -> {}", hop.caller(), hop.destination);
+    let indent = "  ".repeat(usize::try_from(hop.depth).unwrap_or_default().min(MAX_INDENT));
+    let mut name = format!("{indent}{} -> {}", hop.caller(), hop.destination);
     if hops.iter().filter(same).any(|other| other.port != hop.port) {
         name.push_str(&format!(":{}", hop.port));
     }
     if hops.iter().filter(same).any(|other| other.rule != hop.rule) && !hop.rule.is_empty() {
         name.push_str(&format!(" ({})", hop.rule));
     }
+    if hop.class != Class::Request.as_str() {
+        name.push_str(&format!(" [{}]", hop.class));
+    }
     name
 }
 
-/// Phases that took any time on any hop, in the order in which a request meets them.
-fn phases(hops: &[Hop]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    let makeups = hops.iter().flat_map(|hop| [&hop.mean, &hop.slowest]);
-    for (phase, _) in makeups.flat_map(|makeup| &makeup.phases) {
-        if !names.contains(phase) {
-            names.push(phase.clone());
+/// Parts that took any time on any hop, in the order in which a request meets them.
+fn phases(hops: &[Hop]) -> Vec<&str> {
+    let parts = hops.iter().flat_map(|hop| [hop.mean.parts(), hop.slowest.parts()]);
+    let mut names: Vec<(&str, f64)> = Vec::new();
+    for (part, time) in parts.flatten() {
+        match names.iter_mut().find(|(name, _)| *name == part) {
+            Some((_, most)) => *most = most.max(time),
+            None => names.push((part, time)),
         }
     }
     // Below half a microsecond in every mean there is nothing to see.
-    names.retain(|phase| {
-        hops.iter().any(|hop| hop.mean.phase(phase) >= 0.0005 || hop.slowest.phase(phase) >= 0.0005)
-    });
-    names
+    names.into_iter().filter(|(_, most)| *most >= 0.0005).map(|(name, _)| name).collect()
 }
 
 /// More than one part in a hundred is worth a column.
@@ -158,7 +186,8 @@ fn percent(ppm: u32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hop, Makeup, Output, name, narrow, percent, phases, success};
+    use super::{Class, Hop, Makeup, Output, name, narrow, percent, phases, split, success};
+    use crate::view::hops::App;
 
     fn hop(destination: &str, port: u32, rule: &str) -> Hop {
         let makeup = |app: f64| Makeup {
@@ -169,6 +198,7 @@ mod tests {
                 ("connect".to_owned(), 0.0),
                 ("app".to_owned(), app),
             ],
+            app: App::default(),
             unexplained: 0.0,
         };
         Hop {
@@ -176,6 +206,8 @@ mod tests {
             destination: destination.to_owned(),
             port,
             rule: rule.to_owned(),
+            class: Class::Request.as_str(),
+            depth: 0,
             requests: 20_000,
             failures: 0,
             p50: 1.0,
@@ -191,6 +223,29 @@ mod tests {
         assert_eq!(name(&plain, std::slice::from_ref(&plain)), "demo/front -> demo/price-v1");
         let both = [plain, hop("demo/price-v1", 81, "demo/price#other")];
         assert_eq!(name(&both[1], &both), "demo/front -> demo/price-v1:81 (demo/price#other)");
+    }
+
+    #[test]
+    fn a_hop_of_a_chain_is_indented_and_says_what_it_counts() {
+        let mut deep = hop("demo/stock", 80, "");
+        (deep.depth, deep.class) = (2, Class::Stream.as_str());
+        assert_eq!(name(&deep, std::slice::from_ref(&deep)), "    demo/front -> demo/stock [stream]");
+        let table = split(&Output::plain(), &[deep], &["    demo/front".to_owned()], 10_000);
+        assert!(table.contains("\n    demo/front mean"), "{table}");
+    }
+
+    #[test]
+    fn the_applications_time_is_split_where_that_is_known() {
+        let mut known = hop("demo/price", 80, "");
+        known.mean.app = App { requests: 10, own: 0.25, waiting: 0.75 };
+        assert_eq!(known.mean.parts()[2..], [("app_self", 0.25), ("downstream_calls", 0.75), ("app", 0.0)]);
+        known.mean.app.requests = 9;
+        known.mean.app.waiting = 0.5;
+        assert_eq!(known.mean.parts()[2..], [("app_self", 0.25), ("downstream_calls", 0.5), ("app", 0.25)]);
+        let hops = [known];
+        assert_eq!(phases(&hops), ["client_proxy", "app_self", "downstream_calls", "app"]);
+        let table = split(&Output::plain(), &hops, &["front".to_owned()], 10_000);
+        assert!(table.contains("APP SELF  DOWNSTREAM CALLS  APP NOT SPLIT"), "{table}");
     }
 
     #[test]

@@ -1,21 +1,30 @@
-//! `status`: which proxy runs which revision, what it waits for, and what it rejected.
+//! `status`: which proxy runs which revision, what it waits for, and what it rejected; of a service, how its endpoints
+//! are.
+
+mod endpoints;
 
 use std::time::SystemTime;
 
 use outrigger_proto::status::v1alpha1::ListProxiesResponse;
 
 use crate::{
-    args::Global,
+    args::{Global, StatusArgs},
     connect::ControlPlane,
     duration,
     failure::Failure,
     output::{Colour, Output},
-    view::{self, Proxy, Status},
+    view::{self, Endpoints, Proxy, Status},
 };
 
-/// Shows every proxy.
-pub(crate) async fn run(global: &Global, output: &Output) -> Result<(), Failure> {
-    let response = ControlPlane::new(global)?.proxies().await?;
+/// Shows every proxy, or every endpoint of one service.
+pub(crate) async fn run(global: &Global, output: &Output, args: StatusArgs) -> Result<(), Failure> {
+    let control = ControlPlane::new(global)?;
+    if let Some(service) = args.service {
+        let response = control.endpoints(&service).await?;
+        let endpoints = Endpoints::new(service, response);
+        return output.result(&endpoints, || endpoints::people(output, &endpoints));
+    }
+    let response = control.proxies().await?;
     let status = Status::new(&response);
     output.result(&status, || people(output, &status, &response))
 }

@@ -27,7 +27,7 @@ use crate::{
     command::hops,
     duration::latency,
     failure::Failure,
-    output::{Colour, Output},
+    output::{Colour, Output, Screen},
     view::{self, Hop, Hops},
 };
 
@@ -278,25 +278,17 @@ impl<'a> Scenario<'a> {
         let counters = Arc::new(Counters::default());
         let _load = Aborting(tokio::spawn(Arc::clone(load).forever(Arc::clone(&counters))));
         let mut cursor = table(mesh, Vec::new()).await?.1;
-        let mut drawn = 0;
+        let mut screen = Screen::new(self.output);
         loop {
             sleep(REFRESH).await;
             let (hops, next) = table(mesh, cursor).await?;
             cursor = next;
-            let mut lines = format!(
-                "\n{} requests, {} failed\n\n{}",
+            screen.draw(&format!(
+                "{} requests, {} failed\n\n{}",
                 counters.done.load(Ordering::Relaxed),
                 counters.failed.load(Ordering::Relaxed),
                 hops::people(self.output, &hops, SLOWEST_PPM)
-            );
-            if self.output.is_live() {
-                // Up over the last table, and clear from there.
-                if drawn > 0 {
-                    lines = format!("\x1b[{drawn}A\x1b[0J{lines}");
-                }
-                drawn = lines.lines().count();
-            }
-            self.output.print(&lines)?;
+            ))?;
         }
     }
 }
@@ -385,13 +377,14 @@ async fn plaintext_is_refused(inbound: SocketAddr) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::{Hop, tail};
-    use crate::view::Makeup;
+    use crate::view::{Makeup, hops::App};
 
     fn slow(app: f64, network: f64) -> Hop {
         let makeup = Makeup {
             requests: 1,
             total: app + network,
             phases: vec![("app".to_owned(), app), ("network".to_owned(), network)],
+            app: App::default(),
             unexplained: 0.0,
         };
         Hop {
@@ -399,6 +392,8 @@ mod tests {
             destination: "demo/price-v2".to_owned(),
             port: 80,
             rule: String::new(),
+            class: "request",
+            depth: 0,
             requests: 1,
             failures: 0,
             p50: 1.0,

@@ -26,7 +26,7 @@ use outrigger_proto::{
 use outrigger_tls::{credential, grpc, testing::Authority};
 use prost::Message;
 use tempfile::TempDir;
-use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio::{io::AsyncWriteExt, net::TcpListener, process::Child};
 use tonic::{Request, Response, Status};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -41,7 +41,11 @@ pub(crate) struct Script {
     pub(crate) objects: Vec<policy::Object>,
     pub(crate) convergence: status::Convergence,
     pub(crate) proxies: Vec<status::ProxyState>,
+    /// The chain of the service `demo/price`, and all there are.
     pub(crate) hops: Vec<status::Hop>,
+    pub(crate) hops_asked: Vec<status::HopsRequest>,
+    /// Of the service `demo/price`.
+    pub(crate) endpoints: status::ListEndpointsResponse,
     pub(crate) tokens: Vec<CreateTokenRequest>,
 }
 
@@ -58,6 +62,13 @@ struct Service(Arc<Mutex<Script>>);
 impl Service {
     fn script(&self) -> std::sync::MutexGuard<'_, Script> {
         self.0.lock().expect("no test panics while it holds the script")
+    }
+}
+
+fn known(service: &str) -> Result<(), Status> {
+    match service {
+        "" | "demo/price" => Ok(()),
+        service => Err(Status::not_found(format!("there is no service {service}"))),
     }
 }
 
@@ -100,6 +111,11 @@ impl Fake {
         let admin = self.directory.path().join("admin");
         run(arguments, &self.address, &admin, stdin).await
     }
+
+    /// Starts the command and leaves it running.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
+        start(arguments, &self.address, &self.directory.path().join("admin"))
+    }
 }
 
 /// What a run left.
@@ -110,9 +126,8 @@ pub(crate) struct Ran {
     pub(crate) stderr: String,
 }
 
-/// Runs the command against `server` with the credential in `credential`.
-pub(crate) async fn run(arguments: &[&str], server: &str, credential: &Path, stdin: &str) -> Ran {
-    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_outrigger"))
+fn start(arguments: &[&str], server: &str, credential: &Path) -> Child {
+    tokio::process::Command::new(env!("CARGO_BIN_EXE_outrigger"))
         .args(arguments)
         .env("OUTRIGGER_SERVER", server)
         .env("OUTRIGGER_CREDENTIAL", credential)
@@ -121,7 +136,12 @@ pub(crate) async fn run(arguments: &[&str], server: &str, credential: &Path, std
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("the command starts");
+        .expect("the command starts")
+}
+
+/// Runs the command against `server` with the credential in `credential`.
+pub(crate) async fn run(arguments: &[&str], server: &str, credential: &Path, stdin: &str) -> Ran {
+    let mut child = start(arguments, server, credential);
     let mut input = child.stdin.take().expect("piped");
     // A command that does not read its input may be gone already.
     drop(input.write_all(stdin.as_bytes()).await);
@@ -255,11 +275,29 @@ impl StatusService for Service {
         Err(Status::unimplemented("not asked by these tests"))
     }
 
-    async fn hops(&self, _: Request<status::HopsRequest>) -> Answer<status::HopsResponse> {
+    async fn hops(&self, request: Request<status::HopsRequest>) -> Answer<status::HopsResponse> {
+        let request = request.into_inner();
+        let mut script = self.script();
+        script.hops_asked.push(request.clone());
+        known(&request.service)?;
+        // A cursor is how often it was asked; the one after the third time is lost.
+        let cursor = u8::try_from(script.hops_asked.len()).unwrap_or(u8::MAX);
+        if request.since == [3] {
+            return Err(Status::failed_precondition("the cursor is too old"));
+        }
         Ok(Response::new(status::HopsResponse {
-            hops: self.script().hops.clone(),
+            hops: script.hops.clone(),
+            cursor: vec![cursor],
             ..status::HopsResponse::default()
         }))
+    }
+
+    async fn list_endpoints(
+        &self,
+        request: Request<status::ListEndpointsRequest>,
+    ) -> Answer<status::ListEndpointsResponse> {
+        known(&request.into_inner().service)?;
+        Ok(Response::new(self.script().endpoints.clone()))
     }
 }
 

@@ -4,5 +4,6 @@
 
 mod demo;
 mod fake;
+mod figures;
 mod read;
 mod write;

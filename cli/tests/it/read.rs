@@ -1,4 +1,4 @@
-//! The commands that read: `get`, `status`, `hops`, and those that need nobody.
+//! The commands that read: `get`, `status`, and those that need nobody.
 
 use outrigger_proto::{mesh::v1alpha1 as mesh, policy::v1alpha1 as policy, status::v1alpha1 as status};
 
@@ -123,38 +123,6 @@ async fn status_shows_each_proxy_and_what_it_rejected() {
     }
     let ran = fake.run(&["status", "-o", "yaml"]).await;
     assert!(ran.stdout.contains("appliedRevision: 6"), "{}", ran.stdout);
-}
-
-#[tokio::test]
-async fn hops_shows_where_the_time_went() {
-    let time = |micros: i32| Some(prost_types::Duration { seconds: 0, nanos: micros * 1_000 });
-    let share = |phase: &str, micros| status::PhaseShare { phase: phase.to_owned(), time: time(micros) };
-    let fake = Fake::start().await;
-    fake.script.lock().expect("the script").hops = vec![status::Hop {
-        source: "spiffe://outrigger.local/ns/demo/sa/front".to_owned(),
-        destination: "demo/price-v1".to_owned(),
-        port: 80,
-        requests: 1_000,
-        failures: 1,
-        p50: time(1_300),
-        p99: time(2_500),
-        mean: time(1_400),
-        mean_phases: vec![share("client_proxy", 40), share("connect", 0), share("app", 1_360)],
-        slowest_mean: time(2_600),
-        slowest_phases: vec![share("client_proxy", 50), share("connect", 0), share("app", 2_550)],
-        slowest_requests: 10,
-        ..status::Hop::default()
-    }];
-    let ran = fake.run(&["hops"]).await;
-    assert_eq!(ran.code, Some(0), "{ran:?}");
-    for part in ["demo/front -> demo/price-v1", "99.90 %", "1.30ms", "CLIENT PROXY", "slowest 1 %", "2.55ms"]
-    {
-        assert!(ran.stdout.contains(part), "{part} in {}", ran.stdout);
-    }
-    assert!(!ran.stdout.contains("CONNECT"), "a phase that took no time: {}", ran.stdout);
-    let ran = fake.run(&["hops", "-o", "json"]).await;
-    let printed: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
-    assert_eq!(printed["hops"][0]["mean"]["phases"]["app"], 1.36);
 }
 
 #[tokio::test]

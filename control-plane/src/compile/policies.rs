@@ -111,6 +111,14 @@ impl Policies {
         self.services_by_account.get(&(namespace.clone(), account.clone())).into_iter().flatten()
     }
 
+    /// The service accounts that may back `service`; the one named like it when there is no such service.
+    pub fn accounts(&self, service: &ServiceName) -> BTreeSet<(Name, Name)> {
+        match self.service(service) {
+            Some((_, spec)) => accounts(service, spec),
+            None => BTreeSet::from([(service.namespace.clone(), service.name.clone())]),
+        }
+    }
+
     /// The mesh's knobs, and where they are written, if they are.
     pub fn mesh_config(&self) -> (Option<&ObjectRef>, &MeshConfigSpec) {
         match &self.mesh {

@@ -1,18 +1,17 @@
-//! The operators' side: who runs what, and where the time goes.
+//! The operators' side: who runs what, where the time goes, and how the endpoints are.
 
 use std::{sync::Arc, time::Duration};
 
 use outrigger_core::{
     model::{Health, ServiceName},
-    telemetry::{Makeup, PHASES, Phase},
     wire,
 };
 use outrigger_proto::{
     mesh::v1alpha1 as mesh,
     status::v1alpha1::{
-        Convergence, Hop, HopsRequest, HopsResponse, ListProxiesRequest, ListProxiesResponse,
-        ListWorkloadsRequest, ListWorkloadsResponse, PhaseShare, ProxyState, WaitConvergedRequest,
-        WorkloadState, status_service_server::StatusService,
+        Convergence, HopsRequest, HopsResponse, ListEndpointsRequest, ListEndpointsResponse,
+        ListProxiesRequest, ListProxiesResponse, ListWorkloadsRequest, ListWorkloadsResponse, ProxyState,
+        WaitConvergedRequest, WorkloadState, status_service_server::StatusService,
     },
 };
 use tokio::{
@@ -26,6 +25,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Board,
     convergence::{Standings, unreachable},
+    figures,
 };
 use crate::{
     clock::Clock,
@@ -33,7 +33,7 @@ use crate::{
     discovery::World,
     registry::{Member, Standing},
     store::Store,
-    telemetry::{Edges, Figures, Key},
+    telemetry::{Edges, Endpoints, chain},
 };
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,30 +43,26 @@ const NEWS_INTERVAL: Duration = Duration::from_millis(100);
 /// The slowest 1 %.
 const DEFAULT_SLOWEST_PPM: u32 = 10_000;
 
-/// See the module.
+/// See the module. Reads from all of these.
 #[derive(Debug, Clone)]
 pub struct StatusApi {
-    worlds: watch::Receiver<Arc<World>>,
-    store: Store,
-    board: Arc<Board>,
-    edges: Arc<Edges>,
-    clock: Clock,
-    stop: CancellationToken,
+    /// What proxies are told.
+    pub worlds: watch::Receiver<Arc<World>>,
+    /// Says which revision is the newest.
+    pub store: Store,
+    /// The proxies.
+    pub board: Arc<Board>,
+    /// Where their time went.
+    pub edges: Arc<Edges>,
+    /// How they see their endpoints.
+    pub endpoints: Endpoints,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Ends every stream.
+    pub stop: CancellationToken,
 }
 
 impl StatusApi {
-    /// Reads from all of these; streams end at `stop`.
-    pub fn new(
-        worlds: watch::Receiver<Arc<World>>,
-        store: Store,
-        board: Arc<Board>,
-        edges: Arc<Edges>,
-        clock: Clock,
-        stop: CancellationToken,
-    ) -> Self {
-        Self { worlds, store, board, edges, clock, stop }
-    }
-
     fn world(&self) -> Arc<World> {
         Arc::clone(&self.worlds.borrow())
     }
@@ -173,24 +169,57 @@ impl StatusService for StatusApi {
 
     async fn hops(&self, request: Request<HopsRequest>) -> Result<Response<HopsResponse>, Status> {
         let request = request.into_inner();
-        let service: Option<ServiceName> = match request.service.as_str() {
+        let service = match request.service.as_str() {
             "" => None,
-            name => {
-                Some(name.parse().map_err(|error| Status::invalid_argument(format!("service: {error}")))?)
-            }
+            name => Some(service_name(name)?),
         };
         let slowest = match request.slowest_ppm {
             0 => DEFAULT_SLOWEST_PPM,
             ppm @ 1..=1_000_000 => ppm,
             _ => return Err(Status::invalid_argument("slowest_ppm: 0 to 1000000")),
         };
-        let added = self
-            .edges
-            .since(&request.since, service.as_ref())
-            .map_err(|gone| Status::failed_precondition(gone.to_string()))?;
-        let hops = added.figures.iter().map(|(key, figures)| hop(key, figures, slowest)).collect();
+        let added =
+            self.edges.since(&request.since).map_err(|gone| Status::failed_precondition(gone.to_string()))?;
+        let world = self.world();
+        let wanted: Vec<_> = match &service {
+            None => added.keys().map(|key| (0, key)).collect(),
+            Some(service) => chain(added.keys(), service, world.policies()),
+        };
+        if let Some(service) = &service
+            && wanted.is_empty()
+        {
+            exists(&world, service)?;
+        }
+        let hops = wanted
+            .into_iter()
+            .filter_map(|(depth, key)| Some(figures::hop(depth, key, &added.of(key)?, slowest)))
+            .collect();
         let at = Some(wire::time::encode_timestamp(self.clock.now()));
-        Ok(Response::new(HopsResponse { hops, cursor: added.cursor, at }))
+        Ok(Response::new(HopsResponse { hops, cursor: added.cursor.clone(), at }))
+    }
+
+    async fn list_endpoints(
+        &self,
+        request: Request<ListEndpointsRequest>,
+    ) -> Result<Response<ListEndpointsResponse>, Status> {
+        let service = service_name(&request.into_inner().service)?;
+        let seen = self.endpoints.of(&service, Instant::now());
+        if seen.endpoints.is_empty() {
+            exists(&self.world(), &service)?;
+        }
+        Ok(Response::new(figures::endpoints(seen)))
+    }
+}
+
+fn service_name(name: &str) -> Result<ServiceName, Status> {
+    name.parse().map_err(|error| Status::invalid_argument(format!("service: {error}")))
+}
+
+/// A service without figures may be a misspelt one.
+fn exists(world: &World, service: &ServiceName) -> Result<(), Status> {
+    match world.policies().service(service) {
+        Some(_) => Ok(()),
+        None => Err(Status::not_found(format!("there is no service {service}"))),
     }
 }
 
@@ -210,37 +239,5 @@ fn workload(world: &World, member: &Member) -> WorkloadState {
         connected: member.connected,
         services: services.iter().map(ToString::to_string).collect(),
         addresses: registration.claim.pairs.iter().map(|pair| pair.address.to_string()).collect(),
-    }
-}
-
-fn hop(key: &Key, figures: &Figures, slowest_ppm: u32) -> Hop {
-    let (destination, port) = match &key.edge.destination {
-        Some((service, port)) => (service.to_string(), u32::from(*port)),
-        None => ("other".to_owned(), 0),
-    };
-    let time = |time: Duration| Some(wire::time::encode_duration(time));
-    let shares = |phases: [(Phase, Duration); PHASES]| {
-        let share = |(phase, spent): (Phase, Duration)| PhaseShare {
-            phase: phase.as_str().to_owned(),
-            time: time(spent),
-        };
-        phases.into_iter().map(share).collect()
-    };
-    let all = Makeup::slowest(&figures.total, 1_000_000);
-    let slowest = Makeup::slowest(&figures.total, slowest_ppm);
-    Hop {
-        source: key.source.to_string(),
-        destination,
-        port,
-        rule: key.edge.rule.as_deref().unwrap_or_default().to_owned(),
-        requests: figures.requests,
-        failures: figures.failures,
-        p50: figures.total.quantile(0.5).and_then(time),
-        p99: figures.total.quantile(0.99).and_then(time),
-        mean: time(figures.total.mean()),
-        mean_phases: all.map(|all| shares(all.phases())).unwrap_or_default(),
-        slowest_phases: slowest.map(|slowest| shares(slowest.phases())).unwrap_or_default(),
-        slowest_mean: slowest.and_then(|slowest| time(slowest.mean())),
-        slowest_requests: slowest.map_or(0, |slowest| slowest.requests),
     }
 }

@@ -10,4 +10,5 @@ mod policy;
 mod process;
 mod running;
 mod support;
+mod telemetry;
 mod traffic_policy;

@@ -1,4 +1,4 @@
-//! Registry, discovery, status and telemetry, as proxies and operators meet them.
+//! Registry, discovery and status, as proxies and operators meet them.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -15,11 +15,7 @@ use outrigger_proto::{
     mesh::v1alpha1 as mesh,
     registry::v1alpha1::{SessionRequest, registry_service_client::RegistryServiceClient, session_request},
     status::v1alpha1::{
-        Convergence, HopsRequest, ListProxiesRequest, ListWorkloadsRequest, WaitConvergedRequest,
-        WorkloadState,
-    },
-    telemetry::v1alpha1::{
-        Bucket, Edge, Histogram, ReportRequest, telemetry_service_client::TelemetryServiceClient,
+        Convergence, ListProxiesRequest, ListWorkloadsRequest, WaitConvergedRequest, WorkloadState,
     },
     type_url::{ENDPOINT_SET, PROXY_CONFIG, SERVICE, TRUST_BUNDLE},
 };
@@ -455,48 +451,6 @@ async fn a_stream_that_does_not_answer_is_ended_and_counted() {
     assert_eq!(soon(front.message()).await.unwrap_err().code(), Code::DeadlineExceeded);
     assert_eq!(metrics.slow_streams.get(), 1);
     server.abort();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn telemetry_becomes_hops_and_a_cursor_tells_what_is_new() {
-    let control = ControlPlane::start().await;
-    let front = proxy(&control, "front");
-    let (reports, stream) = mpsc::channel(8);
-    let mut answers = TelemetryServiceClient::new(front.channel.clone())
-        .report(ReceiverStream::new(stream))
-        .await
-        .unwrap()
-        .into_inner();
-    // 99 requests of 10 ms in the application, and one of 1 s on the network.
-    let bucket = |index, count, time, phase| {
-        let mut phases_us = vec![0; phase];
-        phases_us[phase - 1] = count * time;
-        Bucket { index, count, total_us: count * time, phases_us, ..Bucket::default() }
-    };
-    let edge = Edge {
-        destination: "demo/price".to_owned(),
-        port: 80,
-        requests: 100,
-        failures: 1,
-        total: Some(Histogram { buckets: vec![bucket(-53, 99, 10_000, 8), bucket(0, 1, 1_000_000, 6)] }),
-        ..Edge::default()
-    };
-    let report = ReportRequest { sequence: 1, run: 7, edges: vec![edge], ..ReportRequest::default() };
-    for _ in 0..2 {
-        reports.send(report.clone()).await.unwrap();
-        assert_eq!(soon(answers.message()).await.unwrap().unwrap().acknowledged, 1);
-    }
-    let mut client = status(&control);
-    let hops = client.hops(HopsRequest::default()).await.unwrap().into_inner();
-    let hop = &hops.hops[0];
-    assert_eq!((hop.requests, hop.failures, hop.slowest_requests), (100, 1, 1), "the repeat counts once");
-    assert_eq!(hop.source, "spiffe://outrigger.local/ns/demo/sa/front");
-    let network = hop.slowest_phases.iter().find(|share| share.phase == "network").unwrap();
-    assert_eq!(network.time.as_ref().unwrap().seconds, 1);
-    let since = HopsRequest { since: hops.cursor, ..HopsRequest::default() };
-    assert_eq!(client.hops(since).await.unwrap().into_inner().hops.len(), 0);
-    let gone = HopsRequest { since: vec![1; 16], ..HopsRequest::default() };
-    assert_eq!(client.hops(gone).await.unwrap_err().code(), Code::FailedPrecondition);
 }
 
 #[tokio::test(flavor = "multi_thread")]

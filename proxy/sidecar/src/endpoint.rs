@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -16,7 +16,8 @@ use std::{
 use outrigger_core::{
     balance::{Cost, PeakEwma},
     limit::Bounded,
-    model::{Endpoint, ServiceName, SpiffeId},
+    model::{Endpoint, EndpointSet, ServiceName, SpiffeId},
+    outlier::{Accrual, Admission, Ejections, Ending, Verdict},
     retry::Budget,
 };
 use parking_lot::Mutex;
@@ -41,7 +42,9 @@ impl From<&Endpoint> for EndpointKey {
 pub struct EndpointState {
     key: EndpointKey,
     in_flight: AtomicU64,
+    connections: AtomicU64,
     latency: PeakEwma,
+    answered: AtomicBool,
 }
 
 impl EndpointState {
@@ -55,18 +58,25 @@ impl EndpointState {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Connections to it that are open.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// How quick it is; `None` before the first answer.
+    pub(crate) fn latency(&self, now: Instant) -> Option<Duration> {
+        self.answered.load(Ordering::Relaxed).then(|| self.latency.latency(now))
+    }
+
+    /// Counts one connection in, until the guard is dropped.
+    pub(crate) fn connected(self: &Arc<Self>) -> OpenConnection {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(Arc::clone(self))
+    }
+
     /// What one more request there costs at `now`.
     pub(crate) fn cost(&self, now: Instant) -> Cost {
         self.latency.cost(now, self.in_flight())
-    }
-
-    /// An attempt ended at `now`, `rtt` after it began: with an answer that the endpoint need not be ashamed of, or not.
-    pub(crate) fn answered(&self, now: Instant, rtt: Duration, well: bool) {
-        if well {
-            self.latency.record(now, rtt);
-        } else {
-            self.latency.penalise(now, rtt);
-        }
     }
 
     /// Counts one request in, until the guard is dropped.
@@ -93,6 +103,16 @@ impl Drop for InFlight {
     }
 }
 
+/// One connection to an endpoint; dropped when it is closed.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Arc<EndpointState>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What one proxy has under way at one port of a service, over all its endpoints and workers, and may send again there.
 #[derive(Debug)]
 pub struct DestinationState {
@@ -100,12 +120,39 @@ pub struct DestinationState {
     requests: Bounded,
     pending: Bounded,
     pub(crate) budget: Budget,
+    ejections: Ejections,
+    /// Of the endpoints in force.
+    accruals: Mutex<HashMap<EndpointKey, Arc<Accrual>>>,
 }
 
 impl DestinationState {
     pub(crate) fn new(now: Instant) -> Self {
         let [connections, requests, pending] = [Bounded::new(), Bounded::new(), Bounded::new()];
-        Self { connections, requests, pending, budget: Budget::new(now) }
+        Self {
+            connections,
+            requests,
+            pending,
+            budget: Budget::new(now),
+            ejections: Ejections::new(),
+            accruals: Mutex::default(),
+        }
+    }
+
+    /// Puts the endpoints of `set` in force; returns what is known of the failures of each, in their order.
+    pub(crate) fn put(&self, set: &EndpointSet) -> Vec<Arc<Accrual>> {
+        let now = now();
+        let mut accruals = self.accruals.lock();
+        let members: Vec<_> = set
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let known = accruals.get(&EndpointKey::from(endpoint)).map(Arc::clone);
+                known.unwrap_or_else(|| Arc::new(Accrual::new(now)))
+            })
+            .collect();
+        *accruals = set.endpoints.iter().map(EndpointKey::from).zip(members.iter().cloned()).collect();
+        self.ejections.update(now, members.clone(), &set.resilience.outlier);
+        members
     }
 
     /// Counts one connection more, if there are fewer than `limit`, until the guard is dropped.
@@ -125,6 +172,60 @@ impl DestinationState {
 
     fn count(self: &Arc<Self>, counter: Counter, limit: u32) -> Option<Counted> {
         counter(self).try_acquire(limit).then(|| Counted { state: Arc::clone(self), counter })
+    }
+}
+
+/// An attempt at an endpoint, until it is known how it went. Dropped before, it says nothing of the endpoint.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    in_flight: InFlight,
+    destination: Arc<DestinationState>,
+    set: Arc<EndpointSet>,
+    accrual: Arc<Accrual>,
+    admission: Option<Admission>,
+    begun: Instant,
+    answered: Option<Instant>,
+}
+
+impl Trial {
+    /// Begins one at the endpoint of `state`, one of `set`'s, as `admission` allows.
+    pub(crate) fn begin(
+        (destination, set): (&Arc<DestinationState>, &Arc<EndpointSet>),
+        state: &Arc<EndpointState>,
+        (accrual, admission): (&Arc<Accrual>, Admission),
+        begun: Instant,
+    ) -> Self {
+        Self {
+            in_flight: state.begin(),
+            destination: Arc::clone(destination),
+            set: Arc::clone(set),
+            accrual: Arc::clone(accrual),
+            admission: Some(admission),
+            begun,
+            answered: None,
+        }
+    }
+
+    /// The head of an answer came, which does not say yet how it went.
+    pub(crate) fn answered(&mut self, now: Instant) {
+        self.answered = Some(now);
+    }
+
+    /// It is known how it went; only the first verdict counts.
+    pub(crate) fn judge(&mut self, now: Instant, verdict: Verdict) {
+        let Some(admission) = self.admission.take() else {
+            return;
+        };
+        let state = self.in_flight.state();
+        let rtt = self.answered.unwrap_or(now).saturating_duration_since(self.begun);
+        match verdict {
+            Verdict::Success => state.latency.record(now, rtt),
+            Verdict::Failure(_) => state.latency.penalise(now, rtt),
+            Verdict::Ignored => return,
+        }
+        state.answered.store(true, Ordering::Relaxed);
+        let ending = Ending { now, verdict, random: rand::random() };
+        self.destination.ejections.record(&self.accrual, admission, ending, &self.set.resilience.outlier);
     }
 }
 
@@ -157,7 +258,9 @@ impl States {
         existing(&self.endpoints, &key, || EndpointState {
             key: key.clone(),
             in_flight: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
             latency: PeakEwma::new(now()),
+            answered: AtomicBool::new(false),
         })
     }
 

@@ -9,6 +9,7 @@ use outrigger_core::{
     model::{
         Endpoint, EndpointSet, ProxyConfig, RouteRule, Service, ServiceName, ServicePort, WeightedBackend,
     },
+    outlier::{Accrual, Admission},
     retry::Tried,
 };
 
@@ -138,6 +139,18 @@ pub fn endpoint_set_names(service: &Service) -> impl Iterator<Item = &Arc<str>> 
     })
 }
 
+/// How often an endpoint is picked for one attempt, when others are quicker.
+const PICKS: usize = 4;
+
+/// An endpoint that was picked, with leave to send one request there.
+#[derive(Debug)]
+pub(crate) struct Picked<'a> {
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) state: &'a Arc<EndpointState>,
+    pub(crate) accrual: &'a Arc<Accrual>,
+    pub(crate) admission: Admission,
+}
+
 /// An endpoint set with the states of its endpoints.
 #[derive(Debug)]
 pub struct EndpointSetEntry {
@@ -147,26 +160,44 @@ pub struct EndpointSetEntry {
     pub set: Arc<EndpointSet>,
     /// In the order of `set.endpoints`.
     pub states: Vec<Arc<EndpointState>>,
+    /// Their failures as endpoints of this set, in the same order.
+    pub(crate) accruals: Vec<Arc<Accrual>>,
     /// What is under way at all of them.
     pub destination: Arc<DestinationState>,
     eligible: Eligible,
 }
 
 impl EndpointSetEntry {
-    /// The endpoint for an attempt: of those that were not tried, the better of two by latency and requests in flight;
-    /// if all were, the same of all. Remembers it in `tried`. `random`: uniform over all of `u64`.
-    pub(crate) fn pick(
-        &self,
-        now: Instant,
-        tried: &mut Tried,
-        random: [u64; 2],
-    ) -> Option<(&Endpoint, &Arc<EndpointState>)> {
+    /// The endpoint for an attempt at `now`: of those that were not tried and are not ejected, the better of two by latency
+    /// and requests in flight; if there is none, one that was tried; if all are ejected, one of all. Remembers it in
+    /// `tried`. `random`: uniform over all of `u64`.
+    pub(crate) fn pick(&self, now: Instant, tried: &mut Tried, random: [u64; 2]) -> Option<Picked<'_>> {
         let cost = |index: usize| self.states.get(index).map(|state| state.cost(now));
-        let untried = |index: usize| if tried.contains(index) { None } else { cost(index) };
-        let untried = balance::pick(&self.eligible, untried, random);
-        let index = untried.or_else(|| balance::pick(&self.eligible, cost, random))?;
+        let admitted = |index: usize| self.accruals.get(index)?.cost(now, cost(index)?);
+        // Somebody else may be quicker to probe one: then another is picked.
+        for _ in 0..PICKS {
+            let untried = |index: usize| if tried.contains(index) { None } else { admitted(index) };
+            let picked = balance::pick(&self.eligible, untried, random);
+            let Some(index) = picked.or_else(|| balance::pick(&self.eligible, admitted, random)) else {
+                break;
+            };
+            tried.insert(index);
+            if let Some(admission) = self.accruals.get(index).and_then(|accrual| accrual.admit(now)) {
+                return self.picked(index, admission);
+            }
+        }
+        let index = balance::pick(&self.eligible, cost, random)?;
         tried.insert(index);
-        Some((self.set.endpoints.get(index)?, self.states.get(index)?))
+        self.picked(index, Admission::Open)
+    }
+
+    fn picked(&self, index: usize, admission: Admission) -> Option<Picked<'_>> {
+        Some(Picked {
+            endpoint: self.set.endpoints.get(index)?,
+            state: self.states.get(index)?,
+            accrual: self.accruals.get(index)?,
+            admission,
+        })
     }
 
     /// Whether there is an endpoint that was not tried.
@@ -219,7 +250,9 @@ impl<'a> Builder<'a> {
         let states = set.endpoints.iter().map(|endpoint| self.states.of(endpoint)).collect();
         let eligible = balance::eligible(&set);
         let destination = self.states.destination(&set.service, set.port);
-        let entry = EndpointSetEntry { name: Arc::clone(&name), set, states, destination, eligible };
+        let accruals = destination.put(&set);
+        let entry =
+            EndpointSetEntry { name: Arc::clone(&name), set, states, accruals, destination, eligible };
         self.endpoint_sets.insert(name, Arc::new(entry));
         self
     }

@@ -1,8 +1,11 @@
 //! What is reported: the edges' figures, and the endpoints of the snapshot in force.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use outrigger_core::telemetry::{Edge, EndpointFigures, EndpointHealth};
+use outrigger_core::{
+    outlier::Standing,
+    telemetry::{Edge, EndpointFigures, EndpointHealth},
+};
 
 use crate::{
     report::Figures,
@@ -31,19 +34,29 @@ impl Figures for DataPathFigures {
         // Several services may name one set.
         let sets = snapshot.services.values().flat_map(|service| &service.endpoint_sets);
         let sets: BTreeMap<_, _> = sets.collect();
-        sets.values().flat_map(|entry| of_set(entry)).collect()
+        let now = tokio::time::Instant::now().into_std();
+        sets.values().flat_map(|entry| of_set(entry, now)).collect()
     }
 }
 
-fn of_set(entry: &EndpointSetEntry) -> impl Iterator<Item = EndpointFigures> {
-    entry.set.endpoints.iter().zip(&entry.states).map(|(endpoint, state)| EndpointFigures {
+fn of_set(entry: &EndpointSetEntry, now: Instant) -> impl Iterator<Item = EndpointFigures> {
+    let states = entry.states.iter().zip(&entry.accruals);
+    entry.set.endpoints.iter().zip(states).map(move |(endpoint, (state, accrual))| EndpointFigures {
         service: entry.set.service.clone(),
         port: entry.set.port,
         address: endpoint.address,
         workload: Arc::clone(&endpoint.workload),
         in_flight: state.in_flight(),
-        latency: None,
-        connections: 0,
-        health: EndpointHealth::Healthy,
+        latency: state.latency(now),
+        connections: state.connections(),
+        health: match accrual.standing(now) {
+            Standing::Healthy => EndpointHealth::Healthy,
+            Standing::Probing { .. } => EndpointHealth::Probing,
+            Standing::Ejected { until, why, times } => EndpointHealth::Ejected {
+                reason: why.as_str().into(),
+                until: until.saturating_duration_since(now),
+                times,
+            },
+        },
     })
 }

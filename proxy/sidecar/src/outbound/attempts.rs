@@ -9,6 +9,7 @@ use std::{
 use outrigger_core::{
     deadline, grpc,
     model::Resilience,
+    outlier::verdict,
     reason::Reason,
     retry::{Outcome, Retries, Situation, Tried, Verdict, pushback},
 };
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Outbound, destination::MeshPort, leg::Prepared};
 use crate::{
-    endpoint::EndpointState,
+    endpoint::{EndpointState, Trial},
     headers,
     snapshot::EndpointSetEntry,
     telemetry::Exchange,
@@ -158,13 +159,16 @@ impl<'a> Attempts<'a> {
         let deadline = self.prepared.deadline.attempt(now, self.resilience.timeouts.per_try);
         let head = self.head(made, deadline.remaining(now));
         let picked = self.set.pick(now, &mut self.tried, rand::random());
-        let (endpoint, state) = picked.ok_or(Failed::before(Reason::NoEndpoint))?;
+        let picked = picked.ok_or(Failed::before(Reason::NoEndpoint))?;
+        let (endpoint, state) = (picked.endpoint, picked.state);
         exchange.note(|record| {
             record.attempts = made + 1;
             record.upstream = Some(endpoint.address);
             record.upstream_identity = Some(endpoint.identity.clone());
         });
-        exchange.hold_in_flight(state.begin());
+        let destination = (&self.set.destination, &self.set.set);
+        let trial = Trial::begin(destination, state, (picked.accrual, picked.admission), now);
+        exchange.hold_trial(trial);
         let sent = self.send(state, head, exchange);
         let sent = match deadline.limit() {
             Some(limit) => match timeout_at(Instant::from_std(limit.at), sent).await {
@@ -175,9 +179,20 @@ impl<'a> Attempts<'a> {
             },
             None => sent.await,
         };
-        if let Some(well) = went_well(&sent) {
+        if let Some(trial) = exchange.trial() {
             let now = Instant::now().into_std();
-            state.answered(now, now.saturating_duration_since(exchange.attempted()), well);
+            match &sent {
+                Err(failed) => trial.judge(now, verdict(Some(failed.reason), None, None)),
+                Ok(answer) => {
+                    let status = grpc::status(&answer.head.headers).filter(|_| self.prepared.grpc);
+                    if !self.prepared.grpc || status.is_some() {
+                        trial.judge(now, verdict(None, status, Some(answer.head.status)));
+                    } else {
+                        // The trailers tell.
+                        trial.answered(now);
+                    }
+                }
+            }
         }
         sent
     }
@@ -211,20 +226,6 @@ impl<'a> Attempts<'a> {
             lease.set_keep(shared.limits.pool_idle);
         }
         Ok(answer)
-    }
-}
-
-/// Whether the end of an attempt speaks for its endpoint; `None`: it says nothing of it.
-fn went_well(sent: &Result<Answer, Failed>) -> Option<bool> {
-    match sent {
-        Ok(answer) => {
-            let status = answer.head.status;
-            Some(!status.is_server_error() && status != http::StatusCode::TOO_MANY_REQUESTS)
-        }
-        Err(failed) => match Outcome::of(failed.reason) {
-            Outcome::Unprocessed | Outcome::Reset | Outcome::PerTryTimeout => Some(false),
-            _ => is_too_late(failed.reason).then_some(false),
-        },
     }
 }
 

@@ -157,6 +157,6 @@ impl Connect for Peer {
         let trusted = self.watch(watch, evidence, &retired);
         let first = Arc::new(FirstWord::default());
         let io = Io::Tls(Box::new(stream), Arc::clone(&first));
-        Ok(Connected { io, trust: Some(Trust { trusted, retired, first }) })
+        Ok(Connected { io, trust: Some(Trust { trusted, retired, first, _open: self.state.connected() }) })
     }
 }

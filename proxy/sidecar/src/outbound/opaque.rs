@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use outrigger_core::{
+    outlier::{self, verdict},
     reason::Reason,
     retry::{Outcome, Retries, Situation, Tried, Verdict},
     telemetry::Class,
@@ -17,7 +18,7 @@ use tokio::{
 use super::{Downstream, Outbound, destination::MeshPort};
 use crate::{
     carry,
-    endpoint::Counted,
+    endpoint::{Counted, Trial},
     http::Transport as _,
     tcp::Side,
     telemetry::{Direction, Exchange, Record},
@@ -70,22 +71,30 @@ impl Outbound {
         loop {
             let started = Instant::now();
             let picked = set.pick(started.into_std(), &mut tried, rand::random());
-            let (endpoint, state) = picked.ok_or(Reason::NoEndpoint)?;
+            let picked = picked.ok_or(Reason::NoEndpoint)?;
             exchange.note(|record| {
                 record.attempts = retries.made() + 1;
-                record.upstream = Some(endpoint.address);
-                record.upstream_identity = Some(endpoint.identity.clone());
+                record.upstream = Some(picked.endpoint.address);
+                record.upstream_identity = Some(picked.endpoint.identity.clone());
             });
             exchange.stamp(|stamps| {
                 stamps.first_attempt.get_or_insert(started.into_std());
                 stamps.attempt = Some(started.into_std());
             });
-            exchange.hold_in_flight(state.begin());
-            let peer = self.pools.of(state, &set.destination, &self.shared);
+            let destination = (&set.destination, &set.set);
+            let admitted = (picked.accrual, picked.admission);
+            exchange.hold_trial(Trial::begin(destination, picked.state, admitted, started.into_std()));
+            let peer = self.pools.of(picked.state, &set.destination, &self.shared);
             let connected = peer.raw(connect_timeout, resilience.limits.connections).await;
             exchange.stamp(|stamps| stamps.connecting = started.elapsed());
             let now = Instant::now();
-            state.answered(now.into_std(), started.elapsed(), connected.is_ok());
+            let how = connected
+                .as_ref()
+                .err()
+                .map_or(outlier::Verdict::Success, |reason| verdict(Some(*reason), None, None));
+            if let Some(trial) = exchange.trial() {
+                trial.judge(now.into_std(), how);
+            }
             let reason = match connected {
                 Ok(connected) => return Ok(connected),
                 Err(reason) => reason,

@@ -6,6 +6,7 @@ use std::{fmt, sync::Arc};
 use http::{HeaderMap, StatusCode, header};
 use outrigger_core::{
     grpc::{self, Messages},
+    outlier::verdict,
     reason::Reason,
     telemetry::{
         Class,
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 
 use super::{Calling, Inside, Record, Telemetry};
 use crate::{
-    endpoint::{Counted, InFlight},
+    endpoint::{Counted, Trial},
     http::{Gate, Link, Upload},
     upstream::Occupied,
 };
@@ -28,8 +29,8 @@ use crate::{
 struct Held {
     /// A connection goes back to its pool, if the exchange ended well.
     occupied: Option<Occupied>,
-    /// Counts the request at its endpoint.
-    in_flight: Option<InFlight>,
+    /// Counts the request at its endpoint, and tells how it went.
+    trial: Option<Trial>,
     /// Counts it at its destination.
     counted: Option<Counted>,
     /// An inbound's: the request is in the application.
@@ -170,11 +171,16 @@ impl Exchange {
         }
     }
 
-    /// Counts it at its endpoint, likewise.
-    pub(crate) fn hold_in_flight(&mut self, in_flight: InFlight) {
+    /// Counts it at its endpoint, likewise, and in place of the attempt before.
+    pub(crate) fn hold_trial(&mut self, trial: Trial) {
         if let Some(inner) = &mut self.0 {
-            inner.held.in_flight = Some(in_flight);
+            inner.held.trial = Some(trial);
         }
+    }
+
+    /// The attempt under way.
+    pub(crate) fn trial(&mut self) -> Option<&mut Trial> {
+        self.0.as_mut().and_then(|inner| inner.held.trial.as_mut())
     }
 
     /// Keeps what the rest of the response comes on, likewise.
@@ -182,12 +188,6 @@ impl Exchange {
         if let Some(inner) = &mut self.0 {
             inner.held.occupied = occupied;
         }
-    }
-
-    /// When the last attempt began.
-    pub(crate) fn attempted(&self) -> std::time::Instant {
-        let stamps = self.0.as_ref().map(|inner| &inner.stamps);
-        stamps.and_then(|stamps| stamps.attempt).unwrap_or_else(|| Instant::now().into_std())
     }
 
     /// The response's head is on its way to the downstream.
@@ -252,6 +252,7 @@ impl Exchange {
             return;
         };
         inner.finish_grpc();
+        inner.judge();
         inner.release(true);
         inner.link.finish();
         let link = Arc::clone(&inner.link);
@@ -266,10 +267,12 @@ impl Exchange {
         if let Some(mut inner) = self.0.take() {
             inner.link.cut_short();
             inner.link.finish();
-            inner.release(false);
             // A request that breaks off takes its response with it.
             let cause = inner.upload.as_ref().and_then(|upload| upload.failure());
-            inner.end(Instant::now(), Some(cause.unwrap_or(reason)));
+            inner.record.refuse(cause.unwrap_or(reason));
+            inner.judge();
+            inner.release(false);
+            inner.end(Instant::now(), None);
         }
     }
 
@@ -303,11 +306,19 @@ impl Inner {
         {
             upload.set_gate(Gate::Abandoned);
         }
-        let Held { occupied, in_flight, counted, inside, calling } = std::mem::take(&mut self.held);
-        drop((in_flight, counted, inside, calling));
+        let Held { occupied, trial, counted, inside, calling } = std::mem::take(&mut self.held);
+        drop((trial, counted, inside, calling));
         match occupied {
             Some(Occupied::Http1(lease)) if whole && uploaded => lease.keep(),
             occupied => drop(occupied),
+        }
+    }
+
+    /// Tells the endpoint's state how the attempt went, if the response's head did not say it.
+    fn judge(&mut self) {
+        if let Some(trial) = &mut self.held.trial {
+            let verdict = verdict(self.record.reason, self.record.grpc_status, self.record.status);
+            trial.judge(Instant::now().into_std(), verdict);
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::{http::Transport, trust::Trusted};
+use crate::{endpoint::OpenConnection, http::Transport, trust::Trusted};
 
 /// What is to be spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,6 +53,8 @@ pub(crate) struct Trust {
     pub(crate) retired: Arc<AtomicBool>,
     /// What it says first.
     pub(crate) first: Arc<FirstWord>,
+    /// Counts it at its endpoint.
+    pub(crate) _open: OpenConnection,
 }
 
 /// What a peer says first. With TLS 1.3 it may refuse *our* certificate only after the handshake is over on our side; it
