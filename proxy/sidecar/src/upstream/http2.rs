@@ -33,6 +33,9 @@ use crate::{
     http::Limits,
 };
 
+/// So many new connections may be full of others' streams before a request has one.
+const LANDINGS: u32 = 16;
+
 /// What a flight ended with.
 type Landing = watch::Receiver<Option<Result<Duration, Reason>>>;
 
@@ -150,6 +153,7 @@ impl<C: Connect> Multiplexer<C> {
         let _pending = self.destination.pending(demand.pending).ok_or(Reason::PendingLimit)?;
         let begin = Instant::now();
         let mut connecting = Duration::ZERO;
+        let mut landings = 0;
         loop {
             // Registered before the look, so that no stream given back in between is missed.
             let mut freed = pin!(self.freed.notified());
@@ -174,6 +178,11 @@ impl<C: Connect> Multiplexer<C> {
                     let landed = landing.wait_for(Option::is_some).await;
                     let landed = landed.ok().and_then(|landed| *landed).ok_or(Reason::InternalError)?;
                     connecting += landed?;
+                    landings += 1;
+                    if landings > LANDINGS {
+                        // It takes connections and no streams.
+                        return Err(Reason::ConnectFailed);
+                    }
                 }
                 None => {
                     let waited = timeout_at(begin + demand.queue_timeout, freed).await;
