@@ -34,14 +34,14 @@ use crate::{
     data_path::Shared,
     detect::Detection,
     http::{
-        Form, Guarded, Link, ResponseBody, accepted, check_head, check_size, own_answer, serve_http1,
+        Form, Guarded, Link, ResponseBody, Target, accepted, check_head, check_size, own_answer, serve_http1,
         serve_http2, to_origin_form,
     },
     telemetry::{Authority, Direction, Exchange, Record},
     upstream::UpstreamBody,
     worker::Loaded,
 };
-use destination::{Destination, MeshPort};
+use destination::{Destination, Last, MeshPort};
 use mesh::MeshPools;
 
 /// What an accepted connection occupies while something of it is open.
@@ -62,6 +62,7 @@ struct Downstream {
     peer: SocketAddr,
     occupied: Occupied,
     captured: Option<Arc<MeshPort>>,
+    last: Arc<Last>,
 }
 
 /// What becomes of a request.
@@ -81,7 +82,7 @@ impl Outbound {
 
     /// Serves one connection to its end.
     pub(crate) async fn serve(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, occupied: Occupied) {
-        let downstream = Downstream { peer, occupied, captured: None };
+        let downstream = Downstream { peer, occupied, captured: None, last: Arc::default() };
         let detection = Detection { patience: self.shared.limits.idle_timeout, counted: None };
         let Ok(first) = detection.run(&mut stream, BytesMut::new(), said(version)).await else {
             return;
@@ -179,7 +180,7 @@ impl Outbound {
             // Where the connection was opened to decides, not the Host.
             Some(_) if target.form == Form::Authority => return Err(Reason::BadRequest),
             Some(port) => Destination::Mesh(port.renewed(&self.shared)),
-            None => Destination::find(&self.shared, &target).await?,
+            None => self.find(&target, downstream).await?,
         };
         exchange.note(|record| record.generation = destination.generation());
         match (destination, target.form) {
@@ -197,6 +198,19 @@ impl Outbound {
             }
             (Destination::External { .. }, _) => Err(Reason::ExternalDenied),
         }
+    }
+}
+
+impl Outbound {
+    async fn find(&self, target: &Target, downstream: &Downstream) -> Result<Destination, Reason> {
+        if let Some(port) = downstream.last.recall(&target.authority, &self.shared) {
+            return Ok(Destination::Mesh(port));
+        }
+        let found = Box::pin(Destination::find(&self.shared, target)).await?;
+        if let Destination::Mesh(port) = &found {
+            downstream.last.remember(&target.authority, port);
+        }
+        Ok(found)
     }
 }
 

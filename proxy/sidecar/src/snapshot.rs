@@ -216,6 +216,11 @@ impl Handle {
         self.0.load_full()
     }
 
+    /// Whether it is this one.
+    pub(crate) fn is_in_force(&self, snapshot: &Arc<Snapshot>) -> bool {
+        Arc::ptr_eq(&*self.0.load(), snapshot)
+    }
+
     /// Puts `snapshot` in force for every request that begins from now on.
     pub fn publish(&self, snapshot: Snapshot) {
         self.0.store(Arc::new(snapshot));

@@ -218,3 +218,72 @@ fn a_request_has_one_name_and_one_trace_and_of_two_neither() {
         }
     }
 }
+
+/// What a client asks for, and whether it can be had.
+fn asked(version: Version, lines: &[(&str, &str)]) -> Option<HeaderValue> {
+    let mut request = Request::new(());
+    *request.version_mut() = version;
+    *request.headers_mut() = map(lines);
+    asked_upgrade(&request)
+}
+
+#[test]
+fn an_upgrade_is_passed_on_where_it_can_be_made_and_nowhere_else() {
+    let socket = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket, h2c")];
+    assert_eq!(asked(Version::HTTP_11, &socket).unwrap(), "WebSocket");
+    for (version, lines) in [
+        (Version::HTTP_10, &socket[..]),
+        (Version::HTTP_2, &socket),
+        (Version::HTTP_11, &[("upgrade", "websocket")]),
+        (Version::HTTP_11, &[("connection", "upgrade")]),
+        (Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "h2c")]),
+    ] {
+        assert_eq!(asked(version, lines), None, "{version:?} {lines:?}");
+    }
+    let way = |leg| Way { leg, upgrade: Some(HeaderValue::from_static("WebSocket")) };
+    let mut headers = map(&[("te", "trailers"), socket[0], socket[1]]);
+    outbound_request(&mut headers, &Hop::new(), Version::HTTP_11, &way(Leg::Http1));
+    assert_eq!(headers["connection"], "te, upgrade");
+    assert_eq!(headers["upgrade"], "WebSocket");
+    let mut headers = map(&socket);
+    inbound_request(&mut headers, &PEER.parse().unwrap(), None, &way(Leg::Http2));
+    assert!(!headers.contains_key("connection") && !headers.contains_key("upgrade"));
+    // An answer may choose among what was asked for.
+    let asked = HeaderValue::from_static("foo/2, WebSocket");
+    for (answer, agreed) in [("websocket", true), ("foo/2", true), ("bar", false), ("websocket, bar", false)]
+    {
+        assert_eq!(agrees(&asked, &map(&[("upgrade", answer)])), agreed, "{answer}");
+    }
+    assert!(!agrees(&asked, &HeaderMap::new()));
+}
+
+#[test]
+fn a_stream_has_no_connection_of_its_own_to_speak_of() {
+    let way = Way { leg: Leg::Http2, upgrade: None };
+    let mut headers = map(&[("te", "trailers, gzip"), ("connection", "te, x-one"), ("x-one", "1")]);
+    outbound_request(&mut headers, &Hop::new(), Version::HTTP_2, &way);
+    assert_eq!(headers["te"], "trailers");
+    assert_eq!(headers["outrigger-version"], "2");
+    assert!(!headers.contains_key("connection") && !headers.contains_key("x-one"));
+    assert!(is_from_http2(&headers));
+}
+
+#[test]
+fn a_reason_is_believed_if_it_is_one_of_ours() {
+    for (name, value, expected) in [
+        ("outrigger-unprocessed", "draining", Some((Reason::Draining, true))),
+        ("outrigger-reason", "upstream_reset", Some((Reason::UpstreamReset, false))),
+        ("outrigger-reason", "because", None),
+        ("outrigger-unprocessed", "", None),
+    ] {
+        assert_eq!(peer_reason(&map(&[(name, value)])), expected, "{name}: {value}");
+    }
+}
+
+#[test]
+fn a_cookie_in_pieces_becomes_one_field() {
+    let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]);
+    join_cookies(&mut headers);
+    let values: Vec<_> = headers.get_all("cookie").iter().collect();
+    assert_eq!(values, ["a=1; b=2; c=3"]);
+}

@@ -46,7 +46,7 @@ impl Outbound {
         };
         match found {
             Ok(port) => {
-                let downstream = Downstream { peer, occupied, captured: Some(Arc::new(port)) };
+                let downstream = Downstream { peer, occupied, captured: Some(port), last: Arc::default() };
                 self.serve_captured(stream, Bytes::new(), downstream).await;
             }
             Err(reason) => {
@@ -60,11 +60,11 @@ impl Outbound {
     pub(super) fn tunnel_to_mesh(
         self: &Arc<Self>,
         request: &mut Request<Incoming>,
-        port: MeshPort,
+        port: Arc<MeshPort>,
         downstream: &Downstream,
     ) {
         let upgrade = hyper::upgrade::on(request);
-        let downstream = Downstream { captured: Some(Arc::new(port)), ..downstream.clone() };
+        let downstream = Downstream { captured: Some(port), ..downstream.clone() };
         let this = Arc::clone(self);
         // Boxed: the future of a connection holds that of the connection inside it.
         let inside: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {

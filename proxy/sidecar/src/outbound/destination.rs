@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ::http::Request;
+use ::http::{Request, uri::Authority};
 use outrigger_core::{
     model::{AppProtocol, ExternalTraffic, ProxyConfig, RouteRule, ServicePort},
     names,
@@ -18,12 +18,13 @@ use crate::{
     snapshot::{EndpointSetEntry, ServiceEntry, Snapshot, Target},
     telemetry::EdgeHandles,
 };
+use parking_lot::Mutex;
 
 /// Where a request wants to go.
 #[derive(Debug)]
 pub(super) enum Destination {
     /// Into the mesh.
-    Mesh(MeshPort),
+    Mesh(Arc<MeshPort>),
     /// Somewhere else.
     External { host: String, port: Option<u16>, traffic: ExternalTraffic, generation: u64 },
 }
@@ -69,7 +70,7 @@ impl Destination {
         }
         let entry = Arc::clone(snapshot.services.get(&service).ok_or(Reason::UnknownService)?);
         let number = entry.port(port).ok_or(Reason::UnknownService)?.port;
-        Ok(Self::Mesh(MeshPort { snapshot, config, entry, number }))
+        Ok(Self::Mesh(Arc::new(MeshPort { snapshot, config, entry, number })))
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -93,14 +94,17 @@ pub(super) struct MeshPort {
 impl MeshPort {
     /// The same port in the snapshot in force: a connection may outlive the one it was opened in. A service that is gone
     /// from it stays as it was for those that are connected.
-    pub(super) fn renewed(&self, shared: &Shared) -> Self {
+    pub(super) fn renewed(self: &Arc<Self>, shared: &Shared) -> Arc<Self> {
         let snapshot = shared.snapshot.load();
         shared.discover.touch(&self.entry.service.name);
+        if Arc::ptr_eq(&snapshot, &self.snapshot) {
+            return Arc::clone(self);
+        }
         let entry = snapshot.services.get(&self.entry.service.name);
         let entry =
             Arc::clone(entry.filter(|entry| entry.port(Some(self.number)).is_some()).unwrap_or(&self.entry));
         let config = Arc::clone(snapshot.config.as_ref().unwrap_or(&self.config));
-        Self { snapshot, config, entry, number: self.number }
+        Arc::new(Self { snapshot, config, entry, number: self.number })
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -164,5 +168,27 @@ impl<'a> Choice<'a> {
     /// The endpoints, and how they are dealt with.
     pub(super) fn set(&self) -> Result<&'a EndpointSetEntry, Reason> {
         self.target.set().ok_or(Reason::NoEndpoint)
+    }
+}
+
+/// Where the last request of a connection went: most connections have one destination, and its name need not be read again
+/// while the snapshot is the same.
+#[derive(Debug, Default)]
+pub(super) struct Last(Mutex<Option<(Authority, Arc<MeshPort>)>>);
+
+impl Last {
+    /// Where `authority` led to, if that is what was asked for last and nothing has changed since.
+    pub(super) fn recall(&self, authority: &Authority, shared: &Shared) -> Option<Arc<MeshPort>> {
+        let last = self.0.lock();
+        let (_, port) = last.as_ref().filter(|(known, _)| known.as_str() == authority.as_str())?;
+        let current = shared.snapshot.is_in_force(&port.snapshot);
+        current.then(|| {
+            shared.discover.touch(&port.entry.service.name);
+            Arc::clone(port)
+        })
+    }
+
+    pub(super) fn remember(&self, authority: &Authority, port: &Arc<MeshPort>) {
+        *self.0.lock() = Some((authority.clone(), Arc::clone(port)));
     }
 }
