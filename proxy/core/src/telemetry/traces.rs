@@ -148,7 +148,7 @@ impl Traces {
     }
 
     /// How much of `from..to` the application waited for calls of its own; `None`: not known, since another request of
-    /// the trace was in it too, or a call of no request went out. Exact, unless more than [`SPANS`] separate waits were
+    /// the trace was in it too, or a call of no request went out. Exact, unless more than four separate waits were
     /// over and the first of them began before `from`: then it may count some of those.
     pub fn waiting(&self, stay: Stay, from: Instant, to: Instant) -> Option<Duration> {
         let state = self.stays.get(&stay.trace).filter(|state| state.number == stay.number)?;
