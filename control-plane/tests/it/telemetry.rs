@@ -1,6 +1,8 @@
 //! What proxies report of their requests and endpoints, and what operators see of it.
 
+use outrigger_process::metrics;
 use outrigger_proto::{
+    policy::v1alpha1::{ListRequest, policy_service_client::PolicyServiceClient},
     status::v1alpha1::{HopsRequest, ListEndpointsRequest, ListEndpointsResponse},
     telemetry::v1alpha1::{
         Bucket, Class, Edge, EndpointState, Endpoints, Histogram, ReportRequest, ReportResponse,
@@ -8,6 +10,7 @@ use outrigger_proto::{
         telemetry_service_client::TelemetryServiceClient,
     },
 };
+use outrigger_tls::Identity;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -241,4 +244,24 @@ async fn a_report_that_is_not_valid_ends_its_stream_and_says_why() {
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert!(refused.message().starts_with(message), "{refused:?}");
     }
+}
+
+/// The page is written from a control plane that refused a call and a connection, since a family without a sample is not
+/// exposed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reference_of_metrics_is_what_the_control_plane_exposes() {
+    const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics.md");
+    let (control, other) = (ControlPlane::start().await, ControlPlane::start().await);
+    let bundle = (*control.state.upkeep.identity().bundle().unwrap()).clone();
+    let stranger = Identity::new((*other.kept("admin").svid().unwrap()).clone(), bundle);
+    for identity in [None, Some(&stranger)] {
+        let mut client = PolicyServiceClient::new(control.policy_port(identity));
+        client.list(ListRequest::default()).await.unwrap_err();
+    }
+    let table = metrics::reference(&control.metrics().await);
+    let page = std::fs::read_to_string(REFERENCE).unwrap_or_default();
+    assert!(
+        metrics::section(&page, "Control plane") == Some(&table),
+        "the section 'Control plane' of docs/reference/metrics.md is not what is exposed; write this to it:\n{table}"
+    );
 }

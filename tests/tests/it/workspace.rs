@@ -181,6 +181,36 @@ fn every_file_says_what_it_is_for_and_can_be_read_in_one_sitting() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The pages' own tests see what has a sample; this sees what the sources register.
+#[test]
+fn every_metric_is_in_the_reference() {
+    let page = fs::read_to_string(root().join("docs/reference/metrics.md")).unwrap();
+    let mut missing = Vec::new();
+    for plane in ["proxy/sidecar/src", "control-plane/src"] {
+        let mut found = Vec::new();
+        sources(&root().join(plane), &mut found);
+        found.retain(|path| !path.ends_with("tests.rs"));
+        for path in found {
+            let text = fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let registered = ["registry.register(", "registry.register_with_unit("]
+                .into_iter()
+                .flat_map(|call| text.split(call).skip(1))
+                .filter_map(|after| after.trim_start().strip_prefix('"')?.split('"').next());
+            // Collectors name theirs wherever they like.
+            let encoded = text.split("\"outrigger_").skip(1).filter_map(|rest| rest.split('"').next());
+            let mut names: Vec<&str> =
+                registered.map(|name| name.trim_start_matches("outrigger_")).chain(encoded).collect();
+            names.retain(|name| {
+                let exposed = |end| page.contains(&format!("`outrigger_{name}{end}"));
+                !exposed("_") && !exposed("`")
+            });
+            missing.extend(names.iter().map(|name| format!("{}: {name}", path.display())));
+        }
+    }
+    assert!(missing.is_empty(), "not in docs/reference/metrics.md: {missing:#?}");
+}
+
 #[test]
 fn core_reads_no_clock() {
     let mut found = Vec::new();

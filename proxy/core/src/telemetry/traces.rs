@@ -2,8 +2,10 @@
 //! its application works on and the calls of the same trace that the application makes.
 //!
 //! A request's calls can be told from another one's only while it is the only request of its trace in the application;
-//! else what it waited is not known. Calls that overlap are waited for once (the union of their intervals). Times are
-//! given by the caller; of one trace they should not go backwards, and do no harm if they do.
+//! else what it waited is not known. Nor is it known when a call went out meanwhile that belongs to no request there: an
+//! application that does not hand the trace on may have made it for this one. Calls that overlap are waited for once
+//! (the union of their intervals). Times are given by the caller; of one trace they should not go backwards, and do no
+//! harm if they do.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -67,6 +69,8 @@ pub struct Traces {
     stays: HashMap<TraceId, State>,
     /// Counts the stays.
     number: u64,
+    /// Counts the calls of no request in the application.
+    untied: u64,
     refused: u64,
 }
 
@@ -74,6 +78,8 @@ pub struct Traces {
 #[derive(Debug)]
 struct State {
     number: u64,
+    /// How many untied calls there had been when it began.
+    untied: u64,
     requests: u32,
     /// Two requests were in the application at once.
     shared: bool,
@@ -100,7 +106,7 @@ impl Traces {
             }
             Entry::Vacant(place) => {
                 self.number = self.number.wrapping_add(1);
-                place.insert(State::new(self.number))
+                place.insert(State::new(self.number, self.untied))
             }
         };
         state.requests = state.requests.saturating_add(1);
@@ -120,7 +126,10 @@ impl Traces {
     /// A call of `trace` goes out. `None`: the application works on no request of that trace, and there is nothing to
     /// [`end`](Self::end).
     pub fn begin(&mut self, trace: TraceId, now: Instant) -> Option<Stay> {
-        let state = self.stays.get_mut(&trace)?;
+        let Some(state) = self.stays.get_mut(&trace) else {
+            self.untied = self.untied.wrapping_add(1);
+            return None;
+        };
         state.calls = state.calls.saturating_add(1);
         state.since.get_or_insert(now);
         Some(Stay { trace, number: state.number })
@@ -139,11 +148,13 @@ impl Traces {
     }
 
     /// How much of `from..to` the application waited for calls of its own; `None`: not known, since another request of
-    /// the trace was in it too. Exact, unless more than [`SPANS`] separate waits were over and the first of them began
-    /// before `from`: then it may count some of those.
+    /// the trace was in it too, or a call of no request went out. Exact, unless more than four separate waits were
+    /// over and the first of them began before `from`: then it may count some of those.
     pub fn waiting(&self, stay: Stay, from: Instant, to: Instant) -> Option<Duration> {
-        let state =
-            self.stays.get(&stay.trace).filter(|state| state.number == stay.number && !state.shared)?;
+        let state = self.stays.get(&stay.trace).filter(|state| state.number == stay.number)?;
+        if state.shared || state.untied != self.untied {
+            return None;
+        }
         let within = Span { from, to };
         let open = state.since.map_or(Duration::ZERO, |since| Span { from: since, to }.overlap(within));
         Some(state.waited.overlap(within).saturating_add(open).min(within.length()))
@@ -165,8 +176,8 @@ impl Traces {
 }
 
 impl State {
-    fn new(number: u64) -> Self {
-        Self { number, requests: 0, shared: false, calls: 0, since: None, waited: Waited::default() }
+    fn new(number: u64, untied: u64) -> Self {
+        Self { number, untied, requests: 0, shared: false, calls: 0, since: None, waited: Waited::default() }
     }
 }
 

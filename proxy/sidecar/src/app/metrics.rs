@@ -54,7 +54,7 @@ impl Collector for ControlMetrics {
                 "1 while a configuration stream is open",
                 u64::from(status.connected),
             ),
-            ("outrigger_snapshot_generation", "Of the configuration in force", status.generation),
+            ("outrigger_snapshot_generation", "Generation of the configuration in force", status.generation),
             (
                 "outrigger_discovery_pending",
                 "Resources received and not in force yet",
@@ -78,3 +78,6 @@ impl Collector for ControlMetrics {
         )?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -197,8 +197,10 @@ impl Collector for EdgeCollector {
 }
 
 fn encode_counts(encoder: &mut DescriptorEncoder<'_>, edges: &[(Labels, Edge, u64)]) -> fmt::Result {
-    encode_count(encoder, edges, ("outrigger_edge_requests", "Requests"), |edge| edge.requests)?;
-    let help = "Answered 5xx, cut short, or answered by the proxy itself";
+    encode_count(encoder, edges, ("outrigger_edge_requests", "Requests over the edge"), |edge| {
+        edge.requests
+    })?;
+    let help = "Those answered 5xx, cut short, or answered by the proxy itself";
     encode_count(encoder, edges, ("outrigger_edge_failures", help), |edge| edge.failures)
 }
 

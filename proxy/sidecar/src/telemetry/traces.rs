@@ -37,7 +37,8 @@ impl Traces {
     }
 
     /// A call of `trace` goes out, and is under way until the guard is dropped. The guard holds nothing when the
-    /// application works on no request of that trace.
+    /// application works on no request of that trace; of the requests that it does work on, it is then not known any more
+    /// what they wait for.
     pub fn call(&self, trace: TraceId, now: Instant) -> Calling {
         if !self.0.used.load(Relaxed) {
             return Calling(None);

@@ -65,9 +65,23 @@ fn calls_that_overlap_are_waited_for_once() {
 #[test]
 fn a_request_that_makes_no_call_waits_for_none() {
     let (mut traces, at) = (Traces::default(), clock());
+    assert!(traces.begin(TWO, at(0)).is_none(), "before any request, it is none's");
     let request = traces.enter(ONE).unwrap();
-    assert!(traces.begin(TWO, at(1)).is_none(), "a call of another trace is nobody's");
+    let other = traces.enter(TWO).unwrap();
+    assert!(traces.begin(TWO, at(1)).is_some(), "another one's");
     assert_eq!(traces.waiting(request, at(0), at(100)), Some(Duration::ZERO));
+    assert_eq!(traces.waiting(other, at(0), at(100)), Some(MS * 99));
+}
+
+#[test]
+fn a_call_of_no_request_may_be_anyones_that_is_there() {
+    let (mut traces, at) = (Traces::default(), clock());
+    let there = traces.enter(ONE).unwrap();
+    // An application that hands no trace on.
+    assert!(traces.begin([3; 16], at(1)).is_none());
+    assert_eq!(traces.waiting(there, at(0), at(100)), None);
+    let later = traces.enter(TWO).unwrap();
+    assert_eq!(traces.waiting(later, at(2), at(100)), Some(Duration::ZERO));
 }
 
 #[test]
@@ -162,16 +176,18 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..12_usize).prop_map(Step::End),
         Just(Step::Pass),
     ];
-    proptest::collection::vec(step, 0..80)
+    // Few calls are anybody's while nobody is there.
+    let first = [Step::Enter(true), Step::Enter(false)];
+    proptest::collection::vec(step, 0..80).prop_map(move |rest| first.into_iter().chain(rest).collect())
 }
 
-/// A request as the model sees it: when it entered, its stay, and each millisecond in which a call of its stay was under
-/// way.
+/// A request as the model sees it: when it entered, its stay, whether its calls cannot be told, and each millisecond in
+/// which a call of its stay was under way.
 struct Request {
     trace: TraceId,
     stay: Stay,
     entered: u32,
-    shared: bool,
+    unknown: bool,
     waits: BTreeSet<u32>,
 }
 
@@ -186,13 +202,13 @@ proptest! {
             match step {
                 Step::Enter(which) => {
                     let stay = traces.enter(trace(which)).unwrap();
-                    let mut shared = false;
+                    let mut unknown = false;
                     for other in inside.iter_mut().flatten().filter(|other| other.trace == trace(which)) {
-                        other.shared = true;
-                        shared = true;
+                        other.unknown = true;
+                        unknown = true;
                     }
                     let trace = trace(which);
-                    inside.push(Some(Request { trace, stay, entered: now, shared, waits: BTreeSet::new() }));
+                    inside.push(Some(Request { trace, stay, entered: now, unknown, waits: BTreeSet::new() }));
                 }
                 Step::Leave(which) => {
                     if let Some(request) = inside.get_mut(which).and_then(Option::take) {
@@ -203,6 +219,9 @@ proptest! {
                     let stay = traces.begin(trace(which), at(now));
                     let expected = inside.iter().flatten().any(|request| request.trace == trace(which));
                     prop_assert_eq!(stay.is_some(), expected);
+                    if !expected {
+                        inside.iter_mut().flatten().for_each(|request| request.unknown = true);
+                    }
                     calls.push(stay);
                 }
                 Step::End(which) => {
@@ -218,7 +237,7 @@ proptest! {
                 }
                 let to = now + 1;
                 let waiting = traces.waiting(request.stay, at(request.entered), at(to));
-                if request.shared {
+                if request.unknown {
                     prop_assert_eq!(waiting, None);
                 } else {
                     let waits = u32::try_from(request.waits.len()).unwrap();
@@ -229,7 +248,7 @@ proptest! {
                     let part = traces.waiting(request.stay, at(from), at(to)).unwrap_or_default();
                     prop_assert!(part <= MS * (to - from));
                     let exact = u32::try_from(request.waits.range(from..).count()).unwrap();
-                    if !request.shared {
+                    if !request.unknown {
                         prop_assert!(part >= MS * exact);
                     }
                 }
