@@ -1,0 +1,222 @@
+//! gRPC's own C core, as Python programs have it: a client that knows the mesh as its `grpc_proxy`, and servers.
+
+use std::{collections::BTreeMap, fs, net::SocketAddr};
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::service;
+use crate::support::{
+    Mesh, Proxy,
+    process::{Dialogue, Running, eventually, python, run},
+};
+
+/// A running server; killed when dropped.
+struct Server {
+    address: SocketAddr,
+    running: Running,
+}
+
+impl Server {
+    async fn start(mesh: &Mesh, name: &str) -> Self {
+        let port = mesh.path(&format!("{name}.port"));
+        let running = Running::start(
+            python("grpc_server.py").arg(name).arg(&port),
+            mesh.path(&format!("{name}-server.log")),
+        );
+        let port = eventually("port of the server", async || fs::read_to_string(&port).ok()).await;
+        Self { address: format!("127.0.0.1:{port}").parse().unwrap(), running }
+    }
+
+    /// Its sidecar.
+    async fn join(&self, mesh: &Mesh, name: &str, account: &str) -> Proxy {
+        let inbound = format!("127.0.0.1:0={},name=grpc,protocol=grpc", self.address);
+        mesh.join_with(name, account, &["--inbound", &inbound]).await
+    }
+
+    /// Waits until it said this line.
+    async fn said(&self, line: &str) {
+        eventually(line, async || self.running.log().lines().any(|said| said == line).then_some(())).await;
+    }
+}
+
+/// One instance of `words`, and its client's sidecar.
+async fn one(mesh: &Mesh) -> (Server, Proxy, Proxy) {
+    let server = Server::start(mesh, "words-1").await;
+    let words = server.join(mesh, "words-1", "words").await;
+    let front = mesh.join("front-1", "front", &[], None).await;
+    mesh.apply(&service("words", "port: 50051, name: grpc, protocol: GRPC")).await.ok();
+    (server, words, front)
+}
+
+/// A client that finds `words` through `front`.
+fn client(front: &Proxy, what: &str) -> Command {
+    let mut command = python("grpc_client.py");
+    command.args(["words.demo.mesh:50051", what]).env("grpc_proxy", format!("http://{}", front.outbound));
+    command
+}
+
+async fn ask(front: &Proxy, what: &str) -> Value {
+    run(&mut client(front, what), b"").await.json()
+}
+
+#[tokio::test]
+async fn calls_of_every_kind_arrive_whole_in_both_directions() {
+    let mesh = Mesh::start().await;
+    let (_server, _words, front) = one(&mesh).await;
+
+    let kinds = ask(&front, "kinds").await;
+    assert_eq!(kinds["unary"], "one");
+    let bytes: String = (0..=255).map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(kinds["trailers"], json!({"length": "3", "sum-bin": bytes}));
+    let count: Vec<_> = (0..1_000).map(|number| number.to_string()).collect();
+    assert_eq!(kinds["count"], json!(count));
+    assert_eq!(kinds["gather"], format!("300:{}", count[..300].concat()));
+    assert_eq!(kinds["no messages"], "0:");
+
+    let talk = ask(&front, "converse").await;
+    let turns: Vec<_> = (0..20).flat_map(|turn| [format!("0-{turn}"), format!("1-{turn}")]).collect();
+    assert_eq!(talk, json!({"heard": turns, "rest": [[], []], "codes": ["OK", "OK"]}));
+
+    let large = ask(&front, "large").await;
+    assert_eq!(large, json!({"unary": 4 * 1024 * 1024, "stream": [true, true, true]}));
+}
+
+#[tokio::test]
+async fn statuses_and_trailers_are_the_servers_own() {
+    let mesh = Mesh::start().await;
+    let (_server, _words, front) = one(&mesh).await;
+    let statuses = ask(&front, "statuses").await;
+    let codes = statuses["codes"].as_object().unwrap();
+    assert_eq!(codes.len(), 16);
+    let names: Vec<_> = (1..=16).map(|number| codes[&number.to_string()]["code"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "CANCELLED",
+            "UNKNOWN",
+            "INVALID_ARGUMENT",
+            "DEADLINE_EXCEEDED",
+            "NOT_FOUND",
+            "ALREADY_EXISTS",
+            "PERMISSION_DENIED",
+            "RESOURCE_EXHAUSTED",
+            "FAILED_PRECONDITION",
+            "ABORTED",
+            "OUT_OF_RANGE",
+            "UNIMPLEMENTED",
+            "INTERNAL",
+            "UNAVAILABLE",
+            "DATA_LOSS",
+            "UNAUTHENTICATED",
+        ]
+    );
+    for (number, status) in codes {
+        assert_eq!(status["details"], format!("no: {number} % ü"), "{status}");
+        // The head of such an answer is its trailers; a date that is missing there is added (RFC 9110 §6.6.1).
+        let mut trailers = status["trailers"].as_object().unwrap().clone();
+        trailers.remove("date");
+        assert_eq!(Value::from(trailers), json!({"why": "asked to"}), "{status}");
+    }
+    assert_eq!(statuses["unknown"]["code"], "UNIMPLEMENTED");
+}
+
+#[tokio::test]
+async fn deadlines_and_cancellations_reach_the_server() {
+    let mesh = Mesh::start().await;
+    let (server, _words, front) = one(&mesh).await;
+    let left = |answer: &Value| answer["answer"].as_str().unwrap().parse::<f64>().unwrap();
+
+    let deadlines = ask(&front, "deadlines").await;
+    let seen = left(&deadlines["seen"]);
+    assert!(seen > 1.0 && seen < 5.0, "what is left of 5 s: {seen}");
+    assert!(left(&deadlines["unlimited"]) > 1e6, "{deadlines}");
+    assert_eq!(deadlines["passed"]["code"], "DEADLINE_EXCEEDED");
+    server.said("over deadline").await;
+
+    let mut client = Dialogue::start(&mut client(&front, "cancel"));
+    server.said("begun cancel").await;
+    client.tell("").await;
+    assert_eq!(client.hear().await, r#"{"code": "CANCELLED"}"#);
+    server.said("over cancel").await;
+
+    // The mesh's own limit is a deadline too; it shortens what the client asked for.
+    mesh.apply(
+        "
+apiVersion: outrigger.dev/v1alpha1
+kind: Route
+metadata: {name: words, namespace: demo}
+spec:
+  parentRefs: [{name: words}]
+  rules:
+  - timeouts: {request: 1s}
+",
+    )
+    .await
+    .ok();
+    let deadlines = ask(&front, "deadlines").await;
+    for seen in ["seen", "unlimited"].map(|of| left(&deadlines[of])) {
+        assert!(seen > 0.0 && seen < 1.0, "what is left of 1 s: {seen}");
+    }
+}
+
+/// Who answered how often.
+fn answered(line: &str) -> BTreeMap<String, u32> {
+    serde_json::from_str(line).unwrap()
+}
+
+#[tokio::test]
+async fn the_calls_of_one_channel_are_spread_and_go_on_when_an_instance_dies() {
+    let mesh = Mesh::start().await;
+    let (first, second) = (Server::start(&mesh, "words-1").await, Server::start(&mesh, "words-2").await);
+    let gone = first.join(&mesh, "words-1", "words").await;
+    let _stays = second.join(&mesh, "words-2", "words").await;
+    let front = mesh.join("front-1", "front", &[], None).await;
+    mesh.apply(&service("words", "port: 50051, name: grpc, protocol: GRPC")).await.ok();
+
+    let together = ask(&front, "together").await;
+    assert_eq!(together["rest"], json!([]));
+    let who: BTreeMap<String, u32> = serde_json::from_value(together["who"].clone()).unwrap();
+    assert_eq!(who.keys().collect::<Vec<_>>(), ["words-1", "words-2"], "one channel, two instances: {who:?}");
+    assert_eq!(who.values().sum::<u32>(), 64, "{who:?}");
+
+    let mut client = Dialogue::start(&mut client(&front, "rounds"));
+    client.tell("both").await;
+    let both = answered(&client.hear().await);
+    assert!(both.keys().all(|name| name.starts_with("words-")), "{both:?}");
+    first.running.kill().await;
+    client.tell("without its application").await;
+    assert_eq!(answered(&client.hear().await), BTreeMap::from([("words-2".to_owned(), 100)]));
+
+    gone.kill().await;
+    client.tell("without its sidecar").await;
+    assert_eq!(answered(&client.hear().await), BTreeMap::from([("words-2".to_owned(), 100)]));
+}
+
+#[tokio::test]
+async fn the_calls_of_one_channel_are_split_by_weight() {
+    let mesh = Mesh::start().await;
+    let (old, new) = (Server::start(&mesh, "v1").await, Server::start(&mesh, "v2").await);
+    let _old = old.join(&mesh, "words-1", "words-v1").await;
+    let _new = new.join(&mesh, "words-2", "words-v2").await;
+    let front = mesh.join("front-1", "front", &[], None).await;
+    let port = "port: 50051, name: grpc, protocol: GRPC";
+    let services = ["words", "words-v1", "words-v2"].map(|name| service(name, port)).join("---");
+    let route = "---
+apiVersion: outrigger.dev/v1alpha1
+kind: Route
+metadata: {name: words, namespace: demo}
+spec:
+  parentRefs: [{name: words}]
+  rules:
+  - matches: [{path: {type: PathPrefix, value: /test.Words}}]
+    backendRefs: [{name: words-v1, port: 50051, weight: 75}, {name: words-v2, port: 50051, weight: 25}]
+";
+    mesh.apply(&(services + route)).await.ok();
+
+    let who: BTreeMap<String, u32> = serde_json::from_value(ask(&front, "split").await).unwrap();
+    assert_eq!(who.values().sum::<u32>(), 200, "{who:?}");
+    // Five standard deviations of a binomial of 200 at 0.25: a fair split fails once in a million runs.
+    let (mean, deviation) = (200.0 * 0.25, (200.0_f64 * 0.25 * 0.75).sqrt());
+    assert!((f64::from(who["v2"]) - mean).abs() < 5.0 * deviation, "{who:?}");
+}
