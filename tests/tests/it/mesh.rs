@@ -8,6 +8,7 @@ mod redis;
 mod request;
 mod rollout;
 mod server_first;
+mod websocket;
 
 /// One destination `price`, backed by the account of the same name.
 pub(crate) const PRICE: &str = "
