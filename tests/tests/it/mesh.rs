@@ -6,6 +6,7 @@ mod grpc;
 mod nginx;
 mod redis;
 mod request;
+mod retry;
 mod rollout;
 mod server_first;
 mod websocket;
