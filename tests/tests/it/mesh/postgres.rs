@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -19,11 +20,11 @@ use crate::support::{
 /// `nobody`, as everywhere: the server refuses to run as root.
 const NOBODY: u32 = 65_534;
 
-/// A running server with a certificate of its own; killed when dropped.
+/// A running server with a certificate of its own.
 struct Postgres {
     address: SocketAddr,
     authority: PathBuf,
-    _running: Running,
+    running: Running,
     _directory: TempDir,
 }
 
@@ -72,7 +73,15 @@ impl Postgres {
         postgres.args(["-p", &address.port().to_string()]);
         let mut running = Running::start(&mut postgres, mesh.path("postgres.log"));
         listening(&mut running, address).await;
-        Self { address, authority, _running: running, _directory: directory }
+        Self { address, authority, running, _directory: directory }
+    }
+}
+
+impl Drop for Postgres {
+    /// Killed outright it would leave its shared memory behind; this ends it at once, and with it.
+    fn drop(&mut self) {
+        self.running.signal(Signal::QUIT);
+        self.running.wait();
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
@@ -165,10 +165,13 @@ impl Running {
         }
     }
 
+    fn pid(&self) -> Pid {
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        pid.expect("still running")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid =
-            self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-        rustix::process::kill_process(pid.expect("still running"), signal).unwrap();
+        rustix::process::kill_process(self.pid(), signal).unwrap();
     }
 
     /// Waits for its end.
@@ -177,6 +180,12 @@ impl Running {
             Ok(status) => status.unwrap(),
             Err(_) => panic!("still running; its log:\n{}", self.log()),
         }
+    }
+
+    /// Waits for its end where nothing can be awaited.
+    pub(crate) fn wait(&self) {
+        let _ended =
+            rustix::process::waitid(WaitId::Pid(self.pid()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
     }
 
     /// Kills it (SIGKILL).
