@@ -60,12 +60,8 @@ async fn ask(front: &Proxy, what: &str) -> Value {
     run(&mut client(front, what), b"").await.json()
 }
 
-#[tokio::test]
-async fn calls_of_every_kind_arrive_whole_in_both_directions() {
-    let mesh = Mesh::start().await;
-    let (_server, _words, front) = one(&mesh).await;
-
-    let kinds = ask(&front, "kinds").await;
+/// What must have come of `kinds`.
+fn are_whole(kinds: &Value) {
     assert_eq!(kinds["unary"], "one");
     let bytes: String = (0..=255).map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(kinds["trailers"], json!({"length": "3", "sum-bin": bytes}));
@@ -73,6 +69,13 @@ async fn calls_of_every_kind_arrive_whole_in_both_directions() {
     assert_eq!(kinds["count"], json!(count));
     assert_eq!(kinds["gather"], format!("300:{}", count[..300].concat()));
     assert_eq!(kinds["no messages"], "0:");
+}
+
+#[tokio::test]
+async fn calls_of_every_kind_arrive_whole_in_both_directions() {
+    let mesh = Mesh::start().await;
+    let (_server, _words, front) = one(&mesh).await;
+    are_whole(&ask(&front, "kinds").await);
 
     let talk = ask(&front, "converse").await;
     let turns: Vec<_> = (0..20).flat_map(|turn| [format!("0-{turn}"), format!("1-{turn}")]).collect();
@@ -80,6 +83,21 @@ async fn calls_of_every_kind_arrive_whole_in_both_directions() {
 
     let large = ask(&front, "large").await;
     assert_eq!(large, json!({"unary": 4 * 1024 * 1024, "stream": [true, true, true]}));
+}
+
+#[tokio::test]
+async fn a_client_that_knows_of_no_proxy_calls_an_address_that_leads_to_the_service() {
+    let mesh = Mesh::start().await;
+    let server = Server::start(&mesh, "words-1").await;
+    let _words = server.join(&mesh, "words-1", "words").await;
+    let listener = ["--outbound-service", "127.0.0.1:0=words.demo:50051"];
+    let front = mesh.join_with("front-1", "front", &listener).await;
+    for protocol in [", protocol: GRPC", ""] {
+        mesh.apply(&service("words", &format!("port: 50051, name: grpc{protocol}"))).await.ok();
+        let mut client = python("grpc_client.py");
+        client.args([&front.services[0].to_string(), "kinds"]);
+        are_whole(&run(&mut client, b"").await.json());
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr};
 
 use tokio::process::Command;
 
-use super::{PRICE, clients::curl};
+use super::{PRICE, clients::curl, service};
 use crate::support::{
     Mesh,
     process::{Running, free_address, listening, system_program},
@@ -17,7 +17,8 @@ pub(super) struct Nginx {
 }
 
 impl Nginx {
-    /// Starts one that listens with these further parameters and serves `files` (name and content).
+    /// Starts one that listens with these further parameters (and settings, after a semicolon) and serves `files` (name
+    /// and content).
     pub(super) async fn start(mesh: &Mesh, listen: &str, files: &[(&str, &[u8])]) -> Self {
         let root = mesh.path("www");
         fs::create_dir(&root).unwrap();
@@ -109,4 +110,35 @@ async fn nginx_serves_http2_to_clients_of_either_version() {
             curl(&[way, &["--write-out", "%{http_code}", "http://price/missing"]].concat()).await.ok();
         assert!(missing.stdout.contains("nginx") && missing.stdout.ends_with("404"), "{}", missing.stdout);
     }
+}
+
+#[tokio::test]
+async fn an_applications_own_tls_is_carried_as_it_is() {
+    let mesh = Mesh::start().await;
+    let content: Vec<u8> = (0..500_000_u32).flat_map(u32::to_le_bytes).collect();
+    let certified = rcgen::generate_simple_self_signed(["shop.example".to_owned()]).unwrap();
+    let (certificate, key) = (mesh.path("shop.crt"), mesh.path("shop.key"));
+    fs::write(&certificate, certified.cert.pem()).unwrap();
+    fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let tls =
+        format!("ssl; ssl_certificate {}; ssl_certificate_key {}", certificate.display(), key.display());
+    let nginx = Nginx::start(&mesh, &tls, &[("large", &content)]).await;
+    let inbound = format!("127.0.0.1:0={},name=https", nginx.address);
+    let _shop = mesh.join_with("shop-1", "shop", &["--inbound", &inbound]).await;
+    let front = mesh.join_with("front-1", "front", &["--outbound-service", "127.0.0.1:0=shop.demo"]).await;
+
+    let (file, leads) = (mesh.path("fetched"), format!("::{}", front.services[0]));
+    let (target, authority) =
+        (file.to_string_lossy().into_owned(), certificate.to_string_lossy().into_owned());
+    // Declared, and found out from its first bytes.
+    for protocol in [", protocol: TLS", ""] {
+        mesh.apply(&service("shop", &format!("port: 443, name: https{protocol}"))).await.ok();
+        let own = ["--connect-to", &leads, "--cacert", &authority, "--output", &target];
+        curl(&[&own[..], &["https://shop.example/large"]].concat()).await.ok();
+        assert!(fs::read(&file).unwrap() == content, "byte for byte the file");
+        let seen = curl(&[&own[..4], &["https://shop.example/seen"]].concat()).await.ok().stdout;
+        assert_eq!(seen, "HTTP/1.1 shop.example GET ", "nobody looked into it or added to it");
+    }
+    let waited = front.metric("outrigger_detection_timeouts_total{direction=\"outbound\"}").await;
+    assert_eq!(waited, 0.0);
 }
