@@ -93,7 +93,7 @@ async fn nginx_serves_http2_to_clients_of_either_version() {
     let inbound = format!("127.0.0.1:0={},name=http,protocol=http2", nginx.address);
     let _price = mesh.join_with("price-1", "price", &["--inbound", &inbound]).await;
     let front = mesh.join("front-1", "front", &[], None).await;
-    mesh.apply(PRICE).await.ok();
+    mesh.apply(&service("price", "port: 80, name: http, protocol: HTTP2")).await.ok();
 
     let (proxy, leads) = (format!("http://{}", front.outbound), format!("::{}", front.outbound));
     let file = mesh.path("fetched");
