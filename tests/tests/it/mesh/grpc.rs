@@ -183,32 +183,69 @@ fn answered(line: &str) -> BTreeMap<String, u32> {
     serde_json::from_str(line).unwrap()
 }
 
-#[tokio::test]
-async fn the_calls_of_one_channel_are_spread_and_go_on_when_an_instance_dies() {
-    let mesh = Mesh::start().await;
-    let (first, second) = (Server::start(&mesh, "words-1").await, Server::start(&mesh, "words-2").await);
-    let gone = first.join(&mesh, "words-1", "words").await;
-    let _stays = second.join(&mesh, "words-2", "words").await;
+/// Two instances of `words`, each with its sidecar, and the client's.
+async fn two(mesh: &Mesh) -> ([(Server, Proxy); 2], Proxy) {
+    let (first, second) = (Server::start(mesh, "words-1").await, Server::start(mesh, "words-2").await);
+    let beside_first = first.join(mesh, "words-1", "words").await;
+    let beside_second = second.join(mesh, "words-2", "words").await;
     let front = mesh.join("front-1", "front", &[], None).await;
     mesh.apply(&service("words", "port: 50051, name: grpc, protocol: GRPC")).await.ok();
+    ([(first, beside_first), (second, beside_second)], front)
+}
 
+#[tokio::test]
+async fn the_calls_of_one_channel_are_spread_over_the_instances() {
+    let mesh = Mesh::start().await;
+    let (_instances, front) = Box::pin(two(&mesh)).await;
     let together = ask(&front, "together").await;
     assert_eq!(together["rest"], json!([]));
     let who: BTreeMap<String, u32> = serde_json::from_value(together["who"].clone()).unwrap();
-    assert_eq!(who.keys().collect::<Vec<_>>(), ["words-1", "words-2"], "one channel, two instances: {who:?}");
+    assert_eq!(who.keys().collect::<Vec<_>>(), ["words-1", "words-2"], "{who:?}");
     assert_eq!(who.values().sum::<u32>(), 64, "{who:?}");
+}
 
+/// What of an instance is killed.
+#[derive(Debug, Clone, Copy)]
+enum Killed {
+    Application,
+    Sidecar,
+}
+
+/// Kills something of the instance that the calls go to: they must find the other one, and none may fail.
+async fn go_on_without(killed: Killed) {
+    let mesh = Mesh::start().await;
+    let ([first, second], front) = Box::pin(two(&mesh)).await;
     let mut client = Dialogue::start(&mut client(&front, "rounds"));
-    client.tell("both").await;
-    let both = answered(&client.hear().await);
-    assert!(both.keys().all(|name| name.starts_with("words-")), "{both:?}");
-    first.running.kill().await;
-    client.tell("without its application").await;
-    assert_eq!(answered(&client.hear().await), BTreeMap::from([("words-2".to_owned(), 100)]));
+    client.tell("both are there").await;
+    let before = answered(&client.hear().await);
+    assert_eq!(before.values().sum::<u32>(), 100, "{before:?}");
+    let times = |name| before.get(name).copied().unwrap_or_default();
+    let (favourite, other, left) = match times("words-1") > times("words-2") {
+        true => (first, second, "words-2"),
+        false => (second, first, "words-1"),
+    };
+    let retries = front.metric("outrigger_retries_total").await;
 
-    gone.kill().await;
-    client.tell("without its sidecar").await;
-    assert_eq!(answered(&client.hear().await), BTreeMap::from([("words-2".to_owned(), 100)]));
+    let (server, sidecar) = favourite;
+    match killed {
+        Killed::Application => server.running.kill().await,
+        Killed::Sidecar => sidecar.kill().await,
+    }
+    client.tell("one is dead").await;
+    assert_eq!(answered(&client.hear().await), BTreeMap::from([(left.to_owned(), 100)]));
+    let tried = front.metric("outrigger_retries_total").await - retries;
+    assert!(tried >= 1.0, "some call was on its way to the dead one, and sent elsewhere");
+    drop(other);
+}
+
+#[tokio::test]
+async fn calls_go_on_when_an_application_dies() {
+    Box::pin(go_on_without(Killed::Application)).await;
+}
+
+#[tokio::test]
+async fn calls_go_on_when_a_sidecar_dies() {
+    Box::pin(go_on_without(Killed::Sidecar)).await;
 }
 
 #[tokio::test]
