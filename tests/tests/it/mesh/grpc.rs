@@ -218,7 +218,7 @@ async fn go_on_without(killed: Killed) {
     let mut client = Dialogue::start(&mut client(&front, "rounds"));
     client.tell("both are there").await;
     let before = answered(&client.hear().await);
-    assert_eq!(before.values().sum::<u32>(), 100, "{before:?}");
+    assert_eq!(before.values().sum::<u32>(), 96, "{before:?}");
     let times = |name| before.get(name).copied().unwrap_or_default();
     let (favourite, other, left) = match times("words-1") > times("words-2") {
         true => (first, second, "words-2"),
@@ -231,10 +231,13 @@ async fn go_on_without(killed: Killed) {
         Killed::Application => server.running.kill().await,
         Killed::Sidecar => sidecar.kill().await,
     }
-    client.tell("one is dead").await;
-    assert_eq!(answered(&client.hear().await), BTreeMap::from([(left.to_owned(), 100)]));
-    let tried = front.metric("outrigger_retries_total").await - retries;
-    assert!(tried >= 1.0, "some call was on its way to the dead one, and sent elsewhere");
+    // Most often the first calls meet the dead one. If its last answer was very slow the others are preferred for a while.
+    eventually("call that was on its way to the dead one, and sent elsewhere", async || {
+        client.tell("one is dead").await;
+        assert_eq!(answered(&client.hear().await), BTreeMap::from([(left.to_owned(), 96)]));
+        (front.metric("outrigger_retries_total").await > retries).then_some(())
+    })
+    .await;
     drop(other);
 }
 
