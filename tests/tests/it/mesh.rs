@@ -2,8 +2,15 @@
 
 mod clients;
 mod control;
+mod grpc;
+mod nginx;
+mod postgres;
+mod redis;
 mod request;
+mod retry;
 mod rollout;
+mod server_first;
+mod websocket;
 
 /// One destination `price`, backed by the account of the same name.
 pub(crate) const PRICE: &str = "
@@ -13,6 +20,19 @@ metadata: {name: price, namespace: demo}
 spec:
   ports: [{port: 80, name: http, protocol: HTTP}]
 ";
+
+/// One destination with one port, backed by the account of the same name.
+pub(crate) fn service(name: &str, port: &str) -> String {
+    format!(
+        "
+apiVersion: outrigger.dev/v1alpha1
+kind: Service
+metadata: {{name: {name}, namespace: demo}}
+spec:
+  ports: [{{{port}}}]
+"
+    )
+}
 
 /// Two versions of `price` behind it, told apart by the label of their tokens, and a route that splits between them.
 pub(crate) fn versions(weight_v1: u32, weight_v2: u32) -> String {

@@ -1,9 +1,11 @@
 //! A mesh of real processes on this machine, driven by a test: control plane, proxies, applications, the command.
 
-mod application;
+pub(crate) mod application;
 mod client;
+mod mesh;
 pub(crate) mod process;
 
 pub(crate) use application::Application;
 pub(crate) use client::Client;
-pub(crate) use process::{Finished, Mesh, Proxy, program};
+pub(crate) use mesh::{Mesh, Proxy};
+pub(crate) use process::{Finished, program};

@@ -1,3 +1,5 @@
+//! What is found out from bytes however they are cut, and what becomes of those that never come.
+
 use std::{
     collections::VecDeque,
     pin::Pin,

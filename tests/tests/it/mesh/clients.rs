@@ -1,23 +1,29 @@
-//! Stock programs that a user has: curl as a client, nginx as an application.
+//! Stock HTTP clients that a user has: curl and h2load.
 
-use std::{fs, process::Stdio};
+use std::{fs, net::SocketAddr};
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
 use tokio::process::Command;
 
-use super::PRICE;
+use super::{PRICE, nginx::Nginx};
 use crate::support::{
-    Application, Client, Finished, Mesh,
-    process::{eventually, system_program},
+    Application, Finished, Mesh,
+    process::{run, system_program},
 };
 
-async fn curl(arguments: &[&str]) -> Finished {
-    let output = Command::new(system_program("curl", "curl"))
-        .args(["--silent", "--show-error", "--max-time", "10"])
-        .args(arguments)
-        .env_clear()
-        .stdin(Stdio::null())
-        .output();
-    output.await.unwrap().into()
+/// Runs curl with these arguments.
+pub(super) async fn curl(arguments: &[&str]) -> Finished {
+    let mut command = Command::new(system_program("curl", "curl"));
+    command.args(["--silent", "--show-error", "--max-time", "20"]).args(arguments).env_clear();
+    run(&mut command, b"").await
+}
+
+/// Flags for an application that speaks HTTP/1.1, whatever its callers do.
+fn http1(app: SocketAddr) -> [String; 2] {
+    ["--inbound".to_owned(), format!("127.0.0.1:0={app},name=http,protocol=http1")]
 }
 
 #[tokio::test]
@@ -51,60 +57,118 @@ async fn curl_reaches_the_mesh_as_through_any_forward_proxy() {
 }
 
 #[tokio::test]
-async fn nginx_serves_behind_a_sidecar() {
+async fn curl_speaks_http2_to_the_port_of_the_forward_proxy() {
     let mesh = Mesh::start().await;
-    let root = mesh.path("www");
-    fs::create_dir(&root).unwrap();
-    let content: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
-    fs::write(root.join("large"), &content).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let configuration = mesh.path("nginx.conf");
-    let directory = mesh.path("");
-    let directory = directory.display();
-    fs::write(
-        &configuration,
-        format!(
-            "daemon off; master_process off; pid {directory}/nginx.pid; error_log stderr;
-events {{}}
-http {{
-  access_log off; client_body_temp_path {directory}/b; proxy_temp_path {directory}/p;
-  fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
-  gzip on; gzip_min_length 1; gzip_types *;
-  server {{ listen 127.0.0.1:{port}; root {}; location = /empty {{ return 204; }} }}
-}}
-",
-            root.display()
-        ),
-    )
-    .unwrap();
-    let _nginx = Command::new(system_program("nginx", "nginx-light"))
-        .arg("-c")
-        .arg(&configuration)
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let app = format!("127.0.0.1:{port}").parse().unwrap();
-    eventually("answer of nginx", async || Client::direct().get(&format!("http://{app}/empty")).await.ok())
-        .await;
-    let _price = mesh.join("price-1", "price", &[], Some(app)).await;
+    let app = Application::start("a price").await;
+    let _price = mesh.join_with("price-1", "price", &http1(app.address)).await;
     let front = mesh.join("front-1", "front", &[], None).await;
     mesh.apply(PRICE).await.ok();
+    let leads = format!("::{}", front.outbound);
+    let http2 =
+        ["--http2-prior-knowledge", "--connect-to", &leads, "--write-out", " %{http_version} %{http_code}"];
 
-    let large = front.client().get("http://price/large").await.unwrap();
-    assert_eq!((large.status, large.body.len()), (200, content.len()));
-    assert!(large.body == content, "the body is byte for byte the file");
-    let empty = front.client().get("http://price/empty").await.unwrap();
-    assert_eq!((empty.status, empty.body.len()), (204, 0));
-    let missing = front.client().get("http://price/missing").await.unwrap();
-    assert_eq!(missing.status, 404);
-    assert!(missing.text().contains("nginx"), "the application's own answer");
+    let answer = curl(&[&http2[..], &["http://price.demo.mesh/second?version"]].concat()).await.ok();
+    assert_eq!(answer.stdout, "a price 2 200");
+    let unknown = curl(&[&http2[..], &["http://nobody.demo.mesh/"]].concat()).await.ok();
+    assert!(
+        unknown.stdout.contains("unknown_service") && unknown.stdout.ends_with(" 2 503"),
+        "{}",
+        unknown.stdout
+    );
 
-    let proxy = format!("http://{}", front.outbound);
-    let file = mesh.path("fetched");
-    let target = file.to_string_lossy().into_owned();
-    curl(&["--proxy", &proxy, "--compressed", "--output", &target, "http://price/large"]).await.ok();
-    assert!(fs::read(&file).unwrap() == content, "chunked and compressed by nginx, unpacked by curl");
-    curl(&["--proxy", &proxy, "--range", "10-19", "--output", &target, "http://price/large"]).await.ok();
-    assert_eq!(fs::read(&file).unwrap(), content[10..20]);
+    let asked = app.asked();
+    let paths: Vec<_> = asked.iter().map(|asked| asked.uri().to_string()).collect();
+    assert_eq!(paths, ["/second?version"]);
+    assert_eq!(
+        asked[0].headers()["host"],
+        "price.demo.mesh",
+        "the authority, for an application of HTTP/1.1"
+    );
+}
+
+#[tokio::test]
+async fn what_curl_uploads_arrives_byte_for_byte() {
+    let mesh = Mesh::start().await;
+    let app = Application::start("taken").await;
+    let _price = mesh.join_with("price-1", "price", &http1(app.address)).await;
+    let front = mesh.join("front-1", "front", &[], None).await;
+    mesh.apply(PRICE).await.ok();
+    let content: Vec<u8> = (0..2_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let file = mesh.path("content");
+    fs::write(&file, &content).unwrap();
+    let (name, proxy) = (file.to_string_lossy().into_owned(), format!("http://{}", front.outbound));
+    let (data, leads) = (format!("@{name}"), format!("::{}", front.outbound));
+
+    // Known length with and without `Expect`, chunked, and both kinds of HTTP/2.
+    for arguments in [
+        &["--proxy", &proxy, "--data-binary", &data][..],
+        &["--proxy", &proxy, "--data-binary", &data, "--header", "Expect:"],
+        &["--proxy", &proxy, "--upload-file", &name, "--header", "Transfer-Encoding: chunked"],
+        &["--http2-prior-knowledge", "--connect-to", &leads, "--data-binary", &data],
+        &[
+            "--http2-prior-knowledge",
+            "--connect-to",
+            &leads,
+            "--upload-file",
+            &name,
+            "--header",
+            "content-length:",
+        ],
+    ] {
+        let answer = curl(&[arguments, &["http://price/upload"]].concat()).await.ok();
+        assert_eq!(answer.stdout, "taken", "{arguments:?}");
+        let asked = app.asked().pop().unwrap();
+        assert!(asked.body() == &content, "{arguments:?}: {} bytes arrived", asked.body().len());
+    }
+}
+
+#[tokio::test]
+async fn curl_is_given_the_trailers_of_an_answer() {
+    let mesh = Mesh::start().await;
+    let app = Application::answering(|_| {
+        let (name, value) = (HeaderName::from_static("x-sum"), HeaderValue::from_static("a3f5"));
+        let frames = [
+            Frame::data(Bytes::from_static(b"summed ")),
+            Frame::data(Bytes::from_static(b"up")),
+            Frame::trailers(HeaderMap::from_iter([(name, value)])),
+        ];
+        let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok))).boxed();
+        Response::builder().header("trailer", "x-sum").body(body).unwrap()
+    })
+    .await;
+    let _price = mesh.join_with("price-1", "price", &http1(app.address)).await;
+    let front = mesh.join("front-1", "front", &[], None).await;
+    mesh.apply(PRICE).await.ok();
+    let (proxy, leads) = (format!("http://{}", front.outbound), format!("::{}", front.outbound));
+    for way in [
+        &["--proxy", &proxy][..],
+        &["--proxy", &proxy, "--proxytunnel", "--suppress-connect-headers"],
+        &["--http2-prior-knowledge", "--connect-to", &leads],
+    ] {
+        let wants = ["--include", "--header", "TE: trailers", "http://price.demo.mesh/"];
+        let answer = curl(&[way, &wants].concat()).await.ok();
+        let (head, rest) = answer.stdout.split_once("\r\n\r\n").unwrap();
+        assert!(!head.contains("x-sum: "), "{way:?}: {head}");
+        assert_eq!(rest, "summed upx-sum: a3f5\r\n", "{way:?}");
+    }
+}
+
+#[tokio::test]
+async fn h2load_gets_every_answer_of_four_connections_with_many_streams() {
+    let mesh = Mesh::start().await;
+    let content = "priced".repeat(1_000);
+    let nginx = Nginx::start(&mesh, "", &[("price", content.as_bytes())]).await;
+    let _price = mesh.join_with("price-1", "price", &http1(nginx.address)).await;
+    let front = mesh.join("front-1", "front", &[], None).await;
+    mesh.apply(PRICE).await.ok();
+    let leads = format!("--connect-to={}", front.outbound);
+    let mut command = Command::new(system_program("h2load", "nghttp2-client"));
+    command.args(["--requests=1000", "--clients=4", "--max-concurrent-streams=25", &leads]);
+    let report = run(command.arg("http://price.demo.mesh/price").env_clear(), b"").await.ok().stdout;
+    assert!(report.contains("Application protocol: h2c"), "{report}");
+    let requests =
+        "requests: 1000 total, 1000 started, 1000 done, 1000 succeeded, 0 failed, 0 errored, 0 timeout";
+    assert!(report.contains(requests) && report.contains("status codes: 1000 2xx"), "{report}");
+    let carried = format!("({}) data", 1_000 * content.len());
+    assert!(report.contains(&carried), "{carried}: {report}");
 }

@@ -6,13 +6,22 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use http_body_util::{BodyExt, Full};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 /// What it was asked: head and body.
-pub(crate) type Asked = Request<bytes::Bytes>;
+pub(crate) type Asked = Request<Bytes>;
+
+/// The body of an answer.
+pub(crate) type Body = BoxBody<Bytes, Infallible>;
+
+/// A body of these bytes.
+pub(crate) fn body(bytes: impl Into<Bytes>) -> Body {
+    Full::from(bytes.into()).boxed()
+}
 
 /// A running application; stops when dropped.
 #[derive(Debug)]
@@ -25,15 +34,20 @@ pub(crate) struct Application {
 impl Application {
     /// Starts an application that answers every request with `200` and `name` as body.
     pub(crate) async fn start(name: &'static str) -> Self {
+        Self::answering(move |_| Response::new(body(name))).await
+    }
+
+    /// Starts an application whose answers are made by `answer`.
+    pub(crate) async fn answering(answer: impl Fn(&Asked) -> Response<Body> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let memory = Arc::clone(&asked);
+        let (memory, answer) = (Arc::clone(&asked), Arc::new(answer));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let memory = Arc::clone(&memory);
+                let (memory, answer) = (Arc::clone(&memory), Arc::clone(&answer));
                 tokio::spawn(async move {
-                    let service = service_fn(|request| answer(name, Arc::clone(&memory), request));
+                    let service = service_fn(|request| exchange(&*answer, &memory, request));
                     // A connection that the peer breaks is the test's own business.
                     let _broken = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
@@ -56,15 +70,16 @@ impl Drop for Application {
     }
 }
 
-async fn answer(
-    name: &'static str,
-    memory: Arc<Mutex<Vec<Asked>>>,
+async fn exchange(
+    answer: &(impl Fn(&Asked) -> Response<Body> + Sync),
+    memory: &Mutex<Vec<Asked>>,
     request: Request<Incoming>,
-) -> Result<Response<Full<bytes::Bytes>>, Infallible> {
+) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
-    let Ok(body) = body.collect().await else { return Ok(Response::new(Full::default())) };
-    memory.lock().unwrap().push(Request::from_parts(head, body.to_bytes()));
-    let mut response = Response::new(Full::from(name));
+    let Ok(body) = body.collect().await else { return Ok(Response::new(self::body(""))) };
+    let asked = Request::from_parts(head, body.to_bytes());
+    let mut response = answer(&asked);
+    memory.lock().unwrap().push(asked);
     // An application must not be able to forge what the proxies tell each other.
     response.headers_mut().insert("outrigger-timing", http::HeaderValue::from_static("forged"));
     Ok(response)

@@ -1,20 +1,27 @@
-//! The built binaries as child processes. Each is killed when its handle is dropped; its log is shown when a test
-//! fails while waiting for it.
+//! Programs as child processes: this workspace's binaries, and those of the system. Each is killed when its handle is
+//! dropped; its log is shown when a test fails while waiting for it.
 
 use std::{
     fs,
+    io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use serde_json::Value;
-use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
 
 /// How long anything may take that a person would call "at once".
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// For a stock program's whole run.
+const RUN: Duration = Duration::from_secs(60);
 
 /// A binary of this workspace, beside the test's own.
 pub(crate) fn program(name: &str) -> PathBuf {
@@ -26,11 +33,67 @@ pub(crate) fn program(name: &str) -> PathBuf {
 
 /// A program from a package of the system; its absence is a failure that names the package.
 pub(crate) fn system_program(name: &str, package: &str) -> PathBuf {
-    ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/bin", "/sbin"]
-        .iter()
-        .map(|directory| Path::new(directory).join(name))
+    let everybodys = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/bin", "/sbin"].map(PathBuf::from);
+    // Debian keeps PostgreSQL's own commands apart, by version.
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versions: Vec<_> = versions.map(|version| version.path().join("bin")).collect();
+    versions.sort();
+    everybodys
+        .into_iter()
+        .chain(versions.into_iter().rev())
+        .map(|directory| directory.join(name))
         .find(|path| path.is_file())
         .unwrap_or_else(|| panic!("{name} is missing: install the package {package}, or run `make setup`"))
+}
+
+/// One of the tests' own programs (`tests/programs`), in the Python environment that `tests/setup.sh` made.
+pub(crate) fn python(script: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let python = test.ancestors().nth(3).unwrap().join("python/bin/python");
+    assert!(python.is_file(), "{} is missing: run `make setup`", python.display());
+    let mut command = Command::new(python);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(script)).env_clear();
+    command
+}
+
+/// Runs a stock program to its end, with `input` on its standard input.
+pub(crate) async fn run(command: &mut Command, input: &[u8]) -> Finished {
+    // A file, so that nothing has to be written while its output is read.
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(input).unwrap();
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).unwrap();
+    let output = command.stdin(file).kill_on_drop(true).output();
+    match tokio::time::timeout(RUN, output).await {
+        Ok(output) => output.unwrap().into(),
+        Err(_) => panic!("{command:?} did not end within {RUN:?}"),
+    }
+}
+
+/// An address of this machine on which nobody listens, for a program that cannot choose one by itself. Below the ports
+/// that the kernel gives away, so that nobody is given it before the program takes it.
+pub(crate) fn free_address() -> SocketAddr {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(101);
+    loop {
+        let offset = begin.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(20_000 + offset).unwrap()));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// Waits until a program that was started listens at `address`.
+pub(crate) async fn listening(program: &mut Running, address: SocketAddr) {
+    let connected = tokio::time::timeout(PATIENCE, async {
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            assert!(!program.is_over(), "it ended; its log:\n{}", program.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    if connected.await.is_err() {
+        panic!("nobody listens at {address}; the log:\n{}", program.log());
+    }
 }
 
 /// Waits for an event by asking for it, up to [`PATIENCE`].
@@ -52,13 +115,14 @@ pub(crate) async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Op
 
 /// One long-running process.
 #[derive(Debug)]
-struct Running {
+pub(crate) struct Running {
     child: Child,
     log: PathBuf,
 }
 
 impl Running {
-    fn start(command: &mut Command, log: PathBuf) -> Self {
+    /// Starts it with its output in the file `log`.
+    pub(crate) fn start(command: &mut Command, log: PathBuf) -> Self {
         let file = fs::File::create(&log).unwrap();
         let child = command
             .stdin(Stdio::null())
@@ -70,12 +134,16 @@ impl Running {
         Self { child, log }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    fn is_over(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     /// What the process wrote about its addresses once it had bound them.
-    async fn addresses(&mut self, state: &Path) -> Value {
+    pub(super) async fn addresses(&mut self, state: &Path) -> Value {
         let file = state.join("addresses.json");
         let found = tokio::time::timeout(PATIENCE, async {
             loop {
@@ -84,7 +152,7 @@ impl Running {
                 {
                     return Some(value);
                 }
-                if matches!(self.child.try_wait(), Ok(Some(_))) {
+                if self.is_over() {
                     return None;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -97,17 +165,63 @@ impl Running {
         }
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid =
-            self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-        rustix::process::kill_process(pid.expect("still running"), signal).unwrap();
+    fn pid(&self) -> Pid {
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        pid.expect("still running")
     }
 
-    async fn stopped(&mut self) -> std::process::ExitStatus {
+    pub(crate) fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn stopped(&mut self) -> std::process::ExitStatus {
         match tokio::time::timeout(PATIENCE, self.child.wait()).await {
             Ok(status) => status.unwrap(),
             Err(_) => panic!("still running; its log:\n{}", self.log()),
         }
+    }
+
+    /// Waits for its end where nothing can be awaited.
+    pub(crate) fn wait(&self) {
+        let _ended =
+            rustix::process::waitid(WaitId::Pid(self.pid()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+    }
+
+    /// Kills it (SIGKILL).
+    pub(crate) async fn kill(mut self) {
+        self.signal(Signal::KILL);
+        self.stopped().await;
+    }
+}
+
+/// A program that is talked to line by line; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Dialogue {
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Dialogue {
+    /// Starts it.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { child, input, output: BufReader::new(output).lines() }
+    }
+
+    /// Tells it a line.
+    pub(crate) async fn tell(&mut self, line: &str) {
+        self.input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+
+    /// Its next line.
+    pub(crate) async fn hear(&mut self) -> String {
+        let line = tokio::time::timeout(RUN, self.output.next_line()).await;
+        let line = line.unwrap_or_else(|_| panic!("{:?} says nothing", self.child));
+        line.unwrap().unwrap_or_else(|| panic!("{:?} has ended", self.child))
     }
 }
 
@@ -140,182 +254,5 @@ impl Finished {
     pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{}\n{}", self.stdout, self.stderr);
         self
-    }
-}
-
-/// A control plane of its own, and everything that a test starts around it.
-#[derive(Debug)]
-pub(crate) struct Mesh {
-    directory: TempDir,
-    control_plane: Running,
-    pub(crate) policy: SocketAddr,
-    pub(crate) discovery: SocketAddr,
-    pub(crate) health: SocketAddr,
-}
-
-fn address(value: &Value) -> SocketAddr {
-    value.as_str().unwrap_or_default().parse().unwrap_or_else(|_| panic!("no address: {value}"))
-}
-
-impl Mesh {
-    /// Starts a control plane with a fresh state directory.
-    pub(crate) async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let free = "127.0.0.1:0".parse().unwrap();
-        Self::start_in(directory, [free; 3]).await
-    }
-
-    async fn start_in(directory: TempDir, listen: [SocketAddr; 3]) -> Self {
-        let state = directory.path().join("control-plane");
-        let [policy, discovery, health] = listen;
-        let mut control_plane = Running::start(
-            Command::new(program("outrigger-control-plane"))
-                .arg("--state-dir")
-                .arg(&state)
-                .args(["--policy-listen", &policy.to_string(), "--discovery-listen", &discovery.to_string()])
-                .args(["--health-listen", &health.to_string(), "--allow-loopback"]),
-            directory.path().join("control-plane.log"),
-        );
-        let addresses = control_plane.addresses(&state).await;
-        Self {
-            policy: address(&addresses["policy"]),
-            discovery: address(&addresses["discovery"]),
-            health: address(&addresses["health"]),
-            directory,
-            control_plane,
-        }
-    }
-
-    /// Kills the control plane (SIGKILL) and starts it again on the same state and addresses.
-    pub(crate) async fn restart_control_plane(self) -> Self {
-        let Self { directory, mut control_plane, policy, discovery, health } = self;
-        control_plane.signal(rustix::process::Signal::KILL);
-        control_plane.stopped().await;
-        fs::remove_file(directory.path().join("control-plane/addresses.json")).unwrap();
-        Self::start_in(directory, [policy, discovery, health]).await
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    pub(crate) fn control_plane_log(&self) -> String {
-        self.control_plane.log()
-    }
-
-    /// Runs the operator's command with the first start's admin credential.
-    pub(crate) async fn outrigger(&self, arguments: &[&str]) -> Finished {
-        let output = Command::new(program("outrigger"))
-            .args(arguments)
-            .env("OUTRIGGER_SERVER", self.policy.to_string())
-            .env("OUTRIGGER_CREDENTIAL", self.path("control-plane/admin"))
-            .stdin(Stdio::null())
-            .output();
-        tokio::time::timeout(PATIENCE * 2, output).await.expect("the command ends").unwrap().into()
-    }
-
-    /// Applies documents, waits until they are in force, and returns what the command said.
-    pub(crate) async fn apply(&self, documents: &str) -> Finished {
-        let file = self.path("documents.yaml");
-        fs::write(&file, documents).unwrap();
-        self.outrigger(&["apply", "--wait", "-f", &file.to_string_lossy()]).await
-    }
-
-    /// Starts a sidecar for `namespace/account`, joined by a fresh token with these labels, in front of `app`.
-    pub(crate) async fn join(
-        &self,
-        name: &str,
-        account: &str,
-        labels: &[&str],
-        app: Option<SocketAddr>,
-    ) -> Proxy {
-        let token = self.path(&format!("{name}.token"));
-        let mut create = vec!["token", "create", "--namespace", "demo", "--service-account", account];
-        for label in labels {
-            create.extend(["--label", label]);
-        }
-        let path = token.to_string_lossy().into_owned();
-        create.extend(["--output", &path]);
-        self.outrigger(&create).await.ok();
-        Proxy::start(self, name, Some(&token), app).await
-    }
-}
-
-/// One sidecar.
-#[derive(Debug)]
-pub(crate) struct Proxy {
-    running: Running,
-    state: PathBuf,
-    pub(crate) outbound: SocketAddr,
-    pub(crate) inbound: Option<SocketAddr>,
-    pub(crate) health: SocketAddr,
-}
-
-impl Proxy {
-    /// Starts a sidecar and waits until it is ready.
-    pub(crate) async fn start(
-        mesh: &Mesh,
-        name: &str,
-        token: Option<&Path>,
-        app: Option<SocketAddr>,
-    ) -> Self {
-        let state = mesh.path(name);
-        let _stale = fs::remove_file(state.join("addresses.json"));
-        let mut command = Command::new(program("outrigger-proxy"));
-        command.args(["--instance", name, "--control-plane", &mesh.discovery.to_string()]);
-        command.arg("--state-dir").arg(&state);
-        command.args(["--outbound-listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"]);
-        if let Some(token) = token {
-            command.arg("--join-token-file").arg(token);
-        }
-        if let Some(app) = app {
-            command.args(["--inbound", &format!("127.0.0.1:0={app},name=http")]);
-        }
-        let mut running = Running::start(&mut command, mesh.path(&format!("{name}.log")));
-        let addresses = running.addresses(&state).await;
-        let proxy = Self {
-            outbound: address(&addresses["outbound"]),
-            inbound: addresses["inbound"].as_array().and_then(|all| all.first()).map(address),
-            health: address(&addresses["health"]),
-            running,
-            state,
-        };
-        let ready = format!("http://{}/ready", proxy.health);
-        eventually("readiness of the sidecar", async || {
-            let answer = super::Client::direct().get(&ready).await.ok()?;
-            (answer.status == 200).then_some(())
-        })
-        .await;
-        proxy
-    }
-
-    pub(crate) fn log(&self) -> String {
-        self.running.log()
-    }
-
-    pub(crate) fn state(&self) -> &Path {
-        &self.state
-    }
-
-    /// A client whose requests go through this sidecar.
-    pub(crate) fn client(&self) -> super::Client {
-        super::Client::through(self.outbound)
-    }
-
-    /// Its metrics page.
-    pub(crate) async fn metrics(&self) -> String {
-        super::Client::direct().get(&format!("http://{}/metrics", self.health)).await.unwrap().text()
-    }
-
-    /// Asks it to stop (SIGTERM) and returns its exit code.
-    pub(crate) async fn stop(mut self) -> i32 {
-        self.running.signal(rustix::process::Signal::TERM);
-        self.running.stopped().await.code().unwrap_or(-1)
-    }
-
-    /// Kills it (SIGKILL).
-    pub(crate) async fn kill(mut self) {
-        self.running.signal(rustix::process::Signal::KILL);
-        self.running.stopped().await;
     }
 }
