@@ -22,7 +22,8 @@ use crate::upstream::Leg;
 
 /// Which proxy a request left last: one that comes back to it runs in a circle.
 pub(crate) const HOP: HeaderName = HeaderName::from_static("outrigger-hop");
-/// What the caller's own client spoke: `1.0`, `1.1` or `2`.
+/// What the application speaks, as the service's port declares it; else what the caller's own client spoke: `1.0`, `1.1`
+/// or `2`.
 pub(crate) const VERSION: HeaderName = HeaderName::from_static("outrigger-version");
 /// Why an inbound could not hand a request over: no application saw it, and any method may be tried elsewhere.
 pub(crate) const UNPROCESSED: HeaderName = HeaderName::from_static("outrigger-unprocessed");
@@ -71,14 +72,11 @@ pub(crate) struct Way {
     pub(crate) upgrade: Option<HeaderValue>,
 }
 
-/// Own workload -> mesh leg. `version`: what the workload spoke.
+/// Own workload -> mesh leg. `version`: what is to be spoken to the application, where its sidecar does not know better.
 pub(crate) fn outbound_request(headers: &mut HeaderMap, hop: &Hop, version: Version, way: &Way) -> Names {
     let trailers = accepts_trailers(headers);
-    remove_hop_by_hop(headers);
-    // Meant for this proxy, not for whom it talks to (RFC 9110 §11.7.2).
-    headers.remove(header::PROXY_AUTHORIZATION);
-    remove_own(headers);
-    headers.remove(CLIENT_CERT);
+    // Credentials for a proxy are meant for this one, not for whom it talks to (RFC 9110 §11.7.2).
+    strip(headers, |name| is_own(name) || *name == header::PROXY_AUTHORIZATION || *name == CLIENT_CERT);
     headers.insert(HOP, hop.0.clone());
     let version = match version {
         Version::HTTP_2 => "2",
@@ -90,38 +88,23 @@ pub(crate) fn outbound_request(headers: &mut HeaderMap, hop: &Hop, version: Vers
     ensure_names(headers)
 }
 
-/// Mesh leg -> application. `peer` was verified by the handshake; `own` is who the application is.
-pub(crate) fn inbound_request(
-    headers: &mut HeaderMap,
-    peer: &SpiffeId,
-    own: Option<&SpiffeId>,
-    way: &Way,
-) -> Names {
+/// Mesh leg -> application. `peer`: who was verified by the handshake, see [`client_cert`].
+pub(crate) fn inbound_request(headers: &mut HeaderMap, peer: &HeaderValue, way: &Way) -> Names {
     let trailers = accepts_trailers(headers);
-    remove_hop_by_hop(headers);
-    let kept = [HOP, TIMEOUT].map(|name| headers.remove(&name).map(|value| (name, value)));
-    remove_own(headers);
-    for (name, value) in kept.into_iter().flatten() {
-        headers.insert(name, value);
-    }
-    match client_cert(peer, own) {
-        Some(value) => headers.insert(CLIENT_CERT, value),
-        None => headers.remove(CLIENT_CERT),
-    };
+    strip(headers, |name| is_own(name) && *name != HOP && *name != TIMEOUT);
+    headers.insert(CLIENT_CERT, peer.clone());
     pass_options(headers, trailers, way);
     ensure_names(headers)
 }
 
 /// Application -> mesh leg; the timing is set by whoever measured it.
 pub(crate) fn inbound_response(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
-    remove_own(headers);
+    strip(headers, is_own);
 }
 
 /// Mesh leg -> own workload.
 pub(crate) fn outbound_response(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
-    remove_own(headers);
+    strip(headers, is_own);
 }
 
 /// The answer that leaves HTTP says so on each leg anew (RFC 9110 §7.8); `protocol`: what it goes on with.
@@ -130,8 +113,8 @@ pub(crate) fn switch(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
 }
 
-/// Whether the caller of an inbound spoke HTTP/2 to its own sidecar.
-pub(crate) fn is_from_http2(headers: &HeaderMap) -> bool {
+/// Whether the caller of an inbound wants its application spoken to in HTTP/2.
+pub(crate) fn wants_http2(headers: &HeaderMap) -> bool {
     headers.get(VERSION).is_some_and(|version| version == "2")
 }
 
@@ -212,22 +195,35 @@ pub(crate) fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterat
     values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
 }
 
-/// Fields of one connection, and those that `Connection` names. End-to-end fields that frame or route a message cannot
-/// be removed by naming them there: that would let a client strip what the next hop relies on.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = list(headers, &header::CONNECTION)
+/// Removes the fields of one connection, those that `Connection` names, and those that are to go `also`. End-to-end fields
+/// that frame or route a message cannot be removed by naming them there: that would let a client strip what the next hop
+/// relies on. One pass in place of a look-up for each: most messages have none of them.
+fn strip(headers: &mut HeaderMap, also: impl Fn(&HeaderName) -> bool) {
+    let mut gone: Vec<HeaderName> =
+        headers.keys().filter(|name| is_hop_by_hop(name) || also(name)).cloned().collect();
+    if gone.contains(&header::CONNECTION) {
+        let named = list(headers, &header::CONNECTION)
             .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
-            .filter(|name| !is_kept(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(header::CONNECTION);
+            .filter(|name| !is_kept(name));
+        gone.extend(named);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE] {
+    for name in gone {
         headers.remove(name);
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    *name == header::CONNECTION
+        || *name == header::TE
+        || *name == header::TRANSFER_ENCODING
+        || *name == header::UPGRADE
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+}
+
+/// Names that arrived are lower-case already: `http` keeps no other.
+fn is_own(name: &HeaderName) -> bool {
+    name.as_str().starts_with(OWN_PREFIX)
 }
 
 fn is_kept(name: &HeaderName) -> bool {
@@ -244,9 +240,7 @@ fn is_kept(name: &HeaderName) -> bool {
 }
 
 fn remove_own(headers: &mut HeaderMap) {
-    // Names that arrived are lower-case already: `http` keeps no other.
-    let own: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with(OWN_PREFIX)).cloned().collect();
+    let own: Vec<HeaderName> = headers.keys().filter(|name| is_own(name)).cloned().collect();
     for name in own {
         headers.remove(name);
     }
@@ -281,34 +275,35 @@ fn pass_options(headers: &mut HeaderMap, trailers: bool, way: &Way) {
 }
 
 /// The element of `x-forwarded-client-cert`: `By` is who answers, `URI` is who asks.
-fn client_cert(peer: &SpiffeId, own: Option<&SpiffeId>) -> Option<HeaderValue> {
+pub(crate) fn client_cert(peer: &SpiffeId, own: Option<&SpiffeId>) -> HeaderValue {
     let mut value = String::with_capacity(128);
     if let Some(own) = own {
         let _infallible = write!(value, "By={own};");
     }
     let _infallible = write!(value, "URI={peer}");
-    HeaderValue::try_from(value).ok()
+    // Identities are URIs: always a header value.
+    HeaderValue::try_from(value).unwrap_or_else(|_never| HeaderValue::from_static("URI="))
 }
 
+/// Both values are others in each request: no use to a table of what is sent often, which `sensitive` keeps them out of
+/// (RFC 7541 §7.1.3).
 fn ensure_names(headers: &mut HeaderMap) -> Names {
-    let request_id = match only(headers, &REQUEST_ID) {
+    let mut request_id = match only(headers, &REQUEST_ID) {
         Some(value) if is_request_id(value) => value.clone(),
-        _ => {
-            let value = new_request_id();
-            headers.insert(REQUEST_ID, value.clone());
-            value
-        }
+        _ => new_request_id(),
     };
-    let traceparent = match only(headers, &TRACEPARENT) {
+    let mut traceparent = match only(headers, &TRACEPARENT) {
         Some(value) if trace_id(value).is_some() => value.clone(),
         _ => {
-            let value = new_traceparent();
-            headers.insert(TRACEPARENT, value.clone());
             // It belongs to the trace that was not one.
             headers.remove("tracestate");
-            value
+            new_traceparent()
         }
     };
+    request_id.set_sensitive(true);
+    traceparent.set_sensitive(true);
+    headers.insert(REQUEST_ID, request_id.clone());
+    headers.insert(TRACEPARENT, traceparent.clone());
     Names { request_id, traceparent }
 }
 

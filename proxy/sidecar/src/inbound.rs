@@ -5,10 +5,10 @@ mod application;
 mod forward;
 mod tcp;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use outrigger_core::{model::SpiffeId, reason::Reason};
 use outrigger_tls::{
@@ -27,7 +27,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     data_path::Shared,
     endpoint::DestinationState,
-    http::{Guarded, Link, serve_http1, serve_http2},
+    headers,
+    http::{Guarded, Link, ResponseBody, serve_http1, serve_http2},
+    io::Ahead,
     settings::InboundProtocol,
     telemetry::Direction,
     trust::{Trusted, Watch},
@@ -44,11 +46,14 @@ pub(crate) struct Inbound {
     application: Upstream<Application>,
 }
 
+/// A request that is being answered.
+type Answering = Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>;
+
 /// A peer of the mesh that proved who it is.
 struct Peer {
     address: SocketAddr,
     identity: SpiffeId,
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Ahead>,
     evidence: Evidence,
     speaks: Protocol,
 }
@@ -58,6 +63,8 @@ struct Peer {
 struct Downstream {
     address: SocketAddr,
     identity: SpiffeId,
+    /// The same, for the application.
+    client_cert: HeaderValue,
     link: Arc<Link>,
     /// Connections that left HTTP: at most this one.
     switched: TaskTracker,
@@ -101,36 +108,38 @@ impl Inbound {
         mut trusted: Trusted,
         closing: CancellationToken,
     ) -> Option<Reason> {
-        let limits = &self.shared.limits;
+        let shared = Arc::clone(&self.shared);
         let Peer { address, identity, stream, speaks, .. } = peer;
-        let io = match speaks {
-            Protocol::Http2 => Guarded::http2(stream, Bytes::new(), limits),
-            Protocol::Http1 | Protocol::Raw => Guarded::http1(stream, Bytes::new(), limits),
-        };
-        let link = Arc::clone(io.link());
-        let (switched, cut) = (TaskTracker::new(), CancellationToken::new());
-        let downstream = Downstream {
+        let own = shared.identity.id();
+        let mut downstream = Downstream {
+            client_cert: headers::client_cert(&identity, own.as_ref()),
             address,
             identity,
-            link: Arc::clone(&link),
-            switched: switched.clone(),
-            cut: cut.clone(),
+            link: Arc::default(),
+            switched: TaskTracker::new(),
+            cut: CancellationToken::new(),
         };
-        let this = Arc::clone(self);
-        let service = move |request: Request<Incoming>| {
-            let (this, downstream) = (Arc::clone(&this), downstream.clone());
-            async move { this.answer(request, &downstream).await }
+        let (switched, cut) = (downstream.switched.clone(), downstream.cut.clone());
+        let limits = &shared.limits;
+        let (link, served): (_, Pin<Box<dyn Future<Output = Option<Reason>> + Send>>) = match speaks {
+            Protocol::Http2 => {
+                let io = Guarded::http2(stream, Bytes::new(), limits);
+                downstream.link = Arc::clone(io.link());
+                let link = Arc::clone(io.link());
+                (link, Box::pin(serve_http2(io, limits, &closing, self.service(downstream))))
+            }
+            Protocol::Http1 | Protocol::Raw => {
+                let io = Guarded::http1(stream, Bytes::new(), limits);
+                downstream.link = Arc::clone(io.link());
+                let link = Arc::clone(io.link());
+                (link, Box::pin(serve_http1(io, limits, &closing, self.service(downstream))))
+            }
         };
         let served = async {
-            match speaks {
-                Protocol::Http2 => serve_http2(io, limits, &closing, service).await,
-                Protocol::Http1 | Protocol::Raw => {
-                    let refused = serve_http1(io, limits, &closing, service).await;
-                    switched.close();
-                    switched.wait().await;
-                    refused
-                }
-            }
+            let refused = served.await;
+            switched.close();
+            switched.wait().await;
+            refused
         };
         tokio::select! {
             biased;
@@ -144,10 +153,22 @@ impl Inbound {
         }
     }
 
+    fn service(
+        self: &Arc<Self>,
+        downstream: Downstream,
+    ) -> impl Fn(Request<Incoming>) -> Answering + Send + use<> {
+        let this = Arc::clone(self);
+        move |request| {
+            let (this, downstream) = (Arc::clone(&this), downstream.clone());
+            Box::pin(async move { this.answer(request, &downstream).await })
+        }
+    }
+
     async fn handshake(&self, stream: TcpStream, address: SocketAddr) -> Option<Peer> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
         let metrics = self.shared.telemetry.metrics();
-        let accepted = timeout(self.shared.limits.handshake_timeout, acceptor.accept(stream)).await;
+        let accepted =
+            timeout(self.shared.limits.handshake_timeout, acceptor.accept(Ahead::new(stream))).await;
         let stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {

@@ -10,6 +10,7 @@ pub mod endpoint;
 mod headers;
 pub mod http;
 mod inbound;
+mod io;
 pub mod outbound;
 pub mod snapshot;
 mod tcp;

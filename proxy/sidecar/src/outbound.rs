@@ -13,6 +13,7 @@ mod opaque;
 
 use std::{
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, OnceLock},
 };
 
@@ -65,6 +66,9 @@ struct Downstream {
     last: Arc<Last>,
 }
 
+/// A request that is being answered.
+type Answering = Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>;
+
 /// What becomes of a request.
 enum Answer {
     /// The upstream's, with the moment at which it has to be delivered whole.
@@ -104,22 +108,33 @@ impl Outbound {
     ) {
         let shared = Arc::clone(&self.shared);
         let (limits, draining) = (&shared.limits, &shared.draining_outbound);
-        let io = match version {
-            Version::HTTP_2 => Guarded::http2(stream, prefix, limits),
-            _ => Guarded::http1(stream, prefix, limits),
-        };
-        let link = Arc::clone(io.link());
         let peer = downstream.peer;
-        let service = move |request| {
-            let (this, link, downstream) = (Arc::clone(&self), Arc::clone(&link), downstream.clone());
-            async move { this.answer(request, &link, &downstream).await }
-        };
         let refused = match version {
-            Version::HTTP_2 => Box::pin(serve_http2(io, limits, draining, service)).await,
-            _ => Box::pin(serve_http1(io, limits, draining, service)).await,
+            Version::HTTP_2 => {
+                let io = Guarded::http2(stream, prefix, limits);
+                let service = self.service(io.link(), downstream);
+                Box::pin(serve_http2(io, limits, draining, service)).await
+            }
+            _ => {
+                let io = Guarded::http1(stream, prefix, limits);
+                let service = self.service(io.link(), downstream);
+                Box::pin(serve_http1(io, limits, draining, service)).await
+            }
         };
         if let Some(reason) = refused {
             shared.telemetry.refused_head(Direction::Outbound, peer, reason);
+        }
+    }
+
+    fn service(
+        self: &Arc<Self>,
+        link: &Arc<Link>,
+        downstream: Downstream,
+    ) -> impl Fn(Request<Incoming>) -> Answering + Send + use<> {
+        let (this, link) = (Arc::clone(self), Arc::clone(link));
+        move |request| {
+            let (this, link, downstream) = (Arc::clone(&this), Arc::clone(&link), downstream.clone());
+            Box::pin(async move { this.answer(request, &link, &downstream).await })
         }
     }
 
@@ -137,7 +152,7 @@ impl Outbound {
             exchange.set_grpc();
         }
         let connects = request.method() == Method::CONNECT;
-        match Box::pin(self.handle(request, link, downstream, &mut exchange)).await {
+        match self.handle(request, link, downstream, &mut exchange).await {
             Ok(Answer::Upstream(head, body, deadline)) => {
                 exchange.answered(head.status, &head.headers);
                 let timeout = self.shared.limits.body_timeout;

@@ -9,19 +9,10 @@ mod direction;
 use std::{future::poll_fn, io, pin::pin, task::Context, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::http::Transport;
 use direction::{Broken, Copying};
-
-impl Transport for tokio_rustls::client::TlsStream<TcpStream> {
-    fn reset_on_close(&self) {
-        self.get_ref().0.reset_on_close();
-    }
-}
 
 /// A connection, and what was read from it already: the begin of what it says.
 #[derive(Debug)]

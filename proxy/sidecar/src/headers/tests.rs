@@ -21,6 +21,10 @@ const ALL: [Direction; 4] = [WorkloadToMesh, MeshToApplication, ApplicationToMes
 const REQUESTS: [Direction; 2] = [WorkloadToMesh, MeshToApplication];
 const RESPONSES: [Direction; 2] = [ApplicationToMesh, MeshToWorkload];
 
+fn peer() -> HeaderValue {
+    client_cert(&PEER.parse().unwrap(), Some(&OWN.parse().unwrap()))
+}
+
 fn map(lines: &[(&str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in lines {
@@ -38,9 +42,7 @@ fn crossed(direction: Direction, lines: &[(&str, &str)]) -> HeaderMap {
             Version::HTTP_11,
             &WAY,
         )),
-        MeshToApplication => {
-            drop(inbound_request(&mut headers, &PEER.parse().unwrap(), Some(&OWN.parse().unwrap()), &WAY))
-        }
+        MeshToApplication => drop(inbound_request(&mut headers, &peer(), &WAY)),
         ApplicationToMesh => inbound_response(&mut headers),
         MeshToWorkload => outbound_response(&mut headers),
     }
@@ -168,7 +170,7 @@ fn a_request_that_left_this_proxy_before_is_recognised() {
     assert!(!hop.is_in(&headers));
     outbound_request(&mut headers, &hop, Version::HTTP_11, &WAY);
     assert!(hop.is_in(&headers));
-    inbound_request(&mut headers, &PEER.parse().unwrap(), None, &WAY);
+    inbound_request(&mut headers, &peer(), &WAY);
     assert!(hop.is_in(&headers));
     assert!(!Hop::new().is_in(&headers));
 }
@@ -246,7 +248,7 @@ fn an_upgrade_is_passed_on_where_it_can_be_made_and_nowhere_else() {
     assert_eq!(headers["connection"], "te, upgrade");
     assert_eq!(headers["upgrade"], "WebSocket");
     let mut headers = map(&socket);
-    inbound_request(&mut headers, &PEER.parse().unwrap(), None, &way(Leg::Http2));
+    inbound_request(&mut headers, &peer(), &way(Leg::Http2));
     assert!(!headers.contains_key("connection") && !headers.contains_key("upgrade"));
     // An answer may choose among what was asked for.
     let asked = HeaderValue::from_static("foo/2, WebSocket");
@@ -265,7 +267,7 @@ fn a_stream_has_no_connection_of_its_own_to_speak_of() {
     assert_eq!(headers["te"], "trailers");
     assert_eq!(headers["outrigger-version"], "2");
     assert!(!headers.contains_key("connection") && !headers.contains_key("x-one"));
-    assert!(is_from_http2(&headers));
+    assert!(wants_http2(&headers));
 }
 
 #[test]

@@ -22,6 +22,8 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+use crate::io::{Ahead, Gather};
+
 use super::{
     Limits,
     framing::{Framing, Position},
@@ -40,6 +42,11 @@ const REQUEST_TIMEOUT: &[u8] =
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Makes the close of the connection a reset, so that the peer cannot take it for the end of a message.
     fn reset_on_close(&self);
+
+    /// Whether something that was flushed is still to be written.
+    fn holds_back(&self) -> bool {
+        false
+    }
 }
 
 impl Transport for TcpStream {
@@ -50,7 +57,19 @@ impl Transport for TcpStream {
     }
 }
 
-impl Transport for tokio_rustls::server::TlsStream<TcpStream> {
+impl Transport for Ahead {
+    fn reset_on_close(&self) {
+        self.socket().reset_on_close();
+    }
+}
+
+impl<T: Transport> Transport for tokio_rustls::server::TlsStream<T> {
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
+    }
+}
+
+impl<T: Transport> Transport for tokio_rustls::client::TlsStream<T> {
     fn reset_on_close(&self) {
         self.get_ref().0.reset_on_close();
     }
@@ -189,15 +208,17 @@ pub(crate) struct Guarded<T: Transport> {
     closing: Closing,
 }
 
+impl<T: Transport> Guarded<Gather<T>> {
+    /// Watches `io` under HTTP/2, of which `prefix` was read already.
+    pub(crate) fn http2(io: T, prefix: Bytes, limits: &Limits) -> Self {
+        Self::new(Gather::new(io), prefix, limits, None)
+    }
+}
+
 impl<T: Transport> Guarded<T> {
     /// Watches `io` under HTTP/1, of which `prefix` was read already.
     pub(crate) fn http1(io: T, prefix: Bytes, limits: &Limits) -> Self {
         Self::new(io, prefix, limits, Some(Framing::new()))
-    }
-
-    /// The same under HTTP/2.
-    pub(crate) fn http2(io: T, prefix: Bytes, limits: &Limits) -> Self {
-        Self::new(io, prefix, limits, None)
     }
 
     fn new(io: T, prefix: Bytes, limits: &Limits, framing: Option<Framing>) -> Self {
@@ -302,6 +323,14 @@ impl<T: Transport> Guarded<T> {
         }
     }
 
+    /// Tells those who wait for it that everything written so far is in the kernel's hands, if it is.
+    fn note_flushed(&self) {
+        let held = self.io.as_ref().is_some_and(Transport::holds_back);
+        if !held && !self.link.flushed.lock().is_empty() {
+            self.link.flushed(Some(Instant::now()));
+        }
+    }
+
     /// Passes the result of a write on, unless the peer took nothing for too long.
     fn poll_progress<R>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         if result.is_ready() {
@@ -347,7 +376,12 @@ impl<T: Transport> AsyncRead for Guarded<T> {
         let this = &mut *self;
         let before = buffer.filled().len();
         if !this.take_prefix(buffer) {
-            match this.io()?.poll_read(cx, buffer) {
+            let read = this.io()?.poll_read(cx, buffer);
+            // What was held back was written just now.
+            if this.framing.is_none() {
+                this.note_flushed();
+            }
+            match read {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
@@ -387,9 +421,7 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = self.io()?.poll_flush(cx);
         ready!(self.poll_progress(cx, flushed))?;
-        if !self.link.flushed.lock().is_empty() {
-            self.link.flushed(Some(Instant::now()));
-        }
+        self.note_flushed();
         Poll::Ready(Ok(()))
     }
 

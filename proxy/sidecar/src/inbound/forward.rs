@@ -14,10 +14,7 @@ use outrigger_core::{
     reason::Reason,
     telemetry::timing,
 };
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
 
 use super::{
@@ -30,6 +27,7 @@ use crate::{
     http::{
         Form, Gate, ResponseBody, Upload, check_head, check_size, expects_continue, is_idempotent, own_answer,
     },
+    io::Ahead,
     settings::InboundProtocol,
     telemetry::{Direction, Exchange, Record},
     upstream::{Answer, Attempt, Demand, Failed, Head, Leg, Occupied},
@@ -64,7 +62,7 @@ impl Inbound {
         record.downstream_identity = Some(downstream.identity.clone());
         let mut exchange = Exchange::begin(&self.shared.telemetry, &downstream.link, record);
         let answered = match self.prepare(request, downstream, &mut exchange) {
-            Ok(prepared) => Box::pin(self.forward(prepared, &mut exchange)).await,
+            Ok(prepared) => self.forward(prepared, &mut exchange).await,
             Err(reason) => Err(Failed::after(reason)),
         };
         match answered {
@@ -92,14 +90,13 @@ impl Inbound {
         if grpc {
             exchange.set_grpc();
         }
-        let from_http2 = headers::is_from_http2(request.headers());
-        let leg = self.leg(from_http2);
+        let wants_http2 = headers::wants_http2(request.headers());
+        let leg = self.leg(wants_http2);
         let asked = headers::asked_upgrade(&request).filter(|_| leg == Leg::Http1);
         let upgrade = asked.is_some().then(|| hyper::upgrade::on(&mut request));
         let (mut head, body) = request.into_parts();
-        let own = self.shared.identity.id();
         let way = Way { leg, upgrade: asked };
-        let names = headers::inbound_request(&mut head.headers, &downstream.identity, own.as_ref(), &way);
+        let names = headers::inbound_request(&mut head.headers, &downstream.client_cert, &way);
         exchange.note(|record| record.name(names));
         let gate = match leg {
             Leg::Http1 if head.version != Version::HTTP_2 && expects_continue(&head.headers) => {
@@ -116,9 +113,7 @@ impl Inbound {
         let deadline = Deadline::new(exchange.head_read().into_std(), None, left);
         let head = match leg {
             Leg::Http1 => {
-                if from_http2 {
-                    headers::join_cookies(&mut head.headers);
-                }
+                headers::join_cookies(&mut head.headers);
                 Head { method: head.method, uri: head.uri, headers: head.headers }
             }
             Leg::Http2 => absolute(head)?,
@@ -127,10 +122,10 @@ impl Inbound {
     }
 
     /// What the application speaks; where that is not declared, what the caller spoke.
-    fn leg(&self, from_http2: bool) -> Leg {
+    fn leg(&self, wants_http2: bool) -> Leg {
         match self.protocol {
             InboundProtocol::Http2 | InboundProtocol::Grpc => Leg::Http2,
-            InboundProtocol::Detect if from_http2 => Leg::Http2,
+            InboundProtocol::Detect if wants_http2 => Leg::Http2,
             InboundProtocol::Http1 | InboundProtocol::Tcp | InboundProtocol::Detect => Leg::Http1,
         }
     }
@@ -185,7 +180,7 @@ impl Inbound {
         let upstream = head.extensions.remove::<OnUpgrade>();
         headers::inbound_response(&mut head.headers);
         head.version = Version::HTTP_11;
-        head.headers.insert(timing::HEADER, timing::encode(&exchange.inbound_figures()));
+        head.headers.insert(timing::HEADER, timing_value(&exchange));
         exchange.answered(head.status, &head.headers);
         if head.status == StatusCode::SWITCHING_PROTOCOLS
             && let (Some(protocol), Some(downstream), Some(upstream)) = (switched, upgrade, upstream)
@@ -195,7 +190,7 @@ impl Inbound {
             let (idle, cut, switched) = (self.shared.limits.stream_idle, peer.cut.clone(), exchange.switch());
             self.shared.tasks.spawn(peer.switched.track_future(async move {
                 let cut = cut.cancelled();
-                carry::upgraded::<TlsStream<TcpStream>>(downstream, upstream, idle, cut, switched).await;
+                carry::upgraded::<TlsStream<Ahead>>(downstream, upstream, idle, cut, switched).await;
             }));
             return Response::from_parts(head, ResponseBody::own(bytes::Bytes::new(), None));
         }
@@ -205,14 +200,21 @@ impl Inbound {
     }
 }
 
+/// Another one in each answer: of no use to a table of what is sent often.
+fn timing_value(exchange: &Exchange) -> HeaderValue {
+    let mut value = timing::encode(&exchange.inbound_figures());
+    value.set_sensitive(true);
+    value
+}
+
 /// The own answer, which tells the caller's sidecar what it means.
 fn refuse(failed: Failed, exchange: Exchange) -> Response<ResponseBody> {
-    let figures = exchange.inbound_figures();
+    let timing = timing_value(&exchange);
     let mut response = own_answer(failed.reason, false, exchange);
     let name = if failed.unprocessed { headers::UNPROCESSED } else { headers::REASON };
     let headers = response.headers_mut();
     headers.insert(name, HeaderValue::from_static(failed.reason.as_str()));
-    headers.insert(timing::HEADER, timing::encode(&figures));
+    headers.insert(timing::HEADER, timing);
     response
 }
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, Request, Version, header};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use outrigger_core::{
     deadline::{self, Deadline},
-    model::{HeaderMutation, HttpFilter, RouteRule},
+    model::{AppProtocol, HeaderMutation, HttpFilter, RouteRule},
     reason::Reason,
     route,
 };
@@ -73,7 +73,12 @@ impl Outbound {
             edit(rule, &mut head.headers, request_edits);
         }
         let way = Way { leg, upgrade: asked };
-        let names = headers::outbound_request(&mut head.headers, &self.shared.hop, head.version, &way);
+        let version = match port.protocol() {
+            AppProtocol::Http1 if !over_http1 => Version::HTTP_11,
+            AppProtocol::Http2 | AppProtocol::Grpc => Version::HTTP_2,
+            _ => head.version,
+        };
+        let names = headers::outbound_request(&mut head.headers, &self.shared.hop, version, &way);
         exchange.note(|record| record.name(names));
         exchange.call();
         exchange.set_upload(&upload);

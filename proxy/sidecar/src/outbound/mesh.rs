@@ -25,6 +25,7 @@ use crate::{
     data_path::Shared,
     endpoint::{DestinationState, EndpointState},
     http::Limits,
+    io::Ahead,
     telemetry::{Direction, Telemetry},
     trust::{Trusted, Watch},
     upstream::{Connect, Connected, FirstWord, Io, Protocol, Trust, Upstream},
@@ -141,7 +142,7 @@ impl Connect for Peer {
         }
         let watch = Watch::begin(&self.identity);
         let connector = TlsConnector::from(self.tls(protocol));
-        let connected = Box::pin(connector.connect(mesh::server_name(), stream)).await;
+        let connected = Box::pin(connector.connect(mesh::server_name(), Ahead::new(stream))).await;
         let stream = connected.map_err(|error| self.refused(&error))?;
         let connection = stream.get_ref().1;
         let evidence = Evidence::of(connection, Side::Server);

@@ -13,6 +13,7 @@ use outrigger_tls::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex},
     net::TcpListener,
+    net::TcpStream,
     task::JoinHandle,
     time::timeout,
 };

@@ -157,7 +157,9 @@ impl Exchange {
 
     /// It is a call of the own workload, perhaps on behalf of a request that it works on.
     pub(crate) fn call(&mut self) {
-        if let Some(inner) = &mut self.0 {
+        if let Some(inner) = &mut self.0
+            && inner.telemetry.traces().is_used()
+        {
             let trace = inner.record.traceparent.as_ref().and_then(trace_id);
             let begun = Instant::from_std(inner.stamps.head_read);
             inner.held.calling = trace.map(|trace| inner.telemetry.traces().call(trace, begun));

@@ -36,11 +36,16 @@ impl Traces {
         Inside(stay.map(|stay| (self.clone(), stay)))
     }
 
+    /// Whether any request ever entered: without one, no call need say its trace.
+    pub fn is_used(&self) -> bool {
+        self.0.used.load(Relaxed)
+    }
+
     /// A call of `trace` goes out, and is under way until the guard is dropped. The guard holds nothing when the
     /// application works on no request of that trace; of the requests that it does work on, it is then not known any more
     /// what they wait for.
     pub fn call(&self, trace: TraceId, now: Instant) -> Calling {
-        if !self.0.used.load(Relaxed) {
+        if !self.is_used() {
             return Calling(None);
         }
         let stay = self.0.table.lock().begin(trace, now.into_std());

@@ -15,6 +15,9 @@ use crate::{
     telemetry::{Exchange, Telemetry},
 };
 
+/// Longest body that is taken for written together with its head, bytes.
+const SHORT: u64 = 16 * 1024;
+
 /// What a request is written with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Leg {
@@ -164,11 +167,8 @@ impl<C: Connect> Attempt<'_, C> {
                     exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
                     pause_upload(&response, upload);
                     let (head, body) = response.into_parts();
-                    return Ok(Answer {
-                        head,
-                        body: UpstreamBody::Http1(body),
-                        occupied: Some(Occupied::Http1(lease)),
-                    });
+                    let body = UpstreamBody::Http1(body).with_begin(is_short(&head.headers)).await;
+                    return Ok(Answer { head, body, occupied: Some(Occupied::Http1(lease)) });
                 }
                 Err(NoAnswer::Unsent(unsent)) if !waited.fresh => request = *unsent,
                 Err(NoAnswer::Unsent(_)) => return Err(Failed::before(Reason::ConnectFailed)),
@@ -282,11 +282,9 @@ impl<C: Connect> Attempt<'_, C> {
                     exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
                     check_lengths(response.headers()).map_err(Failed::after)?;
                     let (head, body) = response.into_parts();
-                    Ok(Answer {
-                        head,
-                        body: UpstreamBody::http2(body),
-                        occupied: Some(Occupied::Http2(stream)),
-                    })
+                    let body = UpstreamBody::http2(body).with_begin(is_short(&head.headers)).await;
+
+                    Ok(Answer { head, body, occupied: Some(Occupied::Http2(stream)) })
                 }
                 Err(error) => {
                     tracing::debug!(%error, "attempt failed");
@@ -390,6 +388,13 @@ fn check_response(response: &Response<Incoming>, asked: Option<&HeaderValue>) ->
         _ => true,
     };
     if coding && switched { check_lengths(headers) } else { Err(Reason::BadResponse) }
+}
+
+/// Whether the body is one that a server writes together with its head.
+fn is_short(headers: &HeaderMap) -> bool {
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    length.is_some_and(|length| length <= SHORT)
 }
 
 /// One length at most, of digits only.

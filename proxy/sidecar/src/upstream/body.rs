@@ -28,6 +28,8 @@ pub(crate) enum UpstreamBody {
     Kept(VecDeque<Bytes>, Option<HeaderMap>),
     /// Read in part.
     Begun(VecDeque<Bytes>, Box<Self>),
+    /// Broken off before its first frame.
+    Broken(Option<BodyError>),
 }
 
 /// What became of a body that was to be read whole.
@@ -44,6 +46,32 @@ pub(crate) enum Kept {
 impl UpstreamBody {
     pub(super) fn http2(stream: RecvStream) -> Self {
         Self::Http2(stream, false)
+    }
+
+    /// Takes the first frame along if it is there, or comes in a moment: so a head and the begin of its body go into one
+    /// write, and for most answers there is no other. `short`: whether the head says that there is little to come; then
+    /// it is worth giving others a turn, among them whoever reads it.
+    pub(crate) async fn with_begin(mut self, short: bool) -> Self {
+        let turns = if short { 2 } else { 0 };
+        for turn in 0..=turns {
+            if self.is_end_stream() {
+                return self;
+            }
+            let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut self).poll_frame(cx))).await;
+            match polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    return match frame.into_data() {
+                        Ok(data) => Self::Begun(VecDeque::from([data]), Box::new(self)),
+                        Err(frame) => Self::Kept(VecDeque::new(), frame.into_trailers().ok()),
+                    };
+                }
+                Poll::Ready(Some(Err(error))) => return Self::Broken(Some(error)),
+                Poll::Ready(None) => return Self::Kept(VecDeque::new(), None),
+                Poll::Pending if turn < turns => tokio::task::yield_now().await,
+                Poll::Pending => {}
+            }
+        }
+        self
     }
 
     /// Reads it whole, if it is at most `limit` bytes.
@@ -78,6 +106,7 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let (stream, data_over) = match self.get_mut() {
+            Self::Broken(error) => return Poll::Ready(error.take().map(Err)),
             Self::Begun(frames, rest) => {
                 return match frames.pop_front() {
                     Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
@@ -124,6 +153,8 @@ impl Body for UpstreamBody {
             Self::Http2(stream, _) => stream.is_end_stream(),
             Self::Kept(frames, trailers) => frames.is_empty() && trailers.is_none(),
             Self::Begun(frames, rest) => frames.is_empty() && rest.is_end_stream(),
+            // Never an end: whoever asks is told that it broke.
+            Self::Broken(_) => false,
         }
     }
 
@@ -132,7 +163,7 @@ impl Body for UpstreamBody {
             Self::Http1(body) => body.size_hint(),
             // Where it has a length, the head says so.
             Self::Http2(stream, _) if stream.is_end_stream() => SizeHint::with_exact(0),
-            Self::Http2(..) | Self::Begun(..) => SizeHint::default(),
+            Self::Http2(..) | Self::Begun(..) | Self::Broken(_) => SizeHint::default(),
             Self::Kept(frames, _) => {
                 SizeHint::with_exact(frames.iter().map(|frame| u64::try_from(frame.len()).unwrap_or(0)).sum())
             }

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::{endpoint::OpenConnection, http::Transport, trust::Trusted};
+use crate::{endpoint::OpenConnection, http::Transport, io::Ahead, trust::Trusted};
 
 /// What is to be spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -169,14 +169,14 @@ pub(crate) enum Io {
     /// To an application on the same machine.
     Plain(TcpStream),
     /// To a peer of the mesh. Boxed: the other kind is a tenth of it.
-    Tls(Box<TlsStream<TcpStream>>, Arc<FirstWord>),
+    Tls(Box<TlsStream<Ahead>>, Arc<FirstWord>),
 }
 
 impl Transport for Io {
     fn reset_on_close(&self) {
         match self {
             Self::Plain(stream) => stream.reset_on_close(),
-            Self::Tls(stream, _) => stream.get_ref().0.reset_on_close(),
+            Self::Tls(stream, _) => stream.reset_on_close(),
         }
     }
 }

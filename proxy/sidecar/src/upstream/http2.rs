@@ -9,7 +9,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,7 +20,7 @@ use outrigger_core::reason::Reason;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -31,6 +31,7 @@ use super::{
 use crate::{
     endpoint::{Counted, DestinationState},
     http::Limits,
+    io::Gather,
 };
 
 /// So many new connections may be full of others' streams before a request has one.
@@ -78,9 +79,8 @@ struct Open {
 #[derive(Debug)]
 struct Load {
     streams: AtomicUsize,
-    /// Milliseconds after `born`, when a stream was last given back.
-    idle_since: AtomicU32,
-    born: Instant,
+    /// A stream was given out since this was last looked at.
+    used: AtomicBool,
     standing: Standing,
     over: AtomicBool,
     freed: Arc<Notify>,
@@ -90,10 +90,6 @@ impl Load {
     fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed) || self.standing.is_retired()
     }
-
-    fn idle_since(&self) -> Instant {
-        self.born + Duration::from_millis(u64::from(self.idle_since.load(Ordering::Relaxed)))
-    }
 }
 
 /// The right to one stream of a connection, until it is dropped.
@@ -102,8 +98,6 @@ pub(crate) struct Stream(Arc<Load>);
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let now = u32::try_from(self.0.born.elapsed().as_millis()).unwrap_or(u32::MAX);
-        self.0.idle_since.store(now, Ordering::Relaxed);
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
         self.0.freed.notify_one();
     }
@@ -205,6 +199,7 @@ impl<C: Connect> Multiplexer<C> {
             // What the peer allows counts, too; it is asked only where it could be less.
             if streams < self.streams && streams < open.sender.current_max_send_streams() {
                 open.load.streams.fetch_add(1, Ordering::Relaxed);
+                open.load.used.store(true, Ordering::Relaxed);
                 found = Some((open.sender.clone(), Stream(Arc::clone(&open.load))));
                 break;
             }
@@ -247,14 +242,13 @@ impl<C: Connect> Multiplexer<C> {
     /// Begins HTTP/2 on a new connection. Its task ends with it, or when it has to be cut.
     async fn begin(self: &Arc<Self>, connected: Connected, counted: Counted) -> Result<Open, Reason> {
         let (io, standing, cut) = connected.split();
-        let (sender, connection) = self.builder.handshake(io).await.map_err(|error| {
+        let (sender, connection) = self.builder.handshake(Gather::new(io)).await.map_err(|error| {
             tracing::debug!(%error, "connection could not be used");
             if standing.is_refused() { Reason::PeerRejected } else { Reason::ConnectFailed }
         })?;
         let load = Arc::new(Load {
             streams: AtomicUsize::new(0),
-            idle_since: AtomicU32::new(0),
-            born: Instant::now(),
+            used: AtomicBool::new(true),
             standing,
             over: AtomicBool::new(false),
             freed: Arc::clone(&self.freed),
@@ -288,25 +282,22 @@ impl<C: Connect> Multiplexer<C> {
     }
 }
 
-/// Takes a connection off the list once nothing was under way on it for `keep`; it closes itself then. Never ready: the
-/// connection ends when it has said so to its peer.
+/// Takes a connection off the list once no stream was open or given out for `keep`, up to twice as long; it closes itself
+/// then. Never ready: the connection ends when it has said so to its peer. No clock is read for it by a request.
 async fn close_when_idle<C: Connect>(home: Weak<Multiplexer<C>>, load: Arc<Load>, keep: Duration) {
-    let mut look = load.idle_since() + keep;
     loop {
-        sleep_until(look).await;
-        let since = load.idle_since();
-        let busy = load.streams.load(Ordering::Relaxed) > 0;
+        sleep(keep).await;
         let Some(home) = home.upgrade() else {
             break;
         };
         // Under the lock under which streams are given out.
         let mut state = home.state.lock();
-        if !busy && load.streams.load(Ordering::Relaxed) == 0 && since + keep <= Instant::now() {
+        let used = load.used.swap(false, Ordering::Relaxed);
+        if !used && load.streams.load(Ordering::Relaxed) == 0 {
             load.over.store(true, Ordering::Relaxed);
             state.connections.retain(|open| !Arc::ptr_eq(&open.load, &load));
             break;
         }
-        look = if busy { Instant::now() + keep } else { since + keep };
     }
     std::future::pending().await
 }

@@ -10,12 +10,12 @@ use outrigger_core::{
         hop::{Stamps, split},
     },
 };
-use outrigger_process::metrics;
+use outrigger_process::{logging::Format, metrics};
 use outrigger_tls::{PeerRejected, Refusal, testing::Authority};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
 use super::*;
-use crate::telemetry::{Direction, Telemetry};
+use crate::telemetry::{AccessLog, Direction, Telemetry};
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/metrics.md");
 
@@ -27,6 +27,7 @@ fn touch(telemetry: &Telemetry) {
     telemetry.metrics().opened(Direction::Outbound);
     telemetry.metrics().rejected(Direction::Inbound, PeerRejected::NoCertificate);
     telemetry.metrics().handshake_failed(Direction::Inbound);
+    telemetry.metrics().detection_timed_out(Direction::Outbound);
     let refusal = Refusal { reason: PeerRejected::NoCertificate, presented: None };
     telemetry.distrusted(Direction::Inbound, peer, &refusal);
     let service: ServiceName = "demo/price".parse().unwrap();
@@ -37,7 +38,8 @@ fn touch(telemetry: &Telemetry) {
 #[test]
 fn the_reference_is_what_the_proxy_exposes() {
     let mut registry = Registry::default();
-    let telemetry = Telemetry::new(&mut registry, false);
+    let log = AccessLog::start(Format::Json, std::io::sink());
+    let telemetry = Telemetry::new(&mut registry, Some(log));
     let authority = Authority::new("outrigger.local");
     registry.register_collector(Box::new(ControlMetrics {
         identity: authority.identity(authority.workload("demo", "price")),
