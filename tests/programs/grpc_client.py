@@ -128,11 +128,12 @@ def together(calls=64):
 
 
 def rounds():
-    """For each line on standard input 96 calls, eight at a time; what came of them, in a line each."""
-    for _ in sys.stdin:
+    """For each line on standard input, `GROUPS SIZE`, so many calls at once and so often; what came of them, in a line."""
+    for line in sys.stdin:
+        groups, size = map(int, line.split())
         outcomes = collections.Counter()
-        for _ in range(12):
-            calls = [unary.future(b"who", timeout=PATIENCE) for _ in range(8)]
+        for _ in range(groups):
+            calls = [unary.future(b"who", timeout=PATIENCE) for _ in range(size)]
             for call in calls:
                 error = call.exception()
                 outcomes[str(failure(error)) if error else metadata(call.initial_metadata())["server"]] += 1
