@@ -206,6 +206,11 @@ impl Trial {
         }
     }
 
+    /// When the request was handed on, if it was.
+    pub(crate) fn handed_on(&mut self, at: Option<Instant>) {
+        self.begun = at.unwrap_or(self.begun);
+    }
+
     /// The head of an answer came, which does not say yet how it went.
     pub(crate) fn answered(&mut self, now: Instant) {
         self.answered = Some(now);

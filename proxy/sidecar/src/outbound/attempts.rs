@@ -179,10 +179,17 @@ impl<'a> Attempts<'a> {
             },
             None => sent.await,
         };
+        let handed_on = exchange.handed_on();
         if let Some(trial) = exchange.trial() {
             let now = Instant::now().into_std();
+            // How long it took to get a connection says nothing of how quick the endpoint is.
+            trial.handed_on(handed_on);
             match &sent {
                 Err(failed) => trial.judge(now, verdict(Some(failed.reason), None, None)),
+                // The peer's sidecar speaks for its application, whatever the request was.
+                Ok(answer) if headers::peer_reason(&answer.head.headers).is_some() => {
+                    trial.judge(now, verdict(None, None, Some(answer.head.status)));
+                }
                 Ok(answer) => {
                     let status = grpc::status(&answer.head.headers).filter(|_| self.prepared.grpc);
                     if !self.prepared.grpc || status.is_some() {

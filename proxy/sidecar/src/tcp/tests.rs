@@ -1,3 +1,5 @@
+//! Relays between real sockets, and between pipes under a stopped clock.
+
 use std::{
     pin::Pin,
     sync::{

@@ -91,6 +91,11 @@ impl Exchange {
         }
     }
 
+    /// When the last attempt handed the request on; `None`: it did not.
+    pub(crate) fn handed_on(&self) -> Option<std::time::Instant> {
+        self.0.as_ref().and_then(|inner| inner.stamps.handed_on)
+    }
+
     /// When the request's head was read whole.
     pub(crate) fn head_read(&self) -> Instant {
         self.0.as_ref().map_or_else(Instant::now, |inner| Instant::from_std(inner.stamps.head_read))
