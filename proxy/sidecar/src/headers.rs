@@ -179,12 +179,14 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 /// On both legs of a request. What may not come in the head does not come in by the back door: some applications merge
 /// the two.
 pub(crate) fn request_trailers(trailers: &mut HeaderMap) {
+    remove_framing(trailers);
     remove_own(trailers);
     trailers.remove(CLIENT_CERT);
 }
 
 /// On both legs of a response.
 pub(crate) fn response_trailers(trailers: &mut HeaderMap) {
+    remove_framing(trailers);
     remove_own(trailers);
 }
 
@@ -225,6 +227,14 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE] {
         headers.remove(name);
     }
+}
+
+/// What frames or routes a message comes before its body (RFC 9110 §6.5.1), and HTTP/2 breaks off a message that says
+/// anything of a connection at its end.
+fn remove_framing(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
+    trailers.remove(header::CONTENT_LENGTH);
+    trailers.remove(header::HOST);
 }
 
 fn is_kept(name: &HeaderName) -> bool {

@@ -27,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     data_path::Shared,
     endpoint::DestinationState,
-    http::{Guarded, Link, serve_http1, serve_http2},
+    http::{Clients, Guarded, Link, serve_http1, serve_http2},
     settings::InboundProtocol,
     telemetry::Direction,
     trust::{Trusted, Watch},
@@ -123,7 +123,7 @@ impl Inbound {
         };
         let served = async {
             match speaks {
-                Protocol::Http2 => serve_http2(io, limits, &closing, service).await,
+                Protocol::Http2 => serve_http2(io, Clients::Many, limits, &closing, service).await,
                 Protocol::Http1 | Protocol::Raw => {
                     let refused = serve_http1(io, limits, &closing, service).await;
                     switched.close();

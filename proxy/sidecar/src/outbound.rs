@@ -34,8 +34,8 @@ use crate::{
     data_path::Shared,
     detect::Detection,
     http::{
-        Form, Guarded, Link, ResponseBody, accepted, check_head, check_size, own_answer, serve_http1,
-        serve_http2, to_origin_form,
+        Clients, Form, Guarded, Link, ResponseBody, accepted, check_head, check_size, own_answer,
+        serve_http1, serve_http2, to_origin_form,
     },
     telemetry::{Direction, Exchange, Record},
     upstream::UpstreamBody,
@@ -114,7 +114,7 @@ impl Outbound {
             async move { this.answer(request, &link, &downstream).await }
         };
         let refused = match version {
-            Version::HTTP_2 => Box::pin(serve_http2(io, limits, draining, service)).await,
+            Version::HTTP_2 => Box::pin(serve_http2(io, Clients::One, limits, draining, service)).await,
             _ => Box::pin(serve_http1(io, limits, draining, service)).await,
         };
         if let Some(reason) = refused {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::{Connect, Occupied, Upstream, UpstreamBody, body, http1::Lease};
 use crate::{
     headers,
-    http::{Gate, Limits, RequestBody, Upload, is_idempotent},
+    http::{Gate, Limits, RequestBody, Upload, has_one_length, is_idempotent},
     telemetry::{Exchange, Telemetry},
 };
 
@@ -159,7 +159,10 @@ impl<C: Connect> Attempt<'_, C> {
                 uri: request.uri().clone(),
                 headers: request.headers().clone(),
             });
-            match self.send_on(&mut lease, request, upload).await {
+            let sent = self.send_on(&mut lease, request, upload).await;
+            // What was sent meanwhile may have been too much to keep.
+            let kept = kept.filter(|_| upload.is_replayable());
+            match sent {
                 Ok(response) => {
                     exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
                     pause_upload(&response, upload);
@@ -280,7 +283,9 @@ impl<C: Connect> Attempt<'_, C> {
             return match response.await {
                 Ok(response) => {
                     exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
-                    check_lengths(response.headers()).map_err(Failed::after)?;
+                    if !has_one_length(response.headers()) {
+                        return Err(Failed::after(Reason::BadResponse));
+                    }
                     let (head, body) = response.into_parts();
                     Ok(Answer {
                         head,
@@ -389,18 +394,7 @@ fn check_response(response: &Response<Incoming>, asked: Option<&HeaderValue>) ->
         (StatusCode::SWITCHING_PROTOCOLS, None) => false,
         _ => true,
     };
-    if coding && switched { check_lengths(headers) } else { Err(Reason::BadResponse) }
-}
-
-/// One length at most, of digits only.
-fn check_lengths(headers: &HeaderMap) -> Result<(), Reason> {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let fine = match (lengths.next(), lengths.next()) {
-        (None, _) => true,
-        (Some(length), None) => length.as_bytes().iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    if fine { Ok(()) } else { Err(Reason::BadResponse) }
+    if coding && switched && has_one_length(headers) { Ok(()) } else { Err(Reason::BadResponse) }
 }
 
 /// An answer that came before the request's end, from an upstream that wants no more of it. What is still sent would

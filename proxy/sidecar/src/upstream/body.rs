@@ -101,12 +101,10 @@ impl Body for UpstreamBody {
                     // Room for as much again: whoever polls has taken it.
                     return Poll::Ready(Some(match stream.flow_control().release_capacity(data.len()) {
                         Ok(()) => Ok(Frame::data(data)),
-                        Err(error) => Err(BodyError::Stream(error)),
+                        Err(error) => Err(error.into()),
                     }));
                 }
-                // After a whole response a server may refuse the rest of the request (RFC 9113 §8.1).
-                Some(Err(error)) if error.reason() == Some(Code::NO_ERROR) => return Poll::Ready(None),
-                Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Stream(error)))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => *data_over = true,
             }
         }
@@ -114,7 +112,7 @@ impl Body for UpstreamBody {
         Poll::Ready(match trailers {
             Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
             Ok(None) => None,
-            Err(error) => Some(Err(BodyError::Stream(error))),
+            Err(error) => Some(Err(error.into())),
         })
     }
 

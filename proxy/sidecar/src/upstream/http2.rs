@@ -211,6 +211,11 @@ impl<C: Connect> Multiplexer<C> {
         if let Some(landing) = &state.flight {
             return Some(landing.clone());
         }
+        // Whoever takes no stream at all takes none on a further connection either.
+        let closed = |open: &Open| !open.load.is_over() && open.sender.current_max_send_streams() == 0;
+        if state.connections.iter().any(closed) {
+            return None;
+        }
         let counted = self.destination.connection(demand.connections)?;
         let (landed, landing) = watch::channel(None);
         state.flight = Some(landing.clone());
@@ -272,8 +277,12 @@ impl<C: Connect> Multiplexer<C> {
             over.freed.notify_waiters();
             drop(counted);
         });
-        // Its first word is its settings: it believes us then, and no request is sent in vain.
+        // Its first word is its settings: it believes us then, how many streams it takes is known, and no request is sent
+        // in vain.
         load.standing.heard().await?;
+        if load.is_over() {
+            return Err(Reason::ConnectFailed);
+        }
         Ok(Open { sender, load })
     }
 }

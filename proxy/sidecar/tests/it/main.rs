@@ -7,12 +7,14 @@
     reason = "in a test a panic is the report, also in what its cases share"
 )]
 
+mod application;
 mod bodies;
 mod broken;
 mod control;
 mod distrust;
 mod fidelity;
 mod forward;
+mod hostile_http2;
 mod peers;
 mod refusals;
 mod routing;

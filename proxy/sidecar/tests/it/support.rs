@@ -2,6 +2,7 @@
 
 pub(crate) mod log;
 pub(crate) mod raw;
+pub(crate) mod streams;
 
 use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
@@ -165,6 +166,16 @@ impl Pair {
         endpoints: &[Endpoint],
         change: impl FnOnce(&mut ProxyConfig),
     ) {
+        self.publish_set(generation, service, endpoint_set(endpoints), change);
+    }
+
+    fn publish_set(
+        &self,
+        generation: u64,
+        service: Service,
+        set: EndpointSet,
+        change: impl FnOnce(&mut ProxyConfig),
+    ) {
         let mut config = ProxyConfig {
             workload_id: self.front.identity.id().unwrap(),
             cluster_domain: "cluster.local".to_owned(),
@@ -177,7 +188,7 @@ impl Pair {
         change(&mut config);
         let snapshot = Builder::new(&self.front.states)
             .config(Arc::new(config))
-            .endpoint_set(Arc::from("demo/price:80"), Arc::new(endpoint_set(endpoints)))
+            .endpoint_set(Arc::from("demo/price:80"), Arc::new(set))
             .service(Arc::new(service))
             .build(generation);
         self.front.snapshot.publish(snapshot);
@@ -186,6 +197,16 @@ impl Pair {
     /// A connection of the own workload to the forward proxy.
     pub(crate) async fn client(&self) -> Raw {
         Raw::connect(self.front.path.outbound()).await
+    }
+
+    /// The same, with HTTP/2.
+    pub(crate) async fn streams(&self) -> streams::Client {
+        streams::Client::connect(self.front.path.outbound()).await
+    }
+
+    /// The same, with frames written by hand.
+    pub(crate) async fn frames(&self) -> streams::Frames {
+        streams::Frames::client(self.front.path.outbound()).await
     }
 
     /// One whole exchange; returns what the application and what the client saw.
