@@ -17,6 +17,7 @@ mod forward;
 mod hostile_http2;
 mod peers;
 mod refusals;
+mod retries;
 mod routing;
 mod services;
 mod stopping;

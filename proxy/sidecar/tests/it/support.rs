@@ -7,7 +7,7 @@ pub(crate) mod streams;
 use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
 use outrigger_core::model::{
-    AppProtocol, Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, RouteRule, Service,
+    AppProtocol, Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, Resilience, RouteRule, Service,
     ServiceName, ServicePort,
 };
 use outrigger_proxy::{
@@ -207,6 +207,12 @@ impl Pair {
     /// The same, with frames written by hand.
     pub(crate) async fn frames(&self) -> streams::Frames {
         streams::Frames::client(self.front.path.outbound()).await
+    }
+
+    /// Puts the one instance of `price` in force at `front`, dealt with by `resilience`.
+    pub(crate) fn resilient(&self, generation: u64, endpoints: &[Endpoint], resilience: Resilience) {
+        let set = EndpointSet { resilience, ..endpoint_set(endpoints) };
+        self.publish_set(generation, self.service(Vec::new()), set, |_| {});
     }
 
     /// One whole exchange; returns what the application and what the client saw.
