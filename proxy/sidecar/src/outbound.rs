@@ -34,7 +34,7 @@ use crate::{
     data_path::Shared,
     detect::Detection,
     http::{
-        Clients, Form, Guarded, Link, ResponseBody, accepted, check_head, check_size, own_answer,
+        Clients, Form, Guarded, Link, ResponseBody, Shape, accepted, check_head, check_size, own_answer,
         serve_http1, serve_http2, to_origin_form,
     },
     telemetry::{Direction, Exchange, Record},
@@ -136,6 +136,7 @@ impl Outbound {
             exchange.set_grpc();
         }
         let connects = request.method() == Method::CONNECT;
+        let shape = Shape::of(request.method());
         match Box::pin(self.handle(request, link, downstream, &mut exchange)).await {
             Ok(Answer::Upstream(head, body, deadline)) => {
                 exchange.answered(head.status, &head.headers);
@@ -148,8 +149,8 @@ impl Outbound {
                 accepted(exchange)
             }
             Err(reason) => {
-                let grpc = exchange.is_grpc();
-                let mut refusal = own_answer(reason, grpc, exchange);
+                let shape = if exchange.is_grpc() { Shape::Grpc } else { shape };
+                let mut refusal = own_answer(reason, shape, exchange);
                 if connects {
                     // What comes after a CONNECT was not watched: neither its framing nor how slowly it comes.
                     refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -326,6 +326,20 @@ impl RequestBody {
         let attempt = upload.attempt.load(Ordering::Acquire);
         Self { upload: Arc::clone(upload), attempt, place: 0 }
     }
+
+    /// Ready when nobody wants any more of it: what was taken of it last need not find room either.
+    pub(crate) fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let upload = &self.upload;
+        let abandoned =
+            || upload.gate() == Gate::Abandoned || upload.attempt.load(Ordering::Acquire) != self.attempt;
+        if !abandoned() {
+            upload.waker.register(cx.waker());
+            if !abandoned() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(BodyError::Abandoned)
+    }
 }
 
 impl Body for RequestBody {

@@ -1,8 +1,9 @@
 //! One attempt: a request to one upstream, on a connection that was found or made, up to the head of its response. The
 //! same for both directions; what differs is how a connection is made and how long an idle one is trusted.
 
-use std::{error::Error as StdError, sync::Arc, task::Poll, time::Duration};
+use std::{error::Error as StdError, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
+use h2::{RecvStream, client::ResponseFuture};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, response};
 use hyper::{body::Incoming, ext};
 use outrigger_core::reason::Reason;
@@ -280,7 +281,7 @@ impl<C: Connect> Attempt<'_, C> {
             if !bodiless {
                 push_on(RequestBody::of(upload), send).await;
             }
-            return match response.await {
+            return match self.final_response(response).await {
                 Ok(response) => {
                     exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
                     if !has_one_length(response.headers()) {
@@ -299,6 +300,19 @@ impl<C: Connect> Attempt<'_, C> {
                 }
             };
         }
+    }
+
+    /// The answer that ends the wait, past those that only inform.
+    async fn final_response(&self, mut response: ResponseFuture) -> Result<Response<RecvStream>, h2::Error> {
+        std::future::poll_fn(|cx| {
+            while let Poll::Ready(Some(Ok(_))) = response.poll_informational(cx) {
+                if self.counts_informational {
+                    self.telemetry.metrics().informational_dropped.inc();
+                }
+            }
+            Pin::new(&mut response).poll(cx)
+        })
+        .await
     }
 }
 

@@ -158,7 +158,7 @@ async fn try_push(body: &mut RequestBody, stream: &mut SendStream<Bytes>) -> Res
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let last = body.is_end_stream();
-                    if !send(stream, data, last).await? || last {
+                    if !send(stream, body, data, last).await? || last {
                         return Ok(());
                     }
                 }
@@ -178,19 +178,29 @@ async fn try_push(body: &mut RequestBody, stream: &mut SendStream<Bytes>) -> Res
     }
 }
 
-/// Sends `data` in pieces that fit the windows; `false` when the stream is over.
-async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Result<bool, Code> {
+/// Sends `data` of `body` in pieces that fit the windows; `false` when the stream is over.
+async fn send(
+    stream: &mut SendStream<Bytes>,
+    body: &RequestBody,
+    mut data: Bytes,
+    last: bool,
+) -> Result<bool, Code> {
     if data.is_empty() {
         return stream.send_data(data, last).map(|()| true).map_err(|_over| Code::INTERNAL_ERROR);
     }
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
-        let room = poll_fn(|cx| match stream.poll_reset(cx) {
-            Poll::Ready(_reset) => Poll::Ready(None),
-            Poll::Pending => stream.poll_capacity(cx),
+        let room = poll_fn(|cx| {
+            if let Poll::Ready(_reset) = stream.poll_reset(cx) {
+                return Poll::Ready(Ok(None));
+            }
+            // A peer that makes no room would hold what nobody wants for ever.
+            if let Poll::Ready(error) = body.poll_abandoned(cx) {
+                return Poll::Ready(Err(error.code()));
+            }
+            stream.poll_capacity(cx).map(Ok)
         });
-        let room = room.await;
-        let Some(Ok(room)) = room else {
+        let Some(Ok(room)) = room.await? else {
             return Ok(false);
         };
         let part = data.split_to(room.min(data.len()));

@@ -117,7 +117,10 @@ impl<C: Connect> Multiplexer<C> {
             .max_frame_size(limits.http2_frame)
             .max_send_buffer_size(usize::try_from(limits.http2_window).unwrap_or(usize::MAX))
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .initial_max_send_streams(streams);
+            .initial_max_send_streams(streams)
+            // What is wrong with one response after the other must not end those of others, however long it takes.
+            .max_local_error_reset_streams(None)
+            .data_frame_budget(limits.http2_overhead());
         Arc::new(Self {
             connect,
             destination,

@@ -15,6 +15,7 @@ mod distrust;
 mod fidelity;
 mod forward;
 mod hostile_http2;
+mod mesh_leg;
 mod peers;
 mod refusals;
 mod retries;
