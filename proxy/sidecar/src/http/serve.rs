@@ -126,8 +126,18 @@ where
         biased;
         result = connection.as_mut() => result,
         () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            // Whoever connects now has not heard of the end yet, and must not be sent away before the first request.
+            let first = match link.is_used() {
+                true => None,
+                false => timeout(FIRST_REQUEST, connection.as_mut()).await.ok(),
+            };
+            match first {
+                Some(result) => result,
+                None => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
         () = idle(&link, born, limits.idle_timeout) => {
             connection.as_mut().graceful_shutdown();

@@ -256,7 +256,7 @@ async fn a_length_that_the_body_does_not_keep_to_breaks_the_response_off() {
         app.send(HEADERS, END_HEADERS, stream, block(&fields)).await;
         app.send(DATA, END_STREAM, stream, body).await;
         // Its head is taken back, if it was not on its way yet.
-        assert!(sent.answer().await.is_ok_and(|answer| answer.status() == 502), "{length}");
+        assert!(sent.answer().await.map_or(true, |answer| answer.status() == 502), "{length}");
         drop(app);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use h2::client;
 use http::{HeaderMap, HeaderValue, Request};
-use outrigger_core::model::{Resilience, Timeouts, TrafficLimits};
+use outrigger_core::model::{Resilience, Retry, Timeouts, TrafficLimits};
 use outrigger_proxy::{http::Limits, settings::InboundProtocol};
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -438,7 +438,7 @@ async fn one_connection_that_cannot_be_made_fails_all_that_wait_for_it_at_once()
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let deaf = endpoint(silent.local_addr().unwrap(), &pair.authority, "price");
     let timeouts = Timeouts { connect: Some(Duration::from_millis(300)), ..Timeouts::default() };
-    let retry = outrigger_core::model::Retry { attempts: 0, ..Default::default() };
+    let retry = Retry { attempts: 0, ..Retry::default() };
     pair.resilient(2, &[deaf], Resilience { timeouts, retry, ..Resilience::default() });
     let mut clients = Vec::new();
     for _ in 0..20 {
@@ -573,4 +573,32 @@ async fn a_sidecar_that_is_gone_fails_what_it_had_and_nothing_else() {
     app.head().await;
     app.send(OK).await;
     assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+#[tokio::test]
+async fn whoever_connects_to_a_sidecar_that_leaves_gets_an_answer_to_the_first_request() {
+    let pair = pair().await;
+    let retry = Retry { attempts: 0, ..Retry::default() };
+    pair.resilient(2, &[pair.endpoint()], Resilience { retry, ..Resilience::default() });
+    let mut client = pair.client().await;
+    client.send(GET).await;
+    let mut app = pair.app.accept().await;
+    app.head().await;
+    let Pair { price, front, app: server, .. } = pair;
+    let drain = price.path.drain(Duration::from_secs(20));
+    let late = async {
+        for number in 0..10 {
+            let mut late = Raw::connect(front.path.outbound()).await;
+            late.send(format!("POST /{number} HTTP/1.1\r\nhost: price\r\ncontent-length: 2\r\n\r\nab")).await;
+            let mut app = server.accept().await;
+            app.head().await;
+            app.exactly(2).await;
+            app.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+            assert!(late.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+        }
+        app.send(OK).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    };
+    let (drained, ()) = tokio::join!(drain, late);
+    assert_eq!(drained.cut, 0);
 }
