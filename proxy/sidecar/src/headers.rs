@@ -165,12 +165,14 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 /// On both legs of a request. What may not come in the head does not come in by the back door: some applications merge
 /// the two.
 pub(crate) fn request_trailers(trailers: &mut HeaderMap) {
+    remove_framing(trailers);
     remove_own(trailers);
     trailers.remove(CLIENT_CERT);
 }
 
 /// On both legs of a response.
 pub(crate) fn response_trailers(trailers: &mut HeaderMap) {
+    remove_framing(trailers);
     remove_own(trailers);
 }
 
@@ -219,6 +221,12 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         || *name == header::UPGRADE
         || *name == KEEP_ALIVE
         || *name == PROXY_CONNECTION
+}
+
+/// What frames or routes a message comes before its body (RFC 9110 §6.5.1), and HTTP/2 breaks off a message that says
+/// anything of a connection at its end.
+fn remove_framing(trailers: &mut HeaderMap) {
+    strip(trailers, |name| *name == header::CONTENT_LENGTH || *name == header::HOST);
 }
 
 /// Names that arrived are lower-case already: `http` keeps no other.

@@ -14,9 +14,9 @@ mod upload;
 pub(crate) use body::{BodyError, ResponseBody};
 pub(crate) use guard::{Guarded, Link, Transport};
 pub use limits::Limits;
-pub(crate) use reply::{accepted, own_answer};
+pub(crate) use reply::{Shape, accepted, own_answer};
 pub(crate) use request::{
-    Form, Target, check_head, check_size, expects_continue, is_idempotent, to_origin_form,
+    Form, Target, check_head, check_size, expects_continue, has_one_length, is_idempotent, to_origin_form,
 };
-pub(crate) use serve::{serve_http1, serve_http2};
+pub(crate) use serve::{Clients, serve_http1, serve_http2};
 pub(crate) use upload::{Gate, RequestBody, Upload};

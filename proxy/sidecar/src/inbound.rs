@@ -28,7 +28,7 @@ use crate::{
     data_path::Shared,
     endpoint::DestinationState,
     headers,
-    http::{Guarded, Link, ResponseBody, serve_http1, serve_http2},
+    http::{Clients, Guarded, Link, ResponseBody, serve_http1, serve_http2},
     io::Ahead,
     settings::InboundProtocol,
     telemetry::Direction,
@@ -126,7 +126,7 @@ impl Inbound {
                 let io = Guarded::http2(stream, Bytes::new(), limits);
                 downstream.link = Arc::clone(io.link());
                 let link = Arc::clone(io.link());
-                (link, Box::pin(serve_http2(io, limits, &closing, self.service(downstream))))
+                (link, Box::pin(serve_http2(io, Clients::Many, limits, &closing, self.service(downstream))))
             }
             Protocol::Http1 | Protocol::Raw => {
                 let io = Guarded::http1(stream, Bytes::new(), limits);

@@ -35,8 +35,8 @@ use crate::{
     data_path::Shared,
     detect::Detection,
     http::{
-        Form, Guarded, Link, ResponseBody, Target, accepted, check_head, check_size, own_answer, serve_http1,
-        serve_http2, to_origin_form,
+        Clients, Form, Guarded, Link, ResponseBody, Shape, Target, accepted, check_head, check_size, own_answer,
+        serve_http1, serve_http2, to_origin_form,
     },
     telemetry::{Authority, Direction, Exchange, Record},
     upstream::UpstreamBody,
@@ -113,7 +113,7 @@ impl Outbound {
             Version::HTTP_2 => {
                 let io = Guarded::http2(stream, prefix, limits);
                 let service = self.service(io.link(), downstream);
-                Box::pin(serve_http2(io, limits, draining, service)).await
+                Box::pin(serve_http2(io, Clients::One, limits, draining, service)).await
             }
             _ => {
                 let io = Guarded::http1(stream, prefix, limits);
@@ -152,6 +152,7 @@ impl Outbound {
             exchange.set_grpc();
         }
         let connects = request.method() == Method::CONNECT;
+        let shape = Shape::of(request.method());
         match self.handle(request, link, downstream, &mut exchange).await {
             Ok(Answer::Upstream(head, body, deadline)) => {
                 exchange.answered(head.status, &head.headers);
@@ -164,8 +165,8 @@ impl Outbound {
                 accepted(exchange)
             }
             Err(reason) => {
-                let grpc = exchange.is_grpc();
-                let mut refusal = own_answer(reason, grpc, exchange);
+                let shape = if exchange.is_grpc() { Shape::Grpc } else { shape };
+                let mut refusal = own_answer(reason, shape, exchange);
                 if connects {
                     // What comes after a CONNECT was not watched: neither its framing nor how slowly it comes.
                     refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

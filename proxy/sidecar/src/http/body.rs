@@ -26,12 +26,22 @@ pub(crate) enum BodyError {
     /// The stream it came from.
     #[error("the stream that the body came from broke off")]
     Stream(#[source] h2::Error),
+    /// Its stream, which was reset as if all were well (`NO_ERROR`): whoever is told so takes it for whole.
+    #[error("the stream that the body came from was given up")]
+    GivenUp,
     /// Nothing came for too long.
     #[error("the body stood still for too long")]
     Stalled,
     /// Nobody wants it any more.
     #[error("the exchange was over before the body was")]
     Abandoned,
+}
+
+impl From<h2::Error> for BodyError {
+    /// A stream that ends well ends without an error.
+    fn from(error: h2::Error) -> Self {
+        if error.reason() == Some(Code::NO_ERROR) { Self::GivenUp } else { Self::Stream(error) }
+    }
 }
 
 impl BodyError {
@@ -43,6 +53,7 @@ impl BodyError {
                 stream.and_then(h2::Error::reason).unwrap_or(Code::CANCEL)
             }
             Self::Stream(error) => error.reason().unwrap_or(Code::INTERNAL_ERROR),
+            Self::GivenUp => Code::INTERNAL_ERROR,
             Self::Stalled | Self::Abandoned => Code::CANCEL,
         }
     }
@@ -56,6 +67,7 @@ impl BodyError {
             {
                 Reason::StreamReset
             }
+            Self::GivenUp => Reason::StreamReset,
             Self::Source(_) | Self::Stream(_) | Self::Abandoned => Reason::ResponseTruncated,
             Self::Stalled => Reason::StreamTimeout,
         }

@@ -86,6 +86,14 @@ impl Limits {
         // The largest that there is (RFC 9113 §6.9.1).
         self.http2_window.saturating_mul(streams).min((1 << 31) - 1)
     }
+
+    /// What the frames of an upstream's connection may take beyond the bytes that they carry, as the parser counts it:
+    /// 256 bytes less what is in them for each that nobody has read. The parser ends the connection above it, and with
+    /// it the requests of everybody; its own choice is half of the window, which a few streams of server-sent events
+    /// reach whose clients pause.
+    pub(crate) fn http2_overhead(&self) -> usize {
+        usize::try_from(self.http2_connection_window()).unwrap_or(usize::MAX).saturating_mul(4)
+    }
 }
 
 impl From<&settings::Limits> for Limits {

@@ -1,29 +1,48 @@
 //! Answers of the proxy's own.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use outrigger_core::{grpc, reason::Reason};
 use tokio::time::Instant;
 
 use super::ResponseBody;
 use crate::telemetry::Exchange;
 
+/// The form that a client understands an answer in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// A sentence.
+    Text,
+    /// To a HEAD: the head that the sentence would have. Over HTTP/2 the parser would not leave it out by itself.
+    Head,
+    /// A status of gRPC in the head of a response without a body.
+    Grpc,
+}
+
+impl Shape {
+    /// For a request with `method`.
+    pub(crate) fn of(method: &Method) -> Self {
+        if *method == Method::HEAD { Self::Head } else { Self::Text }
+    }
+}
+
 /// The answer to a request that is not forwarded, or could not be. After what the client did wrong the connection is
 /// not trusted any further.
-///
-/// `grpc`: in the form that gRPC clients understand, a status in the head of a response without a body.
-pub(crate) fn own_answer(reason: Reason, grpc: bool, mut exchange: Exchange) -> Response<ResponseBody> {
+pub(crate) fn own_answer(reason: Reason, shape: Shape, mut exchange: Exchange) -> Response<ResponseBody> {
     exchange.note(|record| record.refuse(reason));
     // A reason without a status: the client is gone, and nobody reads or counts what is answered.
     let status = reason.status().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     exchange.stamp(|stamps| stamps.head_sent = Some(Instant::now().into_std()));
-    if grpc {
+    if shape == Shape::Grpc {
         return grpc_answer(reason, exchange);
     }
     let text = Bytes::from(format!("outrigger: {reason}: {}\n", reason.description()));
+    let length = HeaderValue::from(text.len());
+    let text = if shape == Shape::Head { Bytes::new() } else { text };
     let mut response = Response::new(ResponseBody::own(text, Some(exchange)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, length);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if matches!(reason, Reason::BadRequest | Reason::UnsupportedProtocol | Reason::BodyTimeout) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -45,6 +45,9 @@ pub(crate) fn check_size<B>(request: &Request<B>, limits: &Limits) -> Result<(),
 pub(crate) fn check_head<B>(request: &Request<B>) -> Result<Target, Reason> {
     check_version(request.version())?;
     check_coding(request)?;
+    if !has_one_length(request.headers()) {
+        return Err(Reason::BadRequest);
+    }
     let host = host(request)?;
     let uri = request.uri();
     if request.version() == Version::HTTP_2 {
@@ -119,9 +122,23 @@ fn check_stream<B>(request: &Request<B>, host: Option<&Authority>) -> Result<(),
     if request.method() == Method::CONNECT {
         return Err(Reason::UnsupportedProtocol);
     }
+    // The parser takes any path; in a request line it could become another target (RFC 9113 §8.3.1).
+    let path = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
+    let whole = *request.method() == Method::OPTIONS && path == "*";
     match (request.uri().authority(), host) {
         (Some(authority), Some(host)) if authority != host => Err(Reason::BadRequest),
-        _ => Ok(()),
+        _ if path.starts_with('/') || whole => Ok(()),
+        _ => Err(Reason::BadRequest),
+    }
+}
+
+/// Whether a message has one length at most, of digits only. Of two, each reader could take another one.
+pub(crate) fn has_one_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    match (lengths.next(), lengths.next()) {
+        (None, _) => true,
+        (Some(length), None) => !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit),
+        _ => false,
     }
 }
 

@@ -20,6 +20,20 @@ use super::{Guarded, Limits, Link, ResponseBody, Transport};
 
 /// How long a connection that was opened just before the end may take to bring its first request.
 const FIRST_REQUEST: Duration = Duration::from_millis(500);
+/// As many streams may be reset before they were looked at, on a connection that many clients share: about what one
+/// read may bring of them. Each of those clients is held to the parser's own limit where it comes from.
+const SHARED_RESETS: usize = 4096;
+
+/// Whom a connection speaks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clients {
+    /// One client: whatever is wrong with its streams is its own doing, and too much of it ends the connection (CVE-2023-44487,
+    /// CVE-2025-8671).
+    One,
+    /// All those of a sidecar, which answers for them: what one of them does must not end the connection of the others.
+    Many,
+}
+
 /// How long a peer may take to close an idle connection after it was told that there will be no answers any more.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -88,6 +102,7 @@ where
 /// `draining`: tells the peer to open no further stream, and lets those that are open finish.
 pub(crate) async fn serve_http2<T, S, F>(
     io: Guarded<T>,
+    clients: Clients,
     limits: &Limits,
     draining: &CancellationToken,
     service: S,
@@ -99,7 +114,7 @@ where
 {
     let link = Arc::clone(io.link());
     let born = Instant::now();
-    let connection = http2_builder(limits).serve_connection(
+    let connection = http2_builder(clients, limits).serve_connection(
         TokioIo::new(io),
         service_fn(move |request| {
             let response = service(request);
@@ -111,8 +126,18 @@ where
         biased;
         result = connection.as_mut() => result,
         () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            // Whoever connects now has not heard of the end yet, and must not be sent away before the first request.
+            let first = match link.is_used() {
+                true => None,
+                false => timeout(FIRST_REQUEST, connection.as_mut()).await.ok(),
+            };
+            match first {
+                Some(result) => result,
+                None => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
         () = idle(&link, born, limits.idle_timeout) => {
             connection.as_mut().graceful_shutdown();
@@ -126,8 +151,11 @@ where
     source.is_some_and(|error| error.is_library() && !error.is_io()).then_some(Reason::BadRequest)
 }
 
-fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
+fn http2_builder(clients: Clients, limits: &Limits) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
+    if clients == Clients::Many {
+        builder.max_pending_accept_reset_streams(SHARED_RESETS).max_local_error_reset_streams(None);
+    }
     builder
         .max_concurrent_streams(u32::try_from(limits.http2_streams).unwrap_or(u32::MAX))
         .initial_stream_window_size(limits.http2_window)

@@ -57,6 +57,8 @@ impl Gate {
 #[derive(Debug)]
 pub(crate) struct Upload {
     gate: AtomicU8,
+    /// Where it was at first.
+    first_gate: Gate,
     waker: AtomicWaker,
     ended: OnceLock<Instant>,
     /// Why it broke off, if it did.
@@ -73,6 +75,8 @@ pub(crate) struct Upload {
 struct Source {
     body: Incoming,
     patience: Patience,
+    /// Frames that came out of `body`.
+    taken: usize,
     replay: Option<Replay>,
     /// Of gRPC, counted as they pass.
     messages: Option<Messages>,
@@ -96,11 +100,13 @@ impl Upload {
         let source = Source {
             body,
             patience: Patience::new(timeout, None),
+            taken: 0,
             replay: Some(Replay::default()),
             messages: grpc.then(Messages::new),
         };
         Arc::new(Self {
             gate: AtomicU8::new(gate as u8),
+            first_gate: gate,
             waker: AtomicWaker::new(),
             ended: OnceLock::new(),
             failed: OnceLock::new(),
@@ -114,6 +120,7 @@ impl Upload {
     pub(crate) fn none(now: Instant) -> Arc<Self> {
         let upload = Self {
             gate: AtomicU8::new(Gate::Open as u8),
+            first_gate: Gate::Open,
             waker: AtomicWaker::new(),
             ended: OnceLock::new(),
             failed: OnceLock::new(),
@@ -172,7 +179,10 @@ impl Upload {
     pub(crate) fn rewind(&self) {
         self.attempt.fetch_add(1, Ordering::AcqRel);
         if self.gate() == Gate::Answered {
-            self.gate.store(Gate::Open as u8, Ordering::Release);
+            // A client that was not told to continue is not told by a refusal.
+            let begun = self.source.as_ref().is_some_and(|source| source.lock().taken > 0);
+            let gate = if begun { Gate::Open } else { self.first_gate };
+            self.gate.store(gate as u8, Ordering::Release);
         }
         self.waker.wake();
     }
@@ -241,6 +251,10 @@ impl Source {
                 return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }
         }
+        // What is gone cannot be sent, and what comes after it is not the whole.
+        if *place < self.taken {
+            return Poll::Ready(Some(Err(BodyError::Abandoned)));
+        }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 self.patience.reset();
@@ -251,6 +265,7 @@ impl Source {
                     messages.push(data);
                 }
                 self.remember(&frame);
+                self.taken += 1;
                 *place += 1;
                 if frame.is_trailers() || self.body.is_end_stream() {
                     upload.end(Instant::now());
@@ -310,6 +325,20 @@ impl RequestBody {
     pub(crate) fn of(upload: &Arc<Upload>) -> Self {
         let attempt = upload.attempt.load(Ordering::Acquire);
         Self { upload: Arc::clone(upload), attempt, place: 0 }
+    }
+
+    /// Ready when nobody wants any more of it: what was taken of it last need not find room either.
+    pub(crate) fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let upload = &self.upload;
+        let abandoned =
+            || upload.gate() == Gate::Abandoned || upload.attempt.load(Ordering::Acquire) != self.attempt;
+        if !abandoned() {
+            upload.waker.register(cx.waker());
+            if !abandoned() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(BodyError::Abandoned)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The application's side: plain TCP on the same machine, and how long an idle connection to it may be believed.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use outrigger_core::reason::Reason;
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::{
     accept, headers,
     telemetry::{Direction, Telemetry},
-    upstream::{Connect, Connected, Io, Protocol},
+    upstream::{Connect, Connected, FirstWord, Io, Protocol},
 };
 
 /// No idle connection is believed for longer: applications close them without a word.
@@ -30,7 +30,7 @@ impl Connect for Application {
         })?;
         accept::tune(&stream);
         self.telemetry.metrics().opened(Direction::Inbound);
-        Ok(Connected { io: Io::Plain(stream), trust: None })
+        Ok(Connected { io: Io::Plain(stream, Arc::new(FirstWord::plain())), trust: None })
     }
 }
 

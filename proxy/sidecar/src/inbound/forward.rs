@@ -25,7 +25,8 @@ use crate::{
     carry,
     headers::{self, Way},
     http::{
-        Form, Gate, ResponseBody, Upload, check_head, check_size, expects_continue, is_idempotent, own_answer,
+        Form, Gate, ResponseBody, Shape, Upload, check_head, check_size, expects_continue, is_idempotent,
+        own_answer,
     },
     io::Ahead,
     settings::InboundProtocol,
@@ -61,13 +62,14 @@ impl Inbound {
         record.upstream = Some(self.application.connector().address);
         record.downstream_identity = Some(downstream.identity.clone());
         let mut exchange = Exchange::begin(&self.shared.telemetry, &downstream.link, record);
+        let shape = Shape::of(request.method());
         let answered = match self.prepare(request, downstream, &mut exchange) {
             Ok(prepared) => self.forward(prepared, &mut exchange).await,
             Err(reason) => Err(Failed::after(reason)),
         };
         match answered {
             Ok((answer, upgrade)) => self.deliver(answer, (upgrade, downstream), exchange),
-            Err(failed) => refuse(failed, exchange),
+            Err(failed) => refuse(failed, shape, exchange),
         }
     }
 
@@ -113,7 +115,9 @@ impl Inbound {
         let deadline = Deadline::new(exchange.head_read().into_std(), None, left);
         let head = match leg {
             Leg::Http1 => {
-                headers::join_cookies(&mut head.headers);
+                if wants_http2 {
+                    headers::join_cookies(&mut head.headers);
+                }
                 Head { method: head.method, uri: head.uri, headers: head.headers }
             }
             Leg::Http2 => absolute(head)?,
@@ -208,9 +212,9 @@ fn timing_value(exchange: &Exchange) -> HeaderValue {
 }
 
 /// The own answer, which tells the caller's sidecar what it means.
-fn refuse(failed: Failed, exchange: Exchange) -> Response<ResponseBody> {
+fn refuse(failed: Failed, shape: Shape, exchange: Exchange) -> Response<ResponseBody> {
     let timing = timing_value(&exchange);
-    let mut response = own_answer(failed.reason, false, exchange);
+    let mut response = own_answer(failed.reason, shape, exchange);
     let name = if failed.unprocessed { headers::UNPROCESSED } else { headers::REASON };
     let headers = response.headers_mut();
     headers.insert(name, HeaderValue::from_static(failed.reason.as_str()));

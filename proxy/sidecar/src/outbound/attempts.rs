@@ -19,6 +19,7 @@ use super::{Outbound, destination::MeshPort, leg::Prepared};
 use crate::{
     endpoint::{EndpointState, Trial},
     headers,
+    http::Gate,
     snapshot::EndpointSetEntry,
     telemetry::Exchange,
     upstream::{Answer, Attempt, Demand, Failed, Head, Kept, Occupied},
@@ -26,6 +27,8 @@ use crate::{
 
 /// As much of an answer is kept while another attempt is made; a larger one is delivered.
 const KEPT_ANSWER: usize = 64 * 1024;
+/// How long it may take to come whole: one that stands still must not hold up what may be better.
+const KEEPING: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Attempts<'a> {
@@ -93,16 +96,20 @@ impl<'a> Attempts<'a> {
         granted
     }
 
-    /// Holds an answer that another attempt may better: `None` if it broke off. The error is what ends the request: an
+    /// Holds an answer that another attempt may better: `None` if it broke off or stood still. The error is what ends the request: an
     /// answer that is too large to be held, or the deadline.
     async fn keep(&self, answer: Answer) -> Result<Option<Answer>, Result<Answer, Failed>> {
         let Answer { head, body, occupied } = answer;
+        // What is still to come of the request belongs to the next attempt.
+        self.prepared.upload.set_gate(Gate::Answered);
         let reading = body.keep(KEPT_ANSWER);
+        let patience = Instant::now() + KEEPING;
         let kept = match self.prepared.deadline.limit() {
-            Some(limit) => timeout_at(Instant::from_std(limit.at), reading)
-                .await
-                .map_err(|_elapsed| Err(Failed::after(limit.reason)))?,
-            None => reading.await,
+            Some(limit) if Instant::from_std(limit.at) <= patience => {
+                let kept = timeout_at(Instant::from_std(limit.at), reading).await;
+                kept.map_err(|_elapsed| Err(Failed::after(limit.reason)))?
+            }
+            _ => timeout_at(patience, reading).await.unwrap_or(Kept::Broken),
         };
         match kept {
             Kept::Whole(body) => {

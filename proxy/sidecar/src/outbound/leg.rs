@@ -78,6 +78,9 @@ impl Outbound {
             AppProtocol::Http2 | AppProtocol::Grpc => Version::HTTP_2,
             _ => head.version,
         };
+        if !over_http1 && version != Version::HTTP_2 {
+            headers::join_cookies(&mut head.headers);
+        }
         let names = headers::outbound_request(&mut head.headers, &self.shared.hop, version, &way);
         exchange.note(|record| record.name(names));
         exchange.call();

@@ -1,8 +1,9 @@
 //! One attempt: a request to one upstream, on a connection that was found or made, up to the head of its response. The
 //! same for both directions; what differs is how a connection is made and how long an idle one is trusted.
 
-use std::{error::Error as StdError, sync::Arc, task::Poll, time::Duration};
+use std::{error::Error as StdError, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
+use h2::{RecvStream, client::ResponseFuture};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, response};
 use hyper::{body::Incoming, ext};
 use outrigger_core::reason::Reason;
@@ -11,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::{Connect, Occupied, Upstream, UpstreamBody, body, http1::Lease};
 use crate::{
     headers,
-    http::{Gate, Limits, RequestBody, Upload, is_idempotent},
+    http::{Gate, Limits, RequestBody, Upload, has_one_length, is_idempotent},
     telemetry::{Exchange, Telemetry},
 };
 
@@ -162,7 +163,10 @@ impl<C: Connect> Attempt<'_, C> {
                 uri: request.uri().clone(),
                 headers: request.headers().clone(),
             });
-            match self.send_on(&mut lease, request, upload).await {
+            let sent = self.send_on(&mut lease, request, upload).await;
+            // What was sent meanwhile may have been too much to keep.
+            let kept = kept.filter(|_| upload.is_replayable());
+            match sent {
                 Ok(response) => {
                     exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
                     pause_upload(&response, upload);
@@ -277,10 +281,12 @@ impl<C: Connect> Attempt<'_, C> {
             if !bodiless {
                 push_on(RequestBody::of(upload), send).await;
             }
-            return match response.await {
+            return match self.final_response(response).await {
                 Ok(response) => {
                     exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
-                    check_lengths(response.headers()).map_err(Failed::after)?;
+                    if !has_one_length(response.headers()) {
+                        return Err(Failed::after(Reason::BadResponse));
+                    }
                     let (head, body) = response.into_parts();
                     let body = UpstreamBody::http2(body).with_begin(is_short(&head.headers)).await;
 
@@ -292,6 +298,19 @@ impl<C: Connect> Attempt<'_, C> {
                 }
             };
         }
+    }
+
+    /// The answer that ends the wait, past those that only inform.
+    async fn final_response(&self, mut response: ResponseFuture) -> Result<Response<RecvStream>, h2::Error> {
+        std::future::poll_fn(|cx| {
+            while let Poll::Ready(Some(Ok(_))) = response.poll_informational(cx) {
+                if self.counts_informational {
+                    self.telemetry.metrics().informational_dropped.inc();
+                }
+            }
+            Pin::new(&mut response).poll(cx)
+        })
+        .await
     }
 }
 
@@ -387,7 +406,7 @@ fn check_response(response: &Response<Incoming>, asked: Option<&HeaderValue>) ->
         (StatusCode::SWITCHING_PROTOCOLS, None) => false,
         _ => true,
     };
-    if coding && switched { check_lengths(headers) } else { Err(Reason::BadResponse) }
+    if coding && switched && has_one_length(headers) { Ok(()) } else { Err(Reason::BadResponse) }
 }
 
 /// Whether the body is one that a server writes together with its head.
@@ -395,17 +414,6 @@ fn is_short(headers: &HeaderMap) -> bool {
     let length =
         headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     length.is_some_and(|length| length <= SHORT)
-}
-
-/// One length at most, of digits only.
-fn check_lengths(headers: &HeaderMap) -> Result<(), Reason> {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let fine = match (lengths.next(), lengths.next()) {
-        (None, _) => true,
-        (Some(length), None) => length.as_bytes().iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    if fine { Ok(()) } else { Err(Reason::BadResponse) }
 }
 
 /// An answer that came before the request's end, from an upstream that wants no more of it. What is still sent would

@@ -130,12 +130,10 @@ impl Body for UpstreamBody {
                     // Room for as much again: whoever polls has taken it.
                     return Poll::Ready(Some(match stream.flow_control().release_capacity(data.len()) {
                         Ok(()) => Ok(Frame::data(data)),
-                        Err(error) => Err(BodyError::Stream(error)),
+                        Err(error) => Err(error.into()),
                     }));
                 }
-                // After a whole response a server may refuse the rest of the request (RFC 9113 §8.1).
-                Some(Err(error)) if error.reason() == Some(Code::NO_ERROR) => return Poll::Ready(None),
-                Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Stream(error)))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => *data_over = true,
             }
         }
@@ -143,7 +141,7 @@ impl Body for UpstreamBody {
         Poll::Ready(match trailers {
             Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
             Ok(None) => None,
-            Err(error) => Some(Err(BodyError::Stream(error))),
+            Err(error) => Some(Err(error.into())),
         })
     }
 
@@ -191,7 +189,7 @@ async fn try_push(body: &mut RequestBody, stream: &mut SendStream<Bytes>) -> Res
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let last = body.is_end_stream();
-                    if !send(stream, data, last).await? || last {
+                    if !send(stream, body, data, last).await? || last {
                         return Ok(());
                     }
                 }
@@ -211,19 +209,29 @@ async fn try_push(body: &mut RequestBody, stream: &mut SendStream<Bytes>) -> Res
     }
 }
 
-/// Sends `data` in pieces that fit the windows; `false` when the stream is over.
-async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Result<bool, Code> {
+/// Sends `data` of `body` in pieces that fit the windows; `false` when the stream is over.
+async fn send(
+    stream: &mut SendStream<Bytes>,
+    body: &RequestBody,
+    mut data: Bytes,
+    last: bool,
+) -> Result<bool, Code> {
     if data.is_empty() {
         return stream.send_data(data, last).map(|()| true).map_err(|_over| Code::INTERNAL_ERROR);
     }
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
-        let room = poll_fn(|cx| match stream.poll_reset(cx) {
-            Poll::Ready(_reset) => Poll::Ready(None),
-            Poll::Pending => stream.poll_capacity(cx),
+        let room = poll_fn(|cx| {
+            if let Poll::Ready(_reset) = stream.poll_reset(cx) {
+                return Poll::Ready(Ok(None));
+            }
+            // A peer that makes no room would hold what nobody wants for ever.
+            if let Poll::Ready(error) = body.poll_abandoned(cx) {
+                return Poll::Ready(Err(error.code()));
+            }
+            stream.poll_capacity(cx).map(Ok)
         });
-        let room = room.await;
-        let Some(Ok(room)) = room else {
+        let Some(Ok(room)) = room.await? else {
             return Ok(false);
         };
         let part = data.split_to(room.min(data.len()));

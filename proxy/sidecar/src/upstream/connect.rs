@@ -61,6 +61,8 @@ pub(crate) struct Trust {
 /// has served nothing then.
 #[derive(Debug, Default)]
 pub(crate) struct FirstWord {
+    /// What it means if there is none; nothing said: that TLS failed.
+    silence: Option<Reason>,
     heard: AtomicBool,
     refused: AtomicBool,
     over: AtomicBool,
@@ -68,6 +70,11 @@ pub(crate) struct FirstWord {
 }
 
 impl FirstWord {
+    /// Of a peer without TLS.
+    pub(crate) fn plain() -> Self {
+        Self { silence: Some(Reason::ConnectFailed), ..Self::default() }
+    }
+
     fn note(&self, polled: &Poll<io::Result<usize>>) {
         match polled {
             _ if self.heard.load(Ordering::Relaxed) => return,
@@ -104,7 +111,8 @@ impl FirstWord {
                 return Ok(());
             }
             if self.over.load(Ordering::Relaxed) {
-                return Err(if self.is_refused() { Reason::PeerRejected } else { Reason::TlsFailed });
+                let silence = self.silence.unwrap_or(Reason::TlsFailed);
+                return Err(if self.is_refused() { Reason::PeerRejected } else { silence });
             }
             said.await;
         }
@@ -118,7 +126,7 @@ impl Connected {
             retired: Arc::clone(&trust.retired),
             first: Some(Arc::clone(&trust.first)),
         });
-        let standing = standing.unwrap_or_default();
+        let standing = standing.unwrap_or_else(|| self.io.standing());
         let cut = async move {
             match self.trust {
                 Some(mut trust) => trust.trusted.cut().await,
@@ -167,15 +175,26 @@ impl Standing {
 #[derive(Debug)]
 pub(crate) enum Io {
     /// To an application on the same machine.
-    Plain(TcpStream),
+    Plain(TcpStream, Arc<FirstWord>),
     /// To a peer of the mesh. Boxed: the other kind is a tenth of it.
     Tls(Box<TlsStream<Ahead>>, Arc<FirstWord>),
+}
+
+impl Io {
+    /// Of a peer that proved nothing.
+    fn standing(&self) -> Standing {
+        match self {
+            Self::Plain(_, first) | Self::Tls(_, first) => {
+                Standing { first: Some(Arc::clone(first)), ..Standing::default() }
+            }
+        }
+    }
 }
 
 impl Transport for Io {
     fn reset_on_close(&self) {
         match self {
-            Self::Plain(stream) => stream.reset_on_close(),
+            Self::Plain(stream, _) => stream.reset_on_close(),
             Self::Tls(stream, _) => stream.reset_on_close(),
         }
     }
@@ -187,23 +206,21 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream, first) => {
-                let before = buffer.filled().len();
-                let polled = Pin::new(stream).poll_read(cx, buffer);
-                let polled = polled.map_ok(|()| buffer.filled().len() - before);
-                first.note(&polled);
-                polled.map_ok(|_read| ())
-            }
-        }
+        let before = buffer.filled().len();
+        let (polled, first) = match self.get_mut() {
+            Self::Plain(stream, first) => (Pin::new(stream).poll_read(cx, buffer), first),
+            Self::Tls(stream, first) => (Pin::new(stream).poll_read(cx, buffer), first),
+        };
+        let polled = polled.map_ok(|()| buffer.filled().len() - before);
+        first.note(&polled);
+        polled.map_ok(|_read| ())
     }
 }
 
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Plain(stream, _) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
@@ -214,28 +231,28 @@ impl AsyncWrite for Io {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Plain(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Plain(stream, _) => stream.is_write_vectored(),
             Self::Tls(stream, _) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain(stream, _) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain(stream, _) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -114,7 +114,10 @@ impl<C: Connect> Multiplexer<C> {
             .max_frame_size(limits.http2_frame)
             .max_send_buffer_size(usize::try_from(limits.http2_window).unwrap_or(usize::MAX))
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .initial_max_send_streams(streams);
+            .initial_max_send_streams(streams)
+            // What is wrong with one response after the other must not end those of others, however long it takes.
+            .max_local_error_reset_streams(None)
+            .data_frame_budget(limits.http2_overhead());
         Arc::new(Self {
             connect,
             destination,
@@ -215,6 +218,11 @@ impl<C: Connect> Multiplexer<C> {
         if let Some(landing) = &state.flight {
             return Some(landing.clone());
         }
+        // Whoever takes no stream at all takes none on a further connection either.
+        let closed = |open: &Open| !open.load.is_over() && open.sender.current_max_send_streams() == 0;
+        if state.connections.iter().any(closed) {
+            return None;
+        }
         let counted = self.destination.connection(demand.connections)?;
         let (landed, landing) = watch::channel(None);
         state.flight = Some(landing.clone());
@@ -276,8 +284,12 @@ impl<C: Connect> Multiplexer<C> {
             over.freed.notify_waiters();
             drop(counted);
         });
-        // Its first word is its settings: it believes us then, and no request is sent in vain.
+        // Its first word is its settings: it believes us then, how many streams it takes is known, and no request is sent
+        // in vain.
         load.standing.heard().await?;
+        if load.is_over() {
+            return Err(Reason::ConnectFailed);
+        }
         Ok(Open { sender, load })
     }
 }

@@ -7,14 +7,18 @@
     reason = "in a test a panic is the report, also in what its cases share"
 )]
 
+mod application;
 mod bodies;
 mod broken;
 mod control;
 mod distrust;
 mod fidelity;
 mod forward;
+mod hostile_http2;
+mod mesh_leg;
 mod peers;
 mod refusals;
+mod retries;
 mod routing;
 mod services;
 mod stopping;

@@ -2,11 +2,12 @@
 
 pub(crate) mod log;
 pub(crate) mod raw;
+pub(crate) mod streams;
 
 use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
 use outrigger_core::model::{
-    AppProtocol, Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, RouteRule, Service,
+    AppProtocol, Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, Resilience, RouteRule, Service,
     ServiceName, ServicePort,
 };
 use outrigger_proxy::{
@@ -165,6 +166,16 @@ impl Pair {
         endpoints: &[Endpoint],
         change: impl FnOnce(&mut ProxyConfig),
     ) {
+        self.publish_set(generation, service, endpoint_set(endpoints), change);
+    }
+
+    fn publish_set(
+        &self,
+        generation: u64,
+        service: Service,
+        set: EndpointSet,
+        change: impl FnOnce(&mut ProxyConfig),
+    ) {
         let mut config = ProxyConfig {
             workload_id: self.front.identity.id().unwrap(),
             cluster_domain: "cluster.local".to_owned(),
@@ -177,7 +188,7 @@ impl Pair {
         change(&mut config);
         let snapshot = Builder::new(&self.front.states)
             .config(Arc::new(config))
-            .endpoint_set(Arc::from("demo/price:80"), Arc::new(endpoint_set(endpoints)))
+            .endpoint_set(Arc::from("demo/price:80"), Arc::new(set))
             .service(Arc::new(service))
             .build(generation);
         self.front.snapshot.publish(snapshot);
@@ -186,6 +197,22 @@ impl Pair {
     /// A connection of the own workload to the forward proxy.
     pub(crate) async fn client(&self) -> Raw {
         Raw::connect(self.front.path.outbound()).await
+    }
+
+    /// The same, with HTTP/2.
+    pub(crate) async fn streams(&self) -> streams::Client {
+        streams::Client::connect(self.front.path.outbound()).await
+    }
+
+    /// The same, with frames written by hand.
+    pub(crate) async fn frames(&self) -> streams::Frames {
+        streams::Frames::client(self.front.path.outbound()).await
+    }
+
+    /// Puts the one instance of `price` in force at `front`, dealt with by `resilience`.
+    pub(crate) fn resilient(&self, generation: u64, endpoints: &[Endpoint], resilience: Resilience) {
+        let set = EndpointSet { resilience, ..endpoint_set(endpoints) };
+        self.publish_set(generation, self.service(Vec::new()), set, |_| {});
     }
 
     /// One whole exchange; returns what the application and what the client saw.
@@ -223,7 +250,7 @@ pub(crate) fn service(rules: Vec<RouteRule>) -> Service {
         name: "demo/price".parse().unwrap(),
         ports: vec![ServicePort {
             port: 80,
-            protocol: AppProtocol::Http1,
+            protocol: AppProtocol::Detect,
             name: None,
             endpoint_set: Arc::from("demo/price:80"),
             rules,

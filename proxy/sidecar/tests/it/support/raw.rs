@@ -49,6 +49,33 @@ impl Raw {
         soon("a write", self.stream.write_all(bytes.as_ref())).await.unwrap();
     }
 
+    /// The same, where the other side may be gone.
+    pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        soon("a write", self.stream.write_all(bytes.as_ref())).await
+    }
+
+    /// Sends `bytes` again and again, `most` at most, until the other side is gone or takes nothing for `patience`;
+    /// returns how much it took.
+    pub(crate) async fn send_at_most(&mut self, bytes: &[u8], most: usize, patience: Duration) -> usize {
+        let (mut sent, mut at) = (0, 0);
+        while sent < most {
+            match timeout(patience, self.stream.write(&bytes[at..])).await {
+                Ok(Ok(written)) => {
+                    sent += written;
+                    at = (at + written) % bytes.len();
+                }
+                _ => break,
+            }
+        }
+        sent
+    }
+
+    /// What has arrived already.
+    pub(crate) fn arrived(&mut self) -> &[u8] {
+        while matches!(self.stream.try_read_buf(&mut self.unread), Ok(1..)) {}
+        &self.unread
+    }
+
     /// Sends until the other side takes no more; returns how much it took.
     pub(crate) async fn send_until_stuck(&mut self, bytes: &[u8]) -> usize {
         let mut sent = 0;
@@ -76,6 +103,18 @@ impl Raw {
         self.until("\r\n\r\n").await
     }
 
+    /// The next head; `None` if the connection ends before.
+    pub(crate) async fn try_head(&mut self) -> Option<String> {
+        loop {
+            if self.unread.windows(4).any(|window| window == b"\r\n\r\n") {
+                return Some(self.head().await);
+            }
+            if !matches!(self.fill().await, Ok(1..)) {
+                return None;
+            }
+        }
+    }
+
     /// Everything up to and including `end`.
     pub(crate) async fn until(&mut self, end: &str) -> String {
         loop {
@@ -96,6 +135,17 @@ impl Raw {
         }
         let rest = self.unread.split_off(length);
         std::mem::replace(&mut self.unread, rest)
+    }
+
+    /// The next `length` bytes; `None` if the connection ends before.
+    pub(crate) async fn try_exactly(&mut self, length: usize) -> Option<Vec<u8>> {
+        while self.unread.len() < length {
+            if !matches!(self.fill().await, Ok(1..)) {
+                return None;
+            }
+        }
+        let rest = self.unread.split_off(length);
+        Some(std::mem::replace(&mut self.unread, rest))
     }
 
     /// What still comes, and how it ends.
@@ -123,7 +173,11 @@ impl Server {
     }
 
     pub(crate) async fn accept(&self) -> Raw {
-        Raw::new(soon("a connection to the application", self.0.accept()).await.unwrap().0)
+        Raw::new(self.accept_stream().await)
+    }
+
+    pub(crate) async fn accept_stream(&self) -> TcpStream {
+        soon("a connection to the application", self.0.accept()).await.unwrap().0
     }
 
     /// Whether a connection waits to be accepted now.
