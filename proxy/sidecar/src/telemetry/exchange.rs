@@ -85,6 +85,11 @@ impl Exchange {
         }
     }
 
+    /// The steps so far.
+    pub(crate) fn stamps(&self) -> Option<Stamps> {
+        self.0.as_ref().map(|inner| inner.stamps)
+    }
+
     /// When the request's head was read whole.
     pub(crate) fn head_read(&self) -> Instant {
         self.0.as_ref().map_or_else(Instant::now, |inner| Instant::from_std(inner.stamps.head_read))
