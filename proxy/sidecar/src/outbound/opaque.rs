@@ -76,16 +76,16 @@ impl Outbound {
                 record.upstream = Some(endpoint.address);
                 record.upstream_identity = Some(endpoint.identity.clone());
             });
-            exchange.stamp(|stamps| {
-                stamps.first_attempt.get_or_insert(started.into_std());
-                stamps.attempt = Some(started.into_std());
-            });
+            exchange.stamp(|stamps| stamps.begin_attempt(started.into_std()));
             exchange.hold_in_flight(state.begin());
             let peer = self.pools.of(state, &set.destination, &self.shared);
             let connected = peer.raw(connect_timeout, resilience.limits.connections).await;
-            exchange.stamp(|stamps| stamps.connecting = started.elapsed());
             let now = Instant::now();
-            state.answered(now.into_std(), started.elapsed(), connected.is_ok());
+            exchange.stamp(|stamps| {
+                stamps.connecting = now - started;
+                stamps.handed_on = connected.is_ok().then(|| now.into_std());
+            });
+            state.answered(now.into_std(), now - started, connected.is_ok());
             let reason = match connected {
                 Ok(connected) => return Ok(connected),
                 Err(reason) => reason,

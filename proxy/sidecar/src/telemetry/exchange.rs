@@ -103,9 +103,11 @@ impl Exchange {
         let stamps = &inner.stamps;
         let now = Instant::now().into_std();
         let total = now.saturating_duration_since(stamps.head_read);
-        let (Some(handed_on), Some(answered)) = (stamps.handed_on, stamps.response_head) else {
+        let Some(handed_on) = stamps.handed_on else {
             return Figures { total, ..Figures::default() };
         };
+        // One that did not answer was waited for all the same.
+        let answered = stamps.response_head.unwrap_or(now);
         let uploaded = inner.upload.as_ref().and_then(|upload| upload.ended()).map(Instant::into_std);
         let uploaded = uploaded.unwrap_or(answered).clamp(handed_on, answered.max(handed_on));
         Figures {
@@ -310,11 +312,12 @@ impl Inner {
         }
         self.stamps.end = at.into_std();
         self.record.duration = self.stamps.end.saturating_duration_since(self.stamps.head_read);
-        if let (Class::Stream | Class::Upgrade, Some(head_sent)) = (self.record.class, self.stamps.head_sent)
-        {
-            // How long it was open says nothing of a delay.
-            self.stamps.end = head_sent;
-        }
+        // How long the others were open says nothing of a delay.
+        self.stamps.end = match self.record.class {
+            Class::Request => self.stamps.end,
+            Class::Stream | Class::Upgrade => self.stamps.head_sent.unwrap_or(self.stamps.end),
+            Class::Tcp => self.stamps.handed_on.unwrap_or(self.stamps.end),
+        };
         if let Some(upload) = &self.upload {
             self.stamps.uploaded = upload.ended().map(Instant::into_std);
         }
