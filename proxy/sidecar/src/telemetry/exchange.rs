@@ -15,12 +15,15 @@ use outrigger_core::{
 };
 use tokio::time::Instant;
 
-use super::{Record, Telemetry};
+use super::{Direction, Record, Telemetry};
 use crate::{
     endpoint::{Counted, InFlight},
     http::{Gate, Link, Upload},
     upstream::Occupied,
 };
+
+/// What a stream's window is unless its receiver says that it is smaller (RFC 9113 §6.9.2).
+const LEAST_WINDOW: u64 = 65_535;
 
 /// What an exchange holds until the response's last byte came from the upstream.
 #[derive(Debug, Default)]
@@ -184,6 +187,16 @@ impl Exchange {
         } else if is_event_stream(headers) {
             inner.record.class = Class::Stream;
         }
+    }
+
+    /// Whether the downstream's window may keep `more` bytes back for as long as it likes, although its parser takes them
+    /// at once. Only what is timed to its last byte is asked: what a peer of the mesh gets, its own sidecar times.
+    pub(crate) fn outgrows_window(&self, more: usize) -> bool {
+        self.0.as_ref().is_some_and(|inner| {
+            inner.record.direction == Direction::Outbound
+                && inner.link.is_multiplexed()
+                && inner.record.bytes + more as u64 > LEAST_WINDOW
+        })
     }
 
     /// A part of the response's body went through.
