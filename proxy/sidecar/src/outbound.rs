@@ -35,8 +35,8 @@ use crate::{
     data_path::Shared,
     detect::Detection,
     http::{
-        Clients, Form, Guarded, Link, ResponseBody, Shape, Target, accepted, check_head, check_size, own_answer,
-        serve_http1, serve_http2, to_origin_form,
+        Clients, Form, Guarded, Link, ResponseBody, Shape, Target, accepted, check_head, check_size,
+        own_answer, serve_http1, serve_http2, to_origin_form,
     },
     telemetry::{Authority, Direction, Exchange, Record},
     upstream::UpstreamBody,

@@ -14,7 +14,7 @@ pub enum Class {
     Request,
     /// gRPC streams and server-sent events: to the response's head. How long they stay open says nothing of a delay.
     Stream,
-    /// WebSocket, CONNECT and other upgrades: to the response's head.
+    /// WebSocket and other upgrades: to the response's head.
     Upgrade,
     /// Opaque TCP: to the established upstream connection.
     Tcp,

@@ -21,9 +21,9 @@ pub struct Stamps {
     pub first_attempt: Option<Instant>,
     /// The attempt whose answer is delivered started; without retries the same moment.
     pub attempt: Option<Instant>,
-    /// What that attempt waited for a permit, a pooled connection or a stream slot.
+    /// What that attempt waited for a pooled connection or a stream slot.
     pub queued: Duration,
-    /// What that attempt's new connection took, TCP and TLS; zero on a pooled one.
+    /// What it waited for a new connection to be made, up to its first request; zero on a pooled one.
     pub connecting: Duration,
     /// The head was handed on to the upstream connection.
     pub handed_on: Option<Instant>,
@@ -31,6 +31,8 @@ pub struct Stamps {
     pub uploaded: Option<Instant>,
     /// The final response head arrived.
     pub response_head: Option<Instant>,
+    /// It was settled that this answer is delivered, and no other attempt's; `None`: there was one attempt only.
+    pub settled: Option<Instant>,
     /// The response's head was handed to the downstream connection.
     pub head_sent: Option<Instant>,
     /// The downstream accepted the last byte, or the exchange ended otherwise.
@@ -49,9 +51,16 @@ impl Stamps {
             handed_on: None,
             uploaded: None,
             response_head: None,
+            settled: None,
             head_sent: None,
             end: head_read,
         }
+    }
+
+    /// An attempt starts. Everything since the first one did is [`Phase::Retry`] then, whatever it was spent on.
+    pub fn begin_attempt(&mut self, now: Instant) {
+        let first_attempt = self.first_attempt.or(Some(now));
+        *self = Self { first_attempt, attempt: Some(now), ..Self::new(self.head_read) };
     }
 }
 
@@ -108,7 +117,10 @@ pub fn split(stamps: &Stamps, inbound: Option<&Figures>) -> Split {
         }
     }
     if stamps.response_head.is_some() {
-        ledger.charge(Phase::ClientProxy, elapsed(stamps.response_head, stamps.head_sent));
+        // Other attempts came after the one whose answer is delivered, and were no better.
+        ledger.charge(Phase::Retry, elapsed(stamps.response_head, stamps.settled));
+        let settled = stamps.settled.max(stamps.response_head);
+        ledger.charge(Phase::ClientProxy, elapsed(settled, stamps.head_sent));
         ledger.charge(Phase::Stream, elapsed(stamps.head_sent, Some(stamps.end)));
     }
     Split { total, phases: ledger.phases, waiting, clamped }

@@ -10,11 +10,12 @@ pub const PHASES: usize = Phase::ALL.len();
 pub enum Phase {
     /// Head read -> attempt may start, and the handling of the response's head. Outbound.
     ClientProxy,
-    /// Waiting for a permit, a pooled connection or a stream slot. Outbound.
+    /// Waiting for a pooled connection or a stream slot. Outbound.
     Queue,
-    /// Start of the first attempt -> start of the one whose answer is delivered. Outbound.
+    /// Start of the first attempt -> start of the one whose answer is delivered, and what came after its answer until it
+    /// was settled that there is no better one. Outbound.
     Retry,
-    /// TCP and TLS of a new connection, of the attempt delivered. Outbound.
+    /// A new connection being made, of the attempt delivered. Outbound.
     Connect,
     /// Head handed on -> last request byte or response head, whichever comes first. Both.
     Upload,

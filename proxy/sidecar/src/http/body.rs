@@ -80,6 +80,8 @@ pub(crate) struct ResponseBody {
     inner: Source,
     /// The last frame was given out; chunked bodies do not say so themselves.
     ended: bool,
+    /// The last byte, where that is given out by itself.
+    last: Option<Bytes>,
     exchange: Option<Exchange>,
 }
 
@@ -94,7 +96,7 @@ enum Source {
 impl ResponseBody {
     /// A body of the proxy's own.
     pub(crate) fn own(text: Bytes, exchange: Option<Exchange>) -> Self {
-        Self { inner: Source::Own(text), ended: false, exchange }
+        Self { inner: Source::Own(text), ended: false, last: None, exchange }
     }
 
     /// Passes `body` on, which may stand still for `timeout` and take until `deadline`.
@@ -105,7 +107,25 @@ impl ResponseBody {
         exchange: Exchange,
     ) -> Self {
         let patience = Patience::new(timeout, deadline);
-        Self { inner: Source::Upstream { body, patience }, ended: false, exchange: Some(exchange) }
+        let inner = Source::Upstream { body, patience };
+        Self { inner, ended: false, last: None, exchange: Some(exchange) }
+    }
+
+    /// Keeps the last byte of the last frame for a frame of its own, where the parser would take the whole of a frame as
+    /// soon as there is room for a part of it: the last byte it takes when all others are sent, and so the end is told
+    /// when it is there.
+    fn keep_last(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let (Some(exchange), Source::Upstream { body, .. }) = (&self.exchange, &self.inner) else {
+            return frame;
+        };
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        if length < 2 || !exchange.outgrows_window(length) || !body.is_end_stream() {
+            return frame;
+        }
+        frame.map_data(|mut data| {
+            self.last = Some(data.split_off(length - 1));
+            data
+        })
     }
 
     fn broke(&mut self, reason: Reason, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -125,6 +145,12 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(last) = this.last.take() {
+            if let Some(exchange) = &mut this.exchange {
+                exchange.delivered(&last);
+            }
+            return Poll::Ready(Some(Ok(Frame::data(last))));
+        }
         let (body, patience) = match &mut this.inner {
             Source::Own(text) if text.is_empty() => return Poll::Ready(None),
             Source::Own(text) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
@@ -143,6 +169,7 @@ impl Body for ResponseBody {
                         exchange.trailed(trailers);
                     }
                 }
+                let frame = this.keep_last(frame);
                 if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
                     exchange.delivered(data);
                 }
@@ -162,10 +189,11 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         self.ended
-            || match &self.inner {
-                Source::Own(text) => text.is_empty(),
-                Source::Upstream { body, .. } => body.is_end_stream(),
-            }
+            || self.last.is_none()
+                && match &self.inner {
+                    Source::Own(text) => text.is_empty(),
+                    Source::Upstream { body, .. } => body.is_end_stream(),
+                }
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -156,6 +156,11 @@ impl Link {
         self.reset.store(true, Ordering::Relaxed);
     }
 
+    /// Whether its requests are streams, each with a window of its own.
+    pub(crate) fn is_multiplexed(&self) -> bool {
+        self.multiplexed
+    }
+
     /// Calls `done` when everything written so far is in the kernel's hands, or the connection is gone.
     pub(crate) fn on_flushed(&self, done: OnFlushed) {
         let earlier = {

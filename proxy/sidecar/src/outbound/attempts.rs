@@ -54,6 +54,7 @@ impl<'a> Attempts<'a> {
         let mut retries = Retries::new(&self.resilience.retry, self.prepared.idempotent);
         self.set.destination.budget.request(Instant::now().into_std());
         let mut kept = None;
+        let mut retried = false;
         let end = loop {
             let end = self.once(retries.made(), exchange).await;
             let outcome = self.judge(&end);
@@ -66,9 +67,12 @@ impl<'a> Attempts<'a> {
             if !self.may_retry() {
                 break end;
             }
+            retried = true;
             if let Ok(answer) = end {
+                let stamps = exchange.stamps();
                 match self.keep(answer).await {
-                    Ok(whole) => kept = whole.or(kept),
+                    Ok(Some(whole)) => kept = Some((whole, stamps)),
+                    Ok(None) => {}
                     Err(end) => break end,
                 }
             }
@@ -76,11 +80,18 @@ impl<'a> Attempts<'a> {
             sleep(after).await;
         };
         self.prepared.upload.settle();
-        match (end, kept) {
+        let end = match (end, kept) {
             // What came before is better than nothing; past the deadline it is too late for it.
-            (Err(failed), Some(kept)) if !is_too_late(failed.reason) => Ok(kept),
+            (Err(failed), Some((kept, stamps))) if !is_too_late(failed.reason) => {
+                exchange.stamp(|now| *now = stamps.unwrap_or(*now));
+                Ok(kept)
+            }
             (end, _) => end,
+        };
+        if retried {
+            exchange.stamp(|stamps| stamps.settled = Some(Instant::now().into_std()));
         }
+        end
     }
 
     /// Whether the budget has one more.

@@ -77,17 +77,17 @@ impl Outbound {
                 record.upstream = Some(picked.endpoint.address);
                 record.upstream_identity = Some(picked.endpoint.identity.clone());
             });
-            exchange.stamp(|stamps| {
-                stamps.first_attempt.get_or_insert(started.into_std());
-                stamps.attempt = Some(started.into_std());
-            });
+            exchange.stamp(|stamps| stamps.begin_attempt(started.into_std()));
             let destination = (&set.destination, &set.set);
             let admitted = (picked.accrual, picked.admission);
             exchange.hold_trial(Trial::begin(destination, picked.state, admitted, started.into_std()));
             let peer = self.pools.of(picked.state, &set.destination, &self.shared);
             let connected = peer.raw(connect_timeout, resilience.limits.connections).await;
-            exchange.stamp(|stamps| stamps.connecting = started.elapsed());
             let now = Instant::now();
+            exchange.stamp(|stamps| {
+                stamps.connecting = now - started;
+                stamps.handed_on = connected.is_ok().then(|| now.into_std());
+            });
             let how = connected
                 .as_ref()
                 .err()

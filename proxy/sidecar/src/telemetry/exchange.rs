@@ -17,12 +17,15 @@ use outrigger_core::{
 };
 use tokio::time::Instant;
 
-use super::{Calling, Inside, Record, Telemetry};
+use super::{Calling, Direction, Inside, Record, Telemetry};
 use crate::{
     endpoint::{Counted, Trial},
     http::{Gate, Link, Upload},
     upstream::Occupied,
 };
+
+/// What a stream's window is unless its receiver says that it is smaller (RFC 9113 §6.9.2).
+const LEAST_WINDOW: u64 = 65_535;
 
 /// What an exchange holds until the response's last byte came from the upstream.
 #[derive(Debug, Default)]
@@ -96,6 +99,11 @@ impl Exchange {
         self.0.as_ref().and_then(|inner| inner.stamps.handed_on)
     }
 
+    /// The steps so far.
+    pub(crate) fn stamps(&self) -> Option<Stamps> {
+        self.0.as_ref().map(|inner| inner.stamps)
+    }
+
     /// When the request's head was read whole.
     pub(crate) fn head_read(&self) -> Instant {
         self.0.as_ref().map_or_else(Instant::now, |inner| Instant::from_std(inner.stamps.head_read))
@@ -109,9 +117,11 @@ impl Exchange {
         let stamps = &inner.stamps;
         let now = Instant::now().into_std();
         let total = now.saturating_duration_since(stamps.head_read);
-        let (Some(handed_on), Some(answered)) = (stamps.handed_on, stamps.response_head) else {
+        let Some(handed_on) = stamps.handed_on else {
             return Figures { total, ..Figures::default() };
         };
+        // One that did not answer was waited for all the same.
+        let answered = stamps.response_head.unwrap_or(now);
         let uploaded = inner.upload.as_ref().and_then(|upload| upload.ended()).map(Instant::into_std);
         let uploaded = uploaded.unwrap_or(answered).clamp(handed_on, answered.max(handed_on));
         Figures {
@@ -210,6 +220,16 @@ impl Exchange {
         } else if is_event_stream(headers) {
             inner.record.class = Class::Stream;
         }
+    }
+
+    /// Whether the downstream's window may keep `more` bytes back for as long as it likes, although its parser takes them
+    /// at once. Only what is timed to its last byte is asked: what a peer of the mesh gets, its own sidecar times.
+    pub(crate) fn outgrows_window(&self, more: usize) -> bool {
+        self.0.as_ref().is_some_and(|inner| {
+            inner.record.direction == Direction::Outbound
+                && inner.link.is_multiplexed()
+                && inner.record.bytes + more as u64 > LEAST_WINDOW
+        })
     }
 
     /// A part of the response's body went through.
@@ -349,11 +369,12 @@ impl Inner {
         }
         self.stamps.end = at.into_std();
         self.record.duration = self.stamps.end.saturating_duration_since(self.stamps.head_read);
-        if let (Class::Stream | Class::Upgrade, Some(head_sent)) = (self.record.class, self.stamps.head_sent)
-        {
-            // How long it was open says nothing of a delay.
-            self.stamps.end = head_sent;
-        }
+        // How long the others were open says nothing of a delay.
+        self.stamps.end = match self.record.class {
+            Class::Request => self.stamps.end,
+            Class::Stream | Class::Upgrade => self.stamps.head_sent.unwrap_or(self.stamps.end),
+            Class::Tcp => self.stamps.handed_on.unwrap_or(self.stamps.end),
+        };
         if let Some(upload) = &self.upload {
             self.stamps.uploaded = upload.ended().map(Instant::into_std);
         }

@@ -119,13 +119,7 @@ impl<C: Connect> Attempt<'_, C> {
         exchange: &mut Exchange,
     ) -> Result<Answer, Failed> {
         let started = Instant::now().into_std();
-        exchange.stamp(|stamps| {
-            stamps.first_attempt.get_or_insert(started);
-            stamps.attempt = Some(started);
-            stamps.queued = Duration::ZERO;
-            stamps.connecting = Duration::ZERO;
-            stamps.handed_on = None;
-        });
+        exchange.stamp(|stamps| stamps.begin_attempt(started));
         match self.leg {
             Leg::Http1 => self.send_http1(head, upload, exchange).await,
             Leg::Http2 => self.send_http2(head, upload, exchange).await,
@@ -153,10 +147,8 @@ impl<C: Connect> Attempt<'_, C> {
         let mut request = head.request(upload);
         let mut demand = self.demand.clone();
         loop {
-            let begin = Instant::now();
-            let acquired = self.upstream.http1.acquire(&demand).await;
-            let (mut lease, waited) =
-                acquired.map_err(|reason| waited_in_vain(reason, begin.elapsed(), exchange))?;
+            let pool = &self.upstream.http1;
+            let (mut lease, waited) = wait(pool.acquire(&demand), || pool.is_connecting(), exchange).await?;
             self.waited(waited, exchange);
             let kept = (repeatable && !waited.fresh && upload.is_replayable()).then(|| Head {
                 method: request.method().clone(),
@@ -190,7 +182,7 @@ impl<C: Connect> Attempt<'_, C> {
             // From now on only a new one.
             self.telemetry.metrics().pool_replaced.inc();
             demand.max_idle = Duration::ZERO;
-            exchange.stamp(|stamps| stamps.attempt = Some(Instant::now().into_std()));
+            exchange.stamp(|stamps| stamps.begin_attempt(Instant::now().into_std()));
         }
     }
 
@@ -258,10 +250,9 @@ impl<C: Connect> Attempt<'_, C> {
         let bodiless = upload.is_bodiless();
         let request = head.stream_request();
         loop {
-            let begin = Instant::now();
-            let acquired = self.upstream.http2.acquire(&self.demand).await;
+            let pool = &self.upstream.http2;
             let (mut sender, stream, waited) =
-                acquired.map_err(|reason| waited_in_vain(reason, begin.elapsed(), exchange))?;
+                wait(pool.acquire(&self.demand), || pool.is_connecting(), exchange).await?;
             self.waited(waited, exchange);
             if let Err(error) = std::future::poll_fn(|cx| Poll::Ready(open(sender.poll_ready(cx)))).await {
                 tracing::debug!(%error, "connection takes no further request");
@@ -314,13 +305,44 @@ impl<C: Connect> Attempt<'_, C> {
     }
 }
 
-/// The time was spent on what the reason says.
-fn waited_in_vain(reason: Reason, time: Duration, exchange: &mut Exchange) -> Failed {
-    exchange.stamp(|stamps| match reason {
-        Reason::ConnectionLimit | Reason::PendingLimit => stamps.queued += time,
-        _ => stamps.connecting += time,
+/// Waits for a connection. In vain, the time was spent on what the reason says; given up, on what is under way then.
+async fn wait<T>(
+    acquiring: impl Future<Output = Result<T, Reason>>,
+    connecting: impl Fn() -> bool,
+    exchange: &mut Exchange,
+) -> Result<T, Failed> {
+    let mut waiting = Waiting { begin: Instant::now(), connecting, exchange: Some(exchange) };
+    let acquired = acquiring.await;
+    let exchange = waiting.exchange.take();
+    acquired.map_err(|reason| {
+        let queued = matches!(reason, Reason::ConnectionLimit | Reason::PendingLimit);
+        if let Some(exchange) = exchange {
+            charge(exchange, waiting.begin, !queued);
+        }
+        Failed::before(reason)
+    })
+}
+
+/// A wait that may be given up: the deadline comes first, or the client goes away.
+struct Waiting<'a, F: Fn() -> bool> {
+    begin: Instant,
+    connecting: F,
+    exchange: Option<&'a mut Exchange>,
+}
+
+impl<F: Fn() -> bool> Drop for Waiting<'_, F> {
+    fn drop(&mut self) {
+        if let Some(exchange) = self.exchange.take() {
+            charge(exchange, self.begin, (self.connecting)());
+        }
+    }
+}
+
+fn charge(exchange: &mut Exchange, since: Instant, connecting: bool) {
+    exchange.stamp(|stamps| match connecting {
+        true => stamps.connecting += since.elapsed(),
+        false => stamps.queued += since.elapsed(),
     });
-    Failed::before(reason)
 }
 
 /// Whether a connection is open at all: a sender of its own never waits.

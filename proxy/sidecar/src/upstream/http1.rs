@@ -141,6 +141,11 @@ impl<C: Connect> Pool<C> {
         Arc::strong_count(self) == 1 && self.state.lock().idle.is_empty()
     }
 
+    /// Whether a connection is being made.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.state.lock().connecting > 0
+    }
+
     /// A connection that is ready. Cancel safe.
     pub(super) async fn acquire(self: &Arc<Self>, demand: &Demand) -> Result<(Lease, Waited), Reason> {
         let begin = Instant::now();

@@ -38,7 +38,7 @@ use crate::{
 const LANDINGS: u32 = 16;
 
 /// What a flight ended with.
-type Landing = watch::Receiver<Option<Result<Duration, Reason>>>;
+type Landing = watch::Receiver<Option<Result<(), Reason>>>;
 
 /// One upstream's connections.
 #[derive(Debug)]
@@ -135,6 +135,11 @@ impl<C: Connect> Multiplexer<C> {
         Arc::strong_count(self) == 1 && state.connections.is_empty() && state.flight.is_none()
     }
 
+    /// Whether a connection is being made.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.state.lock().flight.is_some()
+    }
+
     /// A stream on a connection that is open as far as is known. Cancel safe.
     pub(super) async fn acquire(
         self: &Arc<Self>,
@@ -158,10 +163,8 @@ impl<C: Connect> Multiplexer<C> {
             let landing = {
                 let mut state = self.state.lock();
                 if let Some((sender, stream)) = self.find(&mut state) {
-                    let all = begin.elapsed();
-                    let connecting = connecting.min(all);
                     let waited = Waited {
-                        queued: all - connecting,
+                        queued: begin.elapsed().saturating_sub(connecting),
                         connecting,
                         closed: 0,
                         fresh: !connecting.is_zero(),
@@ -172,9 +175,12 @@ impl<C: Connect> Multiplexer<C> {
             };
             match landing {
                 Some(mut landing) => {
+                    // It may have been under way before, for somebody else.
+                    let joined = Instant::now();
                     let landed = landing.wait_for(Option::is_some).await;
                     let landed = landed.ok().and_then(|landed| *landed).ok_or(Reason::InternalError)?;
-                    connecting += landed?;
+                    landed?;
+                    connecting += joined.elapsed();
                     landings += 1;
                     if landings > LANDINGS {
                         // It takes connections and no streams.
@@ -229,7 +235,6 @@ impl<C: Connect> Multiplexer<C> {
         let this = Arc::clone(self);
         let connect_timeout = demand.connect_timeout;
         tokio::spawn(async move {
-            let began = Instant::now();
             let made = timeout(connect_timeout, async {
                 let connected = this.connect.connect(Protocol::Http2).await?;
                 this.begin(connected, counted).await
@@ -237,10 +242,7 @@ impl<C: Connect> Multiplexer<C> {
             let made = made.await.unwrap_or(Err(Reason::ConnectTimeout));
             let mut state = this.state.lock();
             state.flight = None;
-            let landing = made.map(|open| {
-                state.connections.push(open);
-                began.elapsed()
-            });
+            let landing = made.map(|open| state.connections.push(open));
             drop(state);
             let _nobody_waits = landed.send(Some(landing));
         });

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use h2::client;
 use http::{HeaderMap, HeaderValue, Request};
-use outrigger_core::model::{Resilience, Retry, Timeouts, TrafficLimits};
+use outrigger_core::model::{AppProtocol, Resilience, Retry, Timeouts, TrafficLimits};
 use outrigger_proxy::{http::Limits, settings::InboundProtocol};
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -65,6 +65,35 @@ async fn the_version_of_the_caller_decides_what_an_application_is_spoken_to_and_
     assert_eq!(call.request.headers().get("outrigger-version"), None);
     call.ok("ok");
     assert_eq!(sent.answer().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn what_a_service_declares_decides_before_the_version_of_the_caller() {
+    let pair = Pair::start().await;
+    let mut service = pair.service(Vec::new());
+    service.ports[0].protocol = AppProtocol::Http1;
+    pair.publish(2, service, &[pair.endpoint()]);
+    let mut client = pair.streams().await;
+    let mut request = get("/");
+    request.headers_mut().append("cookie", HeaderValue::from_static("a=1"));
+    request.headers_mut().append("cookie", HeaderValue::from_static("b=2"));
+    let sent = client.send(request, true).await;
+    let mut app = pair.app.accept().await;
+    let head = app.head().await;
+    assert!(head.starts_with("GET / HTTP/1.1\r\n"), "{head}");
+    assert_eq!(header(&head, "cookie"), Some("a=1; b=2"));
+    app.send(OK).await;
+    assert_eq!(sent.answer().await.unwrap().status(), 200);
+
+    let pair = Pair::start().await;
+    let mut service = pair.service(Vec::new());
+    service.ports[0].protocol = AppProtocol::Http2;
+    pair.publish(2, service, &[pair.endpoint()]);
+    let mut client = pair.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
+    let mut app = App::accept(&pair.app).await;
+    app.call().await.ok("ok");
+    assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
 }
 
 #[tokio::test]

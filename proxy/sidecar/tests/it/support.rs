@@ -54,6 +54,8 @@ pub(crate) struct Options {
     /// What the applications speak.
     pub(crate) protocol: settings::InboundProtocol,
     pub(crate) undiscovered: DiscoverError,
+    /// Who is asked for what the snapshot does not hold; `None`: nobody knows anything.
+    pub(crate) discover: Option<Arc<dyn Discover>>,
     /// `LISTEN=SERVICE[:PORT]` each.
     pub(crate) services: Vec<&'static str>,
 }
@@ -65,6 +67,7 @@ impl Default for Options {
             workers: 1,
             protocol: settings::InboundProtocol::Detect,
             undiscovered: DiscoverError::NotFound,
+            discover: None,
             services: Vec::new(),
         }
     }
@@ -95,10 +98,11 @@ impl Side {
             limits: options.limits.clone(),
             never_dialled: Vec::new(),
         };
+        let discover = options.discover.clone();
         let handles = DataPathHandles {
             identity: identity.clone(),
             snapshot: snapshot.clone(),
-            discover: Arc::new(Nothing(options.undiscovered)),
+            discover: discover.unwrap_or_else(|| Arc::new(Nothing(options.undiscovered))),
             telemetry: telemetry.clone(),
         };
         let path = DataPath::start(&settings, handles).unwrap();

@@ -161,12 +161,105 @@ fn the_handling_of_the_response_head_is_the_client_proxys() {
     assert_eq!(split.phases, phases(&[(Phase::ClientProxy, 3), (Phase::App, 10), (Phase::Stream, 7)]));
 }
 
+#[test]
+fn attempts_after_the_one_that_is_delivered_are_charged_to_the_retry() {
+    let mut stamps = stamps(1, 1, 31, 100);
+    stamps.settled = Some(stamps.head_read + MS * 90);
+    stamps.head_sent = Some(stamps.head_read + MS * 92);
+    let split = split(&stamps, Some(&figures(22, 0, 20)));
+    let expected = phases(&[
+        (Phase::ClientProxy, 1 + 2),
+        (Phase::Retry, 59),
+        (Phase::Network, 8),
+        (Phase::ServerProxy, 2),
+        (Phase::App, 20),
+        (Phase::Stream, 8),
+    ]);
+    assert_eq!(split.phases, expected);
+    assert!(!split.clamped);
+}
+
+/// How long each step of a request takes, milliseconds, in the order of the steps.
+#[derive(Debug, Clone)]
+struct Steps {
+    routing: u32,
+    retrying: u32,
+    queued: u32,
+    connecting: u32,
+    /// Of the attempt's own, which no phase accounts for.
+    between: u32,
+    /// Until the response's head.
+    wait: u32,
+    /// Until the last request byte; longer than `wait`: the answer was early.
+    upload: u32,
+    /// More attempts; `None`: there were none.
+    settling: Option<u32>,
+    delivering: u32,
+    streaming: u32,
+}
+
+impl Steps {
+    /// The stamps of a request that came as far as the step `reached`: 0 to 6.
+    fn stamps(&self, reached: u32) -> Stamps {
+        let mut stamps = Stamps::new(Instant::now());
+        let mut now = stamps.head_read;
+        let mut pass = |millis: u32| {
+            now += MS * millis;
+            Some(now)
+        };
+        if reached >= 1 {
+            stamps.first_attempt = pass(self.routing);
+            stamps.attempt = pass(self.retrying);
+        }
+        if reached >= 2 {
+            (stamps.queued, stamps.connecting) = (MS * self.queued, MS * self.connecting);
+            pass(self.queued + self.connecting);
+        }
+        if reached >= 3 {
+            stamps.handed_on = pass(self.between);
+            stamps.uploaded = stamps.handed_on.map(|handed_on| handed_on + MS * self.upload);
+        }
+        if reached >= 4 {
+            stamps.response_head = pass(self.wait);
+        }
+        if reached >= 5 {
+            stamps.settled = self.settling.and_then(&mut pass);
+            stamps.head_sent = pass(self.delivering);
+        }
+        if reached >= 6 {
+            pass(self.streaming);
+        }
+        stamps.end = now;
+        stamps
+    }
+}
+
+prop_compose! {
+    fn steps()(
+        before in proptest::array::uniform5(0..1000_u32),
+        [wait, upload] in proptest::array::uniform2(0..1000_u32),
+        settling in proptest::option::of(0..1000_u32),
+        [delivering, streaming] in proptest::array::uniform2(0..1000_u32),
+    ) -> Steps {
+        let [routing, retrying, queued, connecting, between] = before;
+        Steps { routing, retrying, queued, connecting, between, wait, upload, settling, delivering, streaming }
+    }
+}
+
+prop_compose! {
+    /// Whatever a peer may say.
+    fn any_figures()(parts in proptest::array::uniform3(0..2000_u32)) -> Figures {
+        let [total, upload, app] = parts;
+        Figures { waiting: Some(MS * app), ..figures(total, upload, app) }
+    }
+}
+
 proptest! {
     #[test]
     fn phases_never_exceed_the_total(
-        moments in proptest::array::uniform7(proptest::option::of(0..1000_u32)),
+        moments in proptest::array::uniform8(proptest::option::of(0..1000_u32)),
         spans in proptest::array::uniform2(0..1000_u32),
-        inbound in proptest::option::of(proptest::array::uniform3(0..2000_u32)),
+        inbound in proptest::option::of(any_figures()),
     ) {
         let start = Instant::now();
         let at = |index: usize| moments[index].map(|millis| start + MS * millis);
@@ -179,14 +272,38 @@ proptest! {
             handed_on: at(2),
             uploaded: at(3),
             response_head: at(4),
-            head_sent: at(5),
-            end: at(6).unwrap_or(start),
+            settled: at(5),
+            head_sent: at(6),
+            end: at(7).unwrap_or(start),
         };
-        let inbound = inbound
-            .map(|[total, upload, app]| Figures { waiting: Some(MS * app), ..figures(total, upload, app) });
         let split = split(&stamps, inbound.as_ref());
         prop_assert!(split.waiting.is_none_or(|waiting| waiting <= split.phases.get(Phase::App)));
         prop_assert!(split.phases.sum() <= split.total);
         prop_assert_eq!(split.phases.sum() + split.unexplained(), split.total);
+    }
+
+    #[test]
+    fn each_moment_is_charged_once_whatever_the_figures_say(
+        steps in steps(),
+        reached in 0..=6_u32,
+        inbound in proptest::option::of(any_figures()),
+    ) {
+        let split = split(&steps.stamps(reached), inbound.as_ref());
+        let at = |step: u32, millis: u32| if reached >= step { MS * millis } else { Duration::ZERO };
+        let phase = |phase: Phase| split.phases.get(phase);
+        prop_assert_eq!(split.unexplained(), at(3, steps.between));
+        prop_assert_eq!(phase(Phase::ClientProxy), at(1, steps.routing) + at(5, steps.delivering));
+        prop_assert_eq!(phase(Phase::Retry), at(1, steps.retrying) + at(5, steps.settling.unwrap_or(0)));
+        prop_assert_eq!(phase(Phase::Queue), at(2, steps.queued));
+        prop_assert_eq!(phase(Phase::Connect), at(2, steps.connecting));
+        prop_assert_eq!(phase(Phase::Stream), at(6, steps.streaming));
+        let told = phase(Phase::Network) + phase(Phase::ServerProxy) + phase(Phase::App);
+        prop_assert_eq!(phase(Phase::Upload) + told + phase(Phase::Upstream), at(4, steps.wait));
+        if inbound.is_some() && reached >= 4 {
+            prop_assert_eq!(phase(Phase::Upstream), Duration::ZERO);
+        } else {
+            prop_assert_eq!(told, Duration::ZERO);
+            prop_assert_eq!(phase(Phase::Upload), at(4, steps.upload.min(steps.wait)));
+        }
     }
 }

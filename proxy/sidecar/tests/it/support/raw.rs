@@ -36,7 +36,7 @@ impl Raw {
         Self::new(stream)
     }
 
-    fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self { stream, unread: Vec::new() }
     }
@@ -96,6 +96,11 @@ impl Raw {
     async fn fill(&mut self) -> io::Result<usize> {
         self.unread.reserve(16 * 1024);
         soon("bytes", self.stream.read_buf(&mut self.unread)).await
+    }
+
+    /// Whether the other side closes instead of sending more.
+    pub(crate) async fn is_over(&mut self) -> bool {
+        self.unread.is_empty() && !matches!(self.fill().await, Ok(1..))
     }
 
     /// The next head, with its empty line.
@@ -170,6 +175,10 @@ impl Server {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap()
+    }
+
+    pub(crate) fn into_listener(self) -> TcpListener {
+        self.0
     }
 
     pub(crate) async fn accept(&self) -> Raw {
