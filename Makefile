@@ -11,7 +11,8 @@ CARGO     ?= cargo
 DEMO_ARGS ?=
 BINARIES  := --workspace --bins
 
-.PHONY: all setup demo test check bench bench-micro setup-bench soak build clean
+.PHONY: all setup demo test check bench bench-engines bench-micro setup-bench \
+        soak build clean
 .DEFAULT_GOAL := build
 
 build:
@@ -43,6 +44,14 @@ bench: setup-bench
 	$(CARGO) build --locked --profile dist $(BINARIES)
 	python3 -m unittest discover --quiet -s benches/compare
 	python3 benches/compare $(BENCH_ARGS)
+
+# The engines that could carry the sidecar's HTTP (docs/adr/0001-engine.md).
+bench-engines: setup-bench
+	@./benches/setup.sh engines
+	$(CARGO) build --locked --profile dist -p outrigger-bench --bins
+	$(CARGO) build --locked --release --manifest-path benches/engines/Cargo.toml
+	python3 benches/compare --name=-engines --pairs direct relay envoy envoy-mux hyper-h1 hyper-mux pingora \
+	  --cells h1-1 h1-32 h1-256 rate-1000
 
 # The decisions on a request's path, in nanoseconds.
 bench-micro:

@@ -64,6 +64,7 @@ def main():
     for variable in [each for each in os.environ if each.startswith("OUTRIGGER_")]:
         del os.environ[variable]
     os.environ.setdefault("BENCH_TOOLS", str(WORK))
+    os.environ.setdefault("BENCH_ENGINES", str(ROOT / "benches/engines/target/release"))
     return compare(options, **numbers)
 
 
