@@ -4,6 +4,7 @@
 #   make test     every test; installs first what the tests need and the system lacks (as root)
 #   make check    format, lints, documentation, the workspace's own rules
 #   make bench    our pair against Envoy, HAProxy, a bare relay and no proxy (docs/performance.md); 20 minutes
+#   make bench-instructions    instruction counts against the committed baseline
 #   make soak     the long versions of the property tests and of the demo
 
 SHELL     := /bin/bash
@@ -11,7 +12,8 @@ CARGO     ?= cargo
 DEMO_ARGS ?=
 BINARIES  := --workspace --bins
 
-.PHONY: all setup demo test check bench bench-micro setup-bench soak build clean
+.PHONY: all setup demo test check bench bench-engines bench-instructions bench-instructions-baseline bench-micro setup-bench \
+        soak build clean
 .DEFAULT_GOAL := build
 
 build:
@@ -43,6 +45,21 @@ bench: setup-bench
 	$(CARGO) build --locked --profile dist $(BINARIES)
 	python3 -m unittest discover --quiet -s benches/compare
 	python3 benches/compare $(BENCH_ARGS)
+
+# The engines that could carry the sidecar's HTTP (docs/adr/0001-engine.md).
+bench-engines: setup-bench
+	@./benches/setup.sh engines
+	$(CARGO) build --locked --profile dist -p outrigger-bench --bins
+	$(CARGO) build --locked --release --manifest-path benches/engines/Cargo.toml
+	python3 benches/compare --name=-engines --pairs direct relay envoy envoy-mux hyper-h1 hyper-mux pingora \
+	  --cells h1-1 h1-32 h1-256 rate-1000
+
+# Instructions of each decision and of a whole request, against benches/instructions/baseline.json.
+bench-instructions bench-instructions-baseline:
+	@./benches/setup.sh instructions
+	$(CARGO) build --locked --profile dist $(BINARIES)
+	python3 -m unittest discover --quiet -s benches/instructions
+	python3 benches/instructions $(if $(findstring baseline,$@),--write)
 
 # The decisions on a request's path, in nanoseconds.
 bench-micro:

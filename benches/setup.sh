@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a benchmark needs and the system lacks: `setup.sh compare` or `setup.sh instructions`. Quick when nothing
+# Installs what a benchmark needs and the system lacks: `setup.sh compare|engines|instructions`. Quick when nothing
 # is missing. Lines are "command package".
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,10 +17,14 @@ perf     linux-perf
 python3  python3
 pip3     python3-pip
 " ;;
+  engines) NEEDED="
+cmake    cmake
+c++      g++
+" ;;
   instructions) NEEDED="
 valgrind valgrind
 " ;;
-  *) echo "usage: benches/setup.sh compare|instructions" >&2; exit 2 ;;
+  *) echo "usage: benches/setup.sh compare|engines|instructions" >&2; exit 2 ;;
 esac
 
 missing=()

@@ -64,6 +64,7 @@ def main():
     for variable in [each for each in os.environ if each.startswith("OUTRIGGER_")]:
         del os.environ[variable]
     os.environ.setdefault("BENCH_TOOLS", str(WORK))
+    os.environ.setdefault("BENCH_ENGINES", str(ROOT / "benches/engines/target/release"))
     return compare(options, **numbers)
 
 
@@ -127,7 +128,9 @@ def versions():
     for name, command in {"envoy": [envoy.binary(), "--version"], "haproxy": ["haproxy", "-v"],
                           "nginx": ["nginx", "-v"], "wrk": ["wrk", "-v"], "h2load": ["h2load", "--version"]}.items():
         said = subprocess.run(command, capture_output=True, text=True)
-        found[name] = next((line.strip() for line in (said.stdout + said.stderr).splitlines() if line.strip()), "")
+        line = next((line for line in (said.stdout + said.stderr).splitlines() if line.strip()), "")
+        # Some say where they are, too.
+        found[name] = line.replace(command[0], name, 1).strip()
     return found
 
 

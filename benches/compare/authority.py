@@ -39,8 +39,10 @@ def make(bed):
         request, extensions = base.with_suffix(".csr"), base.with_suffix(".ext")
         made = Leaf(f"spiffe://bench.mesh/ns/demo/sa/{account}", base.with_suffix(".crt"), base.with_suffix(".key"),
                     base.with_suffix(".pem"))
-        extensions.write_text(f"subjectAltName=critical,URI:{made.spiffe_id}\nkeyUsage=critical,digitalSignature\n"
-                              "extendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=critical,CA:FALSE\n")
+        # The DNS name is for pingora's connector, which knows no other.
+        extensions.write_text(f"subjectAltName=critical,URI:{made.spiffe_id},DNS:{account}.demo.mesh\n"
+                              "keyUsage=critical,digitalSignature\nextendedKeyUsage=serverAuth,clientAuth\n"
+                              "basicConstraints=critical,CA:FALSE\n")
         bed.run(["openssl", "req", *KEY, "-keyout", made.key, "-out", request, "-subj", "/O=bench"], 10)
         bed.run(["openssl", "x509", "-req", "-in", request, "-CA", root, "-CAkey", key, "-CAcreateserial",
                  "-days", "1", "-extfile", extensions, "-out", made.certificate], 10)

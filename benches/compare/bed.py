@@ -143,11 +143,13 @@ class Bed:
 
 def enter(arguments):
     """Runs this program again as the first process of namespaces of its own; returns its exit code."""
-    for needed in ("unshare", "nsenter", "taskset", "ip"):
+    for needed in ("setpriv", "unshare", "nsenter", "taskset", "ip"):
         if not shutil.which(needed):
             raise Failed(f"{needed} is missing: run `make setup-bench`")
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    command = ["unshare", *user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", *arguments]
+    # When this program dies, so does unshare; when unshare dies, so does the first process, and with it all others.
+    command = ["setpriv", "--pdeathsig", "KILL", "unshare", *user, "--net", "--mount", "--pid", "--fork",
+               "--kill-child", "--mount-proc", *arguments]
     child = subprocess.Popen(command)
     # Ctrl-C reaches the child too, which stops and reports; here it only has to be waited for.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,6 @@
-//! The measuring of a short piece of code: rounds, median, spread. For the benchmarks in `benches/`.
+//! The decisions on a request's path, and the measuring of a short piece of code: rounds, median, spread.
+
+pub mod decisions;
 
 use std::{
     hint::black_box,

@@ -28,7 +28,7 @@ class Pair:
 
 def start(name, bed, authority):
     """Starts the pair of that name; returns before it serves."""
-    from . import direct, envoy, haproxy, outrigger, relay
+    from . import direct, engines, envoy, haproxy, outrigger, relay
 
     makers = {
         "direct": direct.start,
@@ -38,6 +38,9 @@ def start(name, bed, authority):
         "envoy-mux": envoy.start_mux,
         "haproxy": haproxy.start,
         "outrigger": outrigger.start,
+        "hyper-h1": engines.start_hyper_h1,
+        "hyper-mux": engines.start_hyper_mux,
+        "pingora": engines.start_pingora,
     }
     if name not in makers:
         raise Failed(f"there is no pair '{name}'; known: {', '.join(makers)}")

@@ -252,9 +252,11 @@ impl Drop for Counted {
 /// The states of all endpoints and destinations that a snapshot or a request still holds. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct States {
-    endpoints: Arc<Mutex<HashMap<EndpointKey, Weak<EndpointState>>>>,
-    destinations: Arc<Mutex<HashMap<(ServiceName, u16), Weak<DestinationState>>>>,
+    endpoints: Table<EndpointKey, EndpointState>,
+    destinations: Table<(ServiceName, u16), DestinationState>,
 }
+
+type Table<K, S> = Arc<Mutex<HashMap<K, Weak<S>>>>;
 
 impl States {
     /// The state of `endpoint`: the one that exists, else a new one.

@@ -206,7 +206,7 @@ impl Outbound {
             }
             (Destination::Mesh(port), _) => {
                 to_origin_form(&mut request, &target)?;
-                self.forward(request, &port, exchange).await
+                Box::pin(self.forward(request, &port, exchange)).await
             }
             (Destination::External { host, port, traffic, .. }, Form::Authority) => {
                 self.tunnel_outside(&mut request, (&host, port), traffic, downstream).await?;

@@ -29,7 +29,7 @@ impl Inbound {
             Ok((connected, counted)) => {
                 let idle = self.shared.limits.stream_idle;
                 let downstream = Side::new(stream, Bytes::new());
-                carry::opaque(downstream, connected.io, idle, trusted.cut(), exchange).await;
+                Box::pin(carry::opaque(downstream, connected.io, idle, trusted.cut(), exchange)).await;
                 drop(counted);
             }
             Err(reason) => {

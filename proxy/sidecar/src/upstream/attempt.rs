@@ -121,7 +121,8 @@ impl<C: Connect> Attempt<'_, C> {
         let started = Instant::now().into_std();
         exchange.stamp(|stamps| stamps.begin_attempt(started));
         match self.leg {
-            Leg::Http1 => self.send_http1(head, upload, exchange).await,
+            // Boxed: twice the other one.
+            Leg::Http1 => Box::pin(self.send_http1(head, upload, exchange)).await,
             Leg::Http2 => self.send_http2(head, upload, exchange).await,
         }
     }

@@ -1,0 +1,37 @@
+//! Makes one decision of a request's path many times, for a program that counts its instructions.
+
+use std::{
+    hint::black_box,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use outrigger_bench::decisions;
+
+/// Makes a decision many times; without a name, lists them.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Which.
+    name: Option<String>,
+    /// How often.
+    #[arg(default_value_t = 1)]
+    times: u32,
+}
+
+fn main() -> io::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let mut all = decisions::all();
+    let Some(name) = arguments.name else {
+        for decision in all {
+            writeln!(io::stdout(), "{}", decision.name)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let Some(decision) = all.iter_mut().find(|decision| decision.name == name) else {
+        writeln!(io::stderr(), "there is no decision '{name}'")?;
+        return Ok(ExitCode::from(2));
+    };
+    let right = (0..arguments.times).all(|_| black_box((decision.decide)()));
+    Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
