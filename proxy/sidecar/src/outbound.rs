@@ -34,8 +34,8 @@ use crate::{
     data_path::Shared,
     detect::Detection,
     http::{
-        Clients, Form, Guarded, Link, ResponseBody, Shape, accepted, check_head, check_size, own_answer,
-        serve_http1, serve_http2, to_origin_form,
+        Clients, Form, Guarded, Limits, Link, ResponseBody, Shape, accepted, check_head, check_size,
+        own_answer, serve_http1, serve_http2, to_origin_form,
     },
     telemetry::{Direction, Exchange, Record},
     upstream::UpstreamBody,
@@ -82,30 +82,18 @@ impl Outbound {
     /// Serves one connection to its end.
     pub(crate) async fn serve(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, occupied: Occupied) {
         let downstream = Downstream { peer, occupied, captured: None };
-        let detection = Detection { patience: self.shared.limits.idle_timeout, counted: None };
-        let Ok(first) = detection.run(&mut stream, BytesMut::new(), said(version)).await else {
-            return;
-        };
-        let version = match first.verdict {
-            Ok(Verdict::Http2) => Version::HTTP_2,
-            // The parser says what is wrong with it.
-            _ => Version::HTTP_11,
-        };
-        self.serve_http(stream, first.read.freeze(), version, downstream).await;
+        if let Some(begun) = Begun::of(&mut stream, Bytes::new(), &self.shared.limits).await {
+            self.serve_http(stream, begun, downstream).await;
+        }
     }
 
-    async fn serve_http(
-        self: Arc<Self>,
-        stream: TcpStream,
-        prefix: Bytes,
-        version: Version,
-        downstream: Downstream,
-    ) {
+    async fn serve_http(self: Arc<Self>, stream: TcpStream, begun: Begun, downstream: Downstream) {
         let shared = Arc::clone(&self.shared);
+        let Begun { read, version, since } = begun;
         let (limits, draining) = (&shared.limits, &shared.draining_outbound);
         let io = match version {
-            Version::HTTP_2 => Guarded::http2(stream, prefix, limits),
-            _ => Guarded::http1(stream, prefix, limits),
+            Version::HTTP_2 => Guarded::http2(stream, read, limits),
+            _ => Guarded::http1(stream, read, limits).begun(since),
         };
         let link = Arc::clone(io.link());
         let peer = downstream.peer;
@@ -198,6 +186,34 @@ impl Outbound {
             }
             (Destination::External { .. }, _) => Err(Reason::ExternalDenied),
         }
+    }
+}
+
+/// A connection of which the first bytes say that HTTP is spoken there.
+struct Begun {
+    read: Bytes,
+    version: Version,
+    /// When they came.
+    since: Instant,
+}
+
+impl Begun {
+    /// Waits for them, after `prefix`; `None`: nothing comes. A client may be idle first; once it has begun, it has no more
+    /// time for its head than another one.
+    async fn of(stream: &mut TcpStream, prefix: Bytes, limits: &Limits) -> Option<Self> {
+        let detection = |patience| Detection { patience, counted: None };
+        let said_anything = |read: &[u8]| (!read.is_empty()).then_some(());
+        let first =
+            detection(limits.idle_timeout).run(stream, BytesMut::from(prefix), said_anything).await.ok()?;
+        first.verdict.ok()?;
+        let since = Instant::now();
+        let first = detection(limits.head_timeout).run(stream, first.read, said(version)).await.ok()?;
+        let version = match first.verdict {
+            Ok(Verdict::Http2) => Version::HTTP_2,
+            // The parser says what is wrong with it.
+            _ => Version::HTTP_11,
+        };
+        Some(Self { read: first.read.freeze(), version, since })
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod log;
 pub(crate) mod raw;
 pub(crate) mod streams;
+pub(crate) mod strict;
 
 use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
@@ -213,6 +214,25 @@ impl Pair {
     pub(crate) fn resilient(&self, generation: u64, endpoints: &[Endpoint], resilience: Resilience) {
         let set = EndpointSet { resilience, ..endpoint_set(endpoints) };
         self.publish_set(generation, self.service(Vec::new()), set, |_| {});
+    }
+
+    /// The head of the next request at the application, on the connection that it has or on a new one, which is `app` then:
+    /// one that was idle for a moment may not be used again.
+    pub(crate) async fn next_head(&self, app: &mut Raw) -> String {
+        let head = tokio::select! {
+            head = app.try_head() => head,
+            new = self.app.accept() => {
+                *app = new;
+                return app.head().await;
+            }
+        };
+        match head {
+            Some(head) => head,
+            None => {
+                *app = self.app.accept().await;
+                app.head().await
+            }
+        }
     }
 
     /// One whole exchange; returns what the application and what the client saw.
