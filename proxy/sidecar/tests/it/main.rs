@@ -10,6 +10,7 @@
 mod application;
 mod bodies;
 mod broken;
+mod calls;
 mod control;
 mod distrust;
 mod fidelity;
@@ -27,3 +28,4 @@ mod stalls;
 mod stopping;
 mod support;
 mod timing;
+mod upgrades;

@@ -91,6 +91,11 @@ impl Raw {
         sent
     }
 
+    /// Says no more.
+    pub(crate) async fn half_close(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
     /// The next close is a reset.
     pub(crate) fn reset(self) {
         self.stream.set_zero_linger().unwrap();
