@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
-use super::patience::Patience;
+use super::{patience::Patience, stall};
 use crate::{headers, telemetry::Exchange, upstream::UpstreamBody};
 
 /// Why a body broke off.
@@ -125,6 +125,7 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        stall::asked();
         let (body, patience) = match &mut this.inner {
             Source::Own(text) if text.is_empty() => return Poll::Ready(None),
             Source::Own(text) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
@@ -146,6 +147,7 @@ impl Body for ResponseBody {
                 if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
                     exchange.delivered(data);
                 }
+                stall::gave();
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => this.broke(error.reason(), error),
@@ -181,7 +183,13 @@ impl Drop for ResponseBody {
         // The parser drops a body as soon as it knows that it is at its end, without asking for the end itself.
         let complete = self.is_end_stream();
         if let Some(exchange) = self.exchange.take() {
-            if complete { exchange.complete() } else { exchange.cancelled() }
+            if stall::is_given_up() {
+                exchange.broke(Reason::StreamTimeout);
+            } else if complete {
+                exchange.complete();
+            } else {
+                exchange.cancelled();
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 
 mod application;
 mod bodies;
+mod bounds;
 mod broken;
 mod calls;
 mod control;
