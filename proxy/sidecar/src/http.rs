@@ -9,6 +9,7 @@ mod patience;
 mod reply;
 mod request;
 mod serve;
+mod stall;
 mod upload;
 
 pub(crate) use body::{BodyError, ResponseBody};

@@ -35,7 +35,7 @@ use crate::{
     data_path::Shared,
     detect::Detection,
     http::{
-        Clients, Form, Guarded, Link, ResponseBody, Shape, Target, accepted, check_head, check_size,
+        Clients, Form, Guarded, Limits, Link, ResponseBody, Shape, Target, accepted, check_head, check_size,
         own_answer, serve_http1, serve_http2, to_origin_form,
     },
     telemetry::{Authority, Direction, Exchange, Record},
@@ -87,36 +87,24 @@ impl Outbound {
     /// Serves one connection to its end.
     pub(crate) async fn serve(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, occupied: Occupied) {
         let downstream = Downstream { peer, occupied, captured: None, last: Arc::default() };
-        let detection = Detection { patience: self.shared.limits.idle_timeout, counted: None };
-        let Ok(first) = detection.run(&mut stream, BytesMut::new(), said(version)).await else {
-            return;
-        };
-        let version = match first.verdict {
-            Ok(Verdict::Http2) => Version::HTTP_2,
-            // The parser says what is wrong with it.
-            _ => Version::HTTP_11,
-        };
-        self.serve_http(stream, first.read.freeze(), version, downstream).await;
+        if let Some(begun) = Begun::of(&mut stream, Bytes::new(), &self.shared.limits).await {
+            self.serve_http(stream, begun, downstream).await;
+        }
     }
 
-    async fn serve_http(
-        self: Arc<Self>,
-        stream: TcpStream,
-        prefix: Bytes,
-        version: Version,
-        downstream: Downstream,
-    ) {
+    async fn serve_http(self: Arc<Self>, stream: TcpStream, begun: Begun, downstream: Downstream) {
         let shared = Arc::clone(&self.shared);
+        let Begun { read, version, since } = begun;
         let (limits, draining) = (&shared.limits, &shared.draining_outbound);
         let peer = downstream.peer;
         let refused = match version {
             Version::HTTP_2 => {
-                let io = Guarded::http2(stream, prefix, limits);
+                let io = Guarded::http2(stream, read, limits);
                 let service = self.service(io.link(), downstream);
                 Box::pin(serve_http2(io, Clients::One, limits, draining, service)).await
             }
             _ => {
-                let io = Guarded::http1(stream, prefix, limits);
+                let io = Guarded::http1(stream, read, limits).begun(since);
                 let service = self.service(io.link(), downstream);
                 Box::pin(serve_http1(io, limits, draining, service)).await
             }
@@ -227,6 +215,34 @@ impl Outbound {
             downstream.last.remember(&target.authority, port);
         }
         Ok(found)
+    }
+}
+
+/// A connection of which the first bytes say that HTTP is spoken there.
+struct Begun {
+    read: Bytes,
+    version: Version,
+    /// When they came.
+    since: Instant,
+}
+
+impl Begun {
+    /// Waits for them, after `prefix`; `None`: nothing comes. A client may be idle first; once it has begun, it has no more
+    /// time for its head than another one.
+    async fn of(stream: &mut TcpStream, prefix: Bytes, limits: &Limits) -> Option<Self> {
+        let detection = |patience| Detection { patience, counted: None };
+        let said_anything = |read: &[u8]| (!read.is_empty()).then_some(());
+        let first =
+            detection(limits.idle_timeout).run(stream, BytesMut::from(prefix), said_anything).await.ok()?;
+        first.verdict.ok()?;
+        let since = Instant::now();
+        let first = detection(limits.head_timeout).run(stream, first.read, said(version)).await.ok()?;
+        let version = match first.verdict {
+            Ok(Verdict::Http2) => Version::HTTP_2,
+            // The parser says what is wrong with it.
+            _ => Version::HTTP_11,
+        };
+        Some(Self { read: first.read.freeze(), version, since })
     }
 }
 

@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
-use super::patience::Patience;
+use super::{patience::Patience, stall};
 use crate::{headers, telemetry::Exchange, upstream::UpstreamBody};
 
 /// Why a body broke off.
@@ -145,10 +145,12 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        stall::asked();
         if let Some(last) = this.last.take() {
             if let Some(exchange) = &mut this.exchange {
                 exchange.delivered(&last);
             }
+            stall::gave();
             return Poll::Ready(Some(Ok(Frame::data(last))));
         }
         let (body, patience) = match &mut this.inner {
@@ -173,6 +175,7 @@ impl Body for ResponseBody {
                 if let (Some(exchange), Some(data)) = (&mut this.exchange, frame.data_ref()) {
                     exchange.delivered(data);
                 }
+                stall::gave();
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => this.broke(error.reason(), error),
@@ -209,7 +212,13 @@ impl Drop for ResponseBody {
         // The parser drops a body as soon as it knows that it is at its end, without asking for the end itself.
         let complete = self.is_end_stream();
         if let Some(exchange) = self.exchange.take() {
-            if complete { exchange.complete() } else { exchange.cancelled() }
+            if stall::is_given_up() {
+                exchange.broke(Reason::StreamTimeout);
+            } else if complete {
+                exchange.complete();
+            } else {
+                exchange.cancelled();
+            }
         }
     }
 }

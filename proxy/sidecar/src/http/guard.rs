@@ -241,6 +241,12 @@ impl<T: Transport> Guarded<T> {
         }
     }
 
+    /// The first bytes came at `since`: the time for the first head runs from then on.
+    pub(crate) fn begun(mut self, since: Instant) -> Self {
+        self.since = Some((Position::Head, since));
+        self
+    }
+
     /// What the service of this connection needs of it.
     pub(crate) fn link(&self) -> &Arc<Link> {
         &self.link

@@ -18,7 +18,8 @@ pub struct Limits {
     /// How long a connection may take to show what is spoken on it, where that is not declared; then it is carried as
     /// opaque bytes. Default 1 s.
     pub detect_timeout: Duration,
-    /// How long a body may stand still in the middle, in either direction. Default 300 s.
+    /// How long a body may stand still in the middle, in either direction, for want of bytes or of room for them.
+    /// Default 300 s.
     pub body_timeout: Duration,
     /// How long a request that said `Expect: 100-continue` waits for the application's `100`; then its body is sent
     /// anyway, as most clients do. Default 1 s.

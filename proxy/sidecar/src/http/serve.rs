@@ -8,7 +8,7 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use outrigger_core::reason::Reason;
 use tokio::{
     pin,
@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Guarded, Limits, Link, ResponseBody, Transport};
+use super::{Guarded, Limits, Link, ResponseBody, Transport, stall::Streams};
 
 /// How long a connection that was opened just before the end may take to bring its first request.
 const FIRST_REQUEST: Duration = Duration::from_millis(500);
@@ -151,8 +151,8 @@ where
     source.is_some_and(|error| error.is_library() && !error.is_io()).then_some(Reason::BadRequest)
 }
 
-fn http2_builder(clients: Clients, limits: &Limits) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2_builder(clients: Clients, limits: &Limits) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(Streams { timeout: limits.body_timeout });
     if clients == Clients::Many {
         builder.max_pending_accept_reset_streams(SHARED_RESETS).max_local_error_reset_streams(None);
     }

@@ -65,6 +65,8 @@ pub(crate) struct Upload {
     failed: OnceLock<Reason>,
     /// The attempt whose turn it is.
     attempt: AtomicU32,
+    /// How long it may stand still.
+    timeout: Duration,
     /// `None`: it may be of any length, or there is none.
     length: Option<u64>,
     /// `None`: there is none.
@@ -111,6 +113,7 @@ impl Upload {
             ended: OnceLock::new(),
             failed: OnceLock::new(),
             attempt: AtomicU32::new(0),
+            timeout,
             length,
             source: Some(Mutex::new(source)),
         })
@@ -125,6 +128,7 @@ impl Upload {
             ended: OnceLock::new(),
             failed: OnceLock::new(),
             attempt: AtomicU32::new(0),
+            timeout: Duration::MAX,
             length: None,
             source: None,
         };
@@ -325,6 +329,11 @@ impl RequestBody {
     pub(crate) fn of(upload: &Arc<Upload>) -> Self {
         let attempt = upload.attempt.load(Ordering::Acquire);
         Self { upload: Arc::clone(upload), attempt, place: 0 }
+    }
+
+    /// How long a piece of it may wait for room.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.upload.timeout
     }
 
     /// Ready when nobody wants any more of it: what was taken of it last need not find room either.

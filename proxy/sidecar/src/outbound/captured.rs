@@ -8,14 +8,14 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Version};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use outrigger_core::{
-    detect::{Verdict, decide, version},
+    detect::{Verdict, decide},
     model::AppProtocol,
     reason::Reason,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{
-    Downstream, Occupied, Outbound,
+    Begun, Downstream, Occupied, Outbound,
     destination::{Destination, MeshPort},
     said,
 };
@@ -80,33 +80,32 @@ impl Outbound {
             return;
         };
         let limits = &self.shared.limits;
-        let telemetry = &self.shared.telemetry;
-        let detects = port.protocol() == AppProtocol::Detect;
         let detection = match port.protocol() {
             AppProtocol::Tcp | AppProtocol::Tls => {
                 return Box::pin(self.serve_opaque(stream, prefix, downstream, &port)).await;
             }
             // Either version is served: the application's sidecar speaks what the application does.
             AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => {
-                Detection { patience: limits.idle_timeout, counted: None }
+                if let Some(begun) = Begun::of(&mut stream, prefix, limits).await {
+                    self.serve_http(stream, begun, downstream).await;
+                }
+                return;
             }
             AppProtocol::Detect => Detection {
                 patience: limits.detect_timeout,
-                counted: Some((telemetry.metrics(), Direction::Outbound)),
+                counted: Some((self.shared.telemetry.metrics(), Direction::Outbound)),
             },
         };
-        let decide = if detects { decide } else { version };
         let Ok(first) = detection.run(&mut stream, BytesMut::from(prefix), said(decide)).await else {
             return;
         };
         let read = first.read.freeze();
-        match first.verdict {
-            Ok(Verdict::Http2) => self.serve_http(stream, read, Version::HTTP_2, downstream).await,
-            // Where HTTP is declared the parser says what is wrong with what is none.
-            Ok(Verdict::Http1) => self.serve_http(stream, read, Version::HTTP_11, downstream).await,
-            _ if !detects => self.serve_http(stream, read, Version::HTTP_11, downstream).await,
-            _ => Box::pin(self.serve_opaque(stream, read, downstream, &port)).await,
-        }
+        let version = match first.verdict {
+            Ok(Verdict::Http2) => Version::HTTP_2,
+            Ok(Verdict::Http1) => Version::HTTP_11,
+            _ => return Box::pin(self.serve_opaque(stream, read, downstream, &port)).await,
+        };
+        self.serve_http(stream, Begun { read, version, since: Instant::now() }, downstream).await;
     }
 }
 

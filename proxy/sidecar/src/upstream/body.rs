@@ -14,6 +14,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use crate::http::{BodyError, RequestBody};
 
@@ -231,7 +232,8 @@ async fn send(
             }
             stream.poll_capacity(cx).map(Ok)
         });
-        let Some(Ok(room)) = room.await? else {
+        let room = timeout(body.timeout(), room).await.map_err(|_elapsed| Code::CANCEL)?;
+        let Some(Ok(room)) = room? else {
             return Ok(false);
         };
         let part = data.split_to(room.min(data.len()));

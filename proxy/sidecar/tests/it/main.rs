@@ -9,11 +9,15 @@
 
 mod application;
 mod bodies;
+mod bounds;
 mod broken;
+mod calls;
 mod control;
 mod distrust;
 mod fidelity;
+mod floods;
 mod forward;
+mod hostile_http1;
 mod hostile_http2;
 mod mesh_leg;
 mod peers;
@@ -21,6 +25,8 @@ mod refusals;
 mod retries;
 mod routing;
 mod services;
+mod stalls;
 mod stopping;
 mod support;
 mod timing;
+mod upgrades;

@@ -3,9 +3,11 @@
 pub(crate) mod log;
 pub(crate) mod raw;
 pub(crate) mod streams;
+pub(crate) mod strict;
 
 use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
+use futures_util::future::select_all;
 use outrigger_core::model::{
     AppProtocol, Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, Resilience, RouteRule, Service,
     ServiceName, ServicePort,
@@ -217,6 +219,29 @@ impl Pair {
     pub(crate) fn resilient(&self, generation: u64, endpoints: &[Endpoint], resilience: Resilience) {
         let set = EndpointSet { resilience, ..endpoint_set(endpoints) };
         self.publish_set(generation, self.service(Vec::new()), set, |_| {});
+    }
+
+    /// The head of the next request at the application, on the connection that it has or on a new one, which is `app` then:
+    /// one that was idle for a moment may not be used again, and one that was made for nothing may be used later.
+    pub(crate) async fn next_head(&self, app: &mut Raw) -> String {
+        let mut others: Vec<Raw> = Vec::new();
+        loop {
+            let all = std::iter::once(&mut *app).chain(&mut others).map(|raw| Box::pin(raw.try_head()));
+            let found = tokio::select! {
+                (head, at, _) = select_all(all) => Ok((head, at.checked_sub(1))),
+                new = self.app.accept() => Err(new),
+            };
+            match found {
+                Err(new) => others.push(new),
+                Ok((Some(head), None)) => return head,
+                Ok((Some(head), Some(at))) => {
+                    *app = others.swap_remove(at);
+                    return head;
+                }
+                Ok((None, Some(at))) => drop(others.swap_remove(at)),
+                Ok((None, None)) => *app = self.app.accept().await,
+            }
+        }
     }
 
     /// One whole exchange; returns what the application and what the client saw.

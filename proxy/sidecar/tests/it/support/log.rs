@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::Debug,
     io,
+    net::SocketAddr,
     sync::{Mutex, Once},
 };
 
@@ -20,7 +21,8 @@ use super::raw::soon;
 
 pub(crate) type Line = BTreeMap<String, String>;
 
-static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+/// By downstream.
+static LINES: Mutex<BTreeMap<String, Vec<Line>>> = Mutex::new(BTreeMap::new());
 static WRITTEN: Notify = Notify::const_new();
 static INSTALLED: Once = Once::new();
 
@@ -46,7 +48,9 @@ impl io::Write for Lines {
                 serde_json::Value::String(text) => text,
                 other => other.to_string(),
             };
-            LINES.lock().unwrap().push(fields.into_iter().map(|(name, value)| (name, text(value))).collect());
+            let line: Line = fields.into_iter().map(|(name, value)| (name, text(value))).collect();
+            let of = line.get("downstream.addr").cloned().unwrap_or_default();
+            LINES.lock().unwrap().entry(of).or_default().push(line);
         }
         WRITTEN.notify_waiters();
         Ok(bytes.len())
@@ -57,22 +61,36 @@ impl io::Write for Lines {
     }
 }
 
+/// Forgets what was said of an earlier connection from `downstream`: its port is somebody else's now.
+pub(crate) fn forget(downstream: SocketAddr) {
+    LINES.lock().unwrap().remove(&downstream.to_string());
+}
+
 /// The first line with all of `fields`; waits for it.
 pub(crate) async fn line(fields: &[(&str, &str)]) -> Line {
     let matches =
         |line: &Line| fields.iter().all(|(name, value)| line.get(*name).is_some_and(|found| found == value));
+    let of = fields.iter().find_map(|(name, value)| (*name == "downstream.addr").then_some(*value));
     let waiting = async {
         loop {
             let written = WRITTEN.notified();
             tokio::pin!(written);
             written.as_mut().enable();
-            if let Some(line) = LINES.lock().unwrap().iter().find(|line| matches(line)) {
-                return line.clone();
+            if let Some(line) = find(of, matches) {
+                return line;
             }
             written.await;
         }
     };
     soon(&format!("the log line {fields:?}"), waiting).await
+}
+
+fn find(of: Option<&str>, matches: impl Fn(&Line) -> bool) -> Option<Line> {
+    let lines = LINES.lock().unwrap();
+    match of {
+        Some(downstream) => lines.get(downstream)?.iter().find(|line| matches(line)).cloned(),
+        None => lines.values().flatten().find(|line| matches(line)).cloned(),
+    }
 }
 
 struct Capture;
@@ -93,7 +111,8 @@ impl Subscriber for Capture {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line::new();
         event.record(&mut Fields(&mut line));
-        LINES.lock().unwrap().push(line);
+        let of = line.get("downstream.addr").cloned().unwrap_or_default();
+        LINES.lock().unwrap().entry(of).or_default().push(line);
         WRITTEN.notify_waiters();
     }
 

@@ -8,6 +8,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::log;
+
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -33,6 +35,7 @@ pub(crate) enum End {
 impl Raw {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = soon("a connection", TcpStream::connect(address)).await.unwrap();
+        log::forget(stream.local_addr().unwrap());
         Self::new(stream)
     }
 
@@ -88,6 +91,11 @@ impl Raw {
         sent
     }
 
+    /// Says no more.
+    pub(crate) async fn half_close(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
     /// The next close is a reset.
     pub(crate) fn reset(self) {
         self.stream.set_zero_linger().unwrap();
@@ -106,6 +114,24 @@ impl Raw {
     /// The next head, with its empty line.
     pub(crate) async fn head(&mut self) -> String {
         self.until("\r\n\r\n").await
+    }
+
+    /// The next line without its CRLF, which a LF alone does not end; `None` if the connection ends before, or says
+    /// nothing for long.
+    pub(crate) async fn line(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some(at) = self.unread.windows(2).position(|window| window == b"\r\n") {
+                let rest = self.unread.split_off(at + 2);
+                let mut line = std::mem::replace(&mut self.unread, rest);
+                line.truncate(at);
+                return Some(line);
+            }
+            self.unread.reserve(16 * 1024);
+            let read = timeout(PATIENCE, self.stream.read_buf(&mut self.unread)).await;
+            if !matches!(read, Ok(Ok(1..))) {
+                return None;
+            }
+        }
     }
 
     /// The next head; `None` if the connection ends before.
@@ -187,6 +213,11 @@ impl Server {
 
     pub(crate) async fn accept_stream(&self) -> TcpStream {
         soon("a connection to the application", self.0.accept()).await.unwrap().0
+    }
+
+    /// The next connection, however long it takes.
+    pub(crate) async fn accepted(&self) -> Raw {
+        Raw::new(self.0.accept().await.unwrap().0)
     }
 
     /// Whether a connection waits to be accepted now.

@@ -8,7 +8,10 @@ use http::{HeaderMap, Request, Response};
 use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::raw::{Raw, Server, soon};
+use super::{
+    log,
+    raw::{Raw, Server, soon},
+};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -51,6 +54,7 @@ impl Client {
         let stream = soon("a connection", TcpStream::connect(address)).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let address = stream.local_addr().unwrap();
+        log::forget(address);
         let (sender, connection) = soon("a handshake", builder.handshake(stream)).await.unwrap();
         let driver = AbortOnDropHandle::new(tokio::spawn(connection));
         Self { sender, address, _driver: driver }
@@ -126,7 +130,6 @@ pub(crate) async fn whole(mut body: RecvStream) -> Result<(Vec<u8>, Option<Heade
 pub(crate) struct App {
     calls: mpsc::Receiver<Call>,
     pub(crate) driver: JoinHandle<Result<(), h2::Error>>,
-    goodbye: mpsc::Sender<()>,
 }
 
 /// A request at the application.
@@ -144,29 +147,18 @@ impl App {
         let stream = server.accept_stream().await;
         let mut connection = soon("a handshake", builder.handshake(stream)).await.unwrap();
         let (sender, calls) = mpsc::channel(4096);
-        let (goodbye, mut leaving) = mpsc::channel(1);
         let driver = tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    accepted = connection.accept() => match accepted {
-                        Some(Ok((request, respond))) => drop(sender.send(Call { request, respond }).await),
-                        Some(Err(error)) => return Err(error),
-                        None => return Ok(()),
-                    },
-                    Some(()) = leaving.recv() => connection.graceful_shutdown(),
-                }
+            while let Some(accepted) = connection.accept().await {
+                let (request, respond) = accepted?;
+                let _over = sender.send(Call { request, respond }).await;
             }
+            Ok(())
         });
-        Self { calls, driver, goodbye }
+        Self { calls, driver }
     }
 
     pub(crate) async fn call(&mut self) -> Call {
         soon("a request at the application", self.calls.recv()).await.unwrap()
-    }
-
-    /// Says GOAWAY, and finishes what was begun.
-    pub(crate) async fn leave(&self) {
-        self.goodbye.send(()).await.unwrap();
     }
 }
 
