@@ -104,8 +104,8 @@ impl App {
                 self.streaming.spend().await;
                 raw.send("k").await;
             } else {
-                // All at once, so that it is one piece all the way.
-                raw.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                // In one piece all the way: of two, the second one may have to wait for the machine.
+                raw.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
             }
         }
     }
