@@ -186,6 +186,14 @@ impl Measured {
         self.part(phase.as_str())
     }
 
+    /// The median of what each request spent in `phases` together.
+    pub(super) fn together(&self, phases: &[Phase]) -> Duration {
+        let times: Vec<&Vec<i64>> = phases.iter().map(|phase| &self.0[phase.as_str()]).collect();
+        let sums: Vec<i64> =
+            (0..SEVERAL).map(|number| times.iter().map(|times| times[number]).sum()).collect();
+        Duration::from_micros(median(&sums).try_into().unwrap())
+    }
+
     /// The least that no phase accounts for.
     pub(super) fn unexplained(&self) -> Duration {
         self.part("unexplained")
