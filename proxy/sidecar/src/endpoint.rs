@@ -14,7 +14,7 @@ use std::{
 };
 
 use outrigger_core::{
-    balance::{Cost, PeakEwma},
+    balance::{self, Cost, PeakEwma},
     limit::Bounded,
     model::{Endpoint, EndpointSet, ServiceName, SpiffeId},
     outlier::{Accrual, Admission, Ejections, Ending, Verdict},
@@ -151,7 +151,10 @@ impl DestinationState {
             })
             .collect();
         *accruals = set.endpoints.iter().map(EndpointKey::from).zip(members.iter().cloned()).collect();
-        self.ejections.update(now, members.clone(), &set.resilience.outlier);
+        // The others take no requests: none of those that do is spared for them, or ejected since they are there.
+        let serving =
+            balance::eligible(set).indices().filter_map(|index| members.get(index).cloned()).collect();
+        self.ejections.update(now, serving, &set.resilience.outlier);
         members
     }
 
@@ -184,7 +187,8 @@ pub(crate) struct Trial {
     accrual: Arc<Accrual>,
     admission: Option<Admission>,
     begun: Instant,
-    answered: Option<Instant>,
+    /// Its head was, see [`Self::answered`].
+    answered: bool,
 }
 
 impl Trial {
@@ -202,7 +206,7 @@ impl Trial {
             accrual: Arc::clone(accrual),
             admission: Some(admission),
             begun,
-            answered: None,
+            answered: false,
         }
     }
 
@@ -211,9 +215,17 @@ impl Trial {
         self.begun = at.unwrap_or(self.begun);
     }
 
-    /// The head of an answer came, which does not say yet how it went.
+    /// The head of an answer came, and so far all is well; how it ended is still to be judged. Streams may last for days:
+    /// what is known of the endpoint is told now, and the claim of a probe is not kept for as long.
     pub(crate) fn answered(&mut self, now: Instant) {
-        self.answered = Some(now);
+        self.answered = true;
+        let state = self.in_flight.state();
+        state.latency.record(now, now.saturating_duration_since(self.begun));
+        state.answered.store(true, Ordering::Relaxed);
+        if let Some(probe @ Admission::Probe(_)) = self.admission.take() {
+            self.record(now, probe, Verdict::Success);
+        }
+        self.admission = Some(Admission::Open);
     }
 
     /// It is known how it went; only the first verdict counts.
@@ -222,13 +234,18 @@ impl Trial {
             return;
         };
         let state = self.in_flight.state();
-        let rtt = self.answered.unwrap_or(now).saturating_duration_since(self.begun);
+        let rtt = now.saturating_duration_since(self.begun);
         match verdict {
+            Verdict::Success if self.answered => {}
             Verdict::Success => state.latency.record(now, rtt),
             Verdict::Failure(_) => state.latency.penalise(now, rtt),
             Verdict::Ignored => return,
         }
         state.answered.store(true, Ordering::Relaxed);
+        self.record(now, admission, verdict);
+    }
+
+    fn record(&self, now: Instant, admission: Admission, verdict: Verdict) {
         let ending = Ending { now, verdict, random: rand::random() };
         self.destination.ejections.record(&self.accrual, admission, ending, &self.set.resilience.outlier);
     }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use outrigger_core::{
-    balance::{self, Eligible},
+    balance::{self, Cost, Eligible},
     model::{
         Endpoint, EndpointSet, ProxyConfig, RouteRule, Service, ServiceName, ServicePort, WeightedBackend,
     },
@@ -181,8 +181,8 @@ impl EndpointSetEntry {
             let Some(index) = picked.or_else(|| balance::pick(&self.eligible, admitted, random)) else {
                 break;
             };
-            tried.insert(index);
             if let Some(admission) = self.accruals.get(index).and_then(|accrual| accrual.admit(now)) {
+                tried.insert(index);
                 return self.picked(index, admission);
             }
         }
@@ -200,9 +200,10 @@ impl EndpointSetEntry {
         })
     }
 
-    /// Whether there is an endpoint that was not tried.
-    pub(crate) fn has_untried(&self, tried: &Tried) -> bool {
-        self.eligible.indices().any(|index| !tried.contains(index))
+    /// Whether there is an endpoint that was not tried and may be at `now`.
+    pub(crate) fn has_untried(&self, now: Instant, tried: &Tried) -> bool {
+        let usable = |index: usize| self.accruals.get(index)?.cost(now, Cost::default());
+        self.eligible.indices().any(|index| !tried.contains(index) && usable(index).is_some())
     }
 }
 

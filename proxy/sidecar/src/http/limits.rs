@@ -39,9 +39,12 @@ pub struct Limits {
     pub http2_window: u32,
     /// Largest HTTP/2 frame that is taken, bytes. Default 64 KiB.
     pub http2_frame: u32,
-    /// How long a stream, a tunnel or an upgraded connection may be without a byte in either direction, where no policy
+    /// How long a TCP connection, a tunnel or an upgraded connection may be without a byte in either direction, where no policy
     /// says otherwise. Default 1 h.
     pub stream_idle: Duration,
+    /// The same on the callee's side, which keeps no time that the caller's policy may set: the longest that one can.
+    /// Default 24 h.
+    pub inbound_idle: Duration,
     /// How long they may wait; 503 after it. Default 1 s.
     pub queue_timeout: Duration,
     /// How long an unused connection to an endpoint of the mesh is kept: shorter than the idle timeout on the other
@@ -72,6 +75,7 @@ impl Default for Limits {
             http2_window: 256 * 1024,
             http2_frame: 64 * 1024,
             stream_idle: Duration::from_secs(3600),
+            inbound_idle: Duration::from_secs(24 * 3600),
             queue_timeout: Duration::from_secs(1),
             pool_idle: Duration::from_secs(30),
             distrust_spread: Duration::from_secs(60),

@@ -191,7 +191,8 @@ impl Inbound {
         {
             headers::switch(&mut head.headers, protocol);
             exchange.hold_upstream(occupied);
-            let (idle, cut, switched) = (self.shared.limits.stream_idle, peer.cut.clone(), exchange.switch());
+            let (idle, cut, switched) =
+                (self.shared.limits.inbound_idle, peer.cut.clone(), exchange.switch());
             self.shared.tasks.spawn(peer.switched.track_future(async move {
                 let cut = cut.cancelled();
                 carry::upgraded::<TlsStream<Ahead>>(downstream, upstream, idle, cut, switched).await;

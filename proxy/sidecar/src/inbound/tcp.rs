@@ -27,7 +27,7 @@ impl Inbound {
         let connections = self.shared.limits.app_connections;
         match self.application.raw(CONNECT_TIMEOUT, connections).await {
             Ok((connected, counted)) => {
-                let idle = self.shared.limits.stream_idle;
+                let idle = self.shared.limits.inbound_idle;
                 let downstream = Side::new(stream, Bytes::new());
                 Box::pin(carry::opaque(downstream, connected.io, idle, trusted.cut(), exchange)).await;
                 drop(counted);

@@ -9,7 +9,7 @@ use std::{
 use outrigger_core::{
     deadline, grpc,
     model::Resilience,
-    outlier::verdict,
+    outlier::{self, verdict},
     reason::Reason,
     retry::{Outcome, Retries, Situation, Tried, Verdict, pushback},
 };
@@ -69,9 +69,9 @@ impl<'a> Attempts<'a> {
             }
             retried = true;
             if let Ok(answer) = end {
-                let stamps = exchange.stamps();
+                let begun = exchange.stamps().zip(exchange.upstream());
                 match self.keep(answer).await {
-                    Ok(Some(whole)) => kept = Some((whole, stamps)),
+                    Ok(Some(whole)) => kept = Some((whole, begun)),
                     Ok(None) => {}
                     Err(end) => break end,
                 }
@@ -82,8 +82,14 @@ impl<'a> Attempts<'a> {
         self.prepared.upload.settle();
         let end = match (end, kept) {
             // What came before is better than nothing; past the deadline it is too late for it.
-            (Err(failed), Some((kept, stamps))) if !is_too_late(failed.reason) => {
-                exchange.stamp(|now| *now = stamps.unwrap_or(*now));
+            (Err(failed), Some((kept, begun))) if !is_too_late(failed.reason) => {
+                if let Some((stamps, (address, identity))) = begun {
+                    exchange.stamp(|now| *now = stamps);
+                    exchange.note(|record| {
+                        record.upstream = address;
+                        record.upstream_identity = identity;
+                    });
+                }
                 Ok(kept)
             }
             (end, _) => end,
@@ -148,17 +154,22 @@ impl<'a> Attempts<'a> {
         let distrust = matches!(failed.reason, Reason::TlsFailed | Reason::PeerRejected);
         match Outcome::of(failed.reason) {
             // Whoever is not believed, or does not believe us, will not in a moment either.
-            Outcome::Unprocessed if distrust && !self.set.has_untried(&self.tried) => Outcome::Final,
+            Outcome::Unprocessed
+                if distrust && !self.set.has_untried(Instant::now().into_std(), &self.tried) =>
+            {
+                Outcome::Final
+            }
             outcome => outcome,
         }
     }
 
     fn situation(&self, end: &Result<Answer, Failed>) -> Situation {
         let head = end.as_ref().ok().map(|answer| &answer.head.headers);
+        let now = Instant::now().into_std();
         Situation {
             replayable: self.prepared.upload.is_replayable(),
-            remaining: self.prepared.deadline.remaining(Instant::now().into_std()),
-            untried: self.set.has_untried(&self.tried),
+            remaining: self.prepared.deadline.remaining(now),
+            untried: self.set.has_untried(now, &self.tried),
             pushback: head.and_then(|head| pushback(head, SystemTime::now())),
             random: rand::random(),
         }
@@ -210,11 +221,10 @@ impl<'a> Attempts<'a> {
                 }
                 Ok(answer) => {
                     let status = grpc::status(&answer.head.headers).filter(|_| self.prepared.grpc);
-                    if !self.prepared.grpc || status.is_some() {
-                        trial.judge(now, verdict(None, status, Some(answer.head.status)));
-                    } else {
-                        // The trailers tell.
-                        trial.answered(now);
+                    match verdict(None, status, Some(answer.head.status)) {
+                        // The rest may still break off, and trailers may tell another tale.
+                        outlier::Verdict::Success if status.is_none() => trial.answered(now),
+                        verdict => trial.judge(now, verdict),
                     }
                 }
             }

@@ -102,7 +102,7 @@ impl Outbound {
             let situation = Situation {
                 replayable: true,
                 remaining: None,
-                untried: set.has_untried(&tried),
+                untried: set.has_untried(now.into_std(), &tried),
                 pushback: None,
                 random: rand::random(),
             };

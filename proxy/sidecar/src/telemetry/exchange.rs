@@ -1,11 +1,12 @@
 //! One request from its head to its last byte: what it holds, when each step was, and how it ended. However it ends,
 //! it is recorded exactly once.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use http::{HeaderMap, StatusCode, header};
 use outrigger_core::{
     grpc::{self, Messages},
+    model::SpiffeId,
     outlier::verdict,
     reason::Reason,
     telemetry::{
@@ -26,6 +27,9 @@ use crate::{
 
 /// What a stream's window is unless its receiver says that it is smaller (RFC 9113 §6.9.2).
 const LEAST_WINDOW: u64 = 65_535;
+
+/// Where an attempt went, and to whom.
+type Upstream = (Option<SocketAddr>, Option<SpiffeId>);
 
 /// What an exchange holds until the response's last byte came from the upstream.
 #[derive(Debug, Default)]
@@ -97,6 +101,11 @@ impl Exchange {
     /// When the last attempt handed the request on; `None`: it did not.
     pub(crate) fn handed_on(&self) -> Option<std::time::Instant> {
         self.0.as_ref().and_then(|inner| inner.stamps.handed_on)
+    }
+
+    /// Where the last attempt went, and to whom.
+    pub(crate) fn upstream(&self) -> Option<Upstream> {
+        self.0.as_ref().map(|inner| (inner.record.upstream, inner.record.upstream_identity.clone()))
     }
 
     /// The steps so far.
@@ -349,23 +358,33 @@ impl Inner {
         }
     }
 
-    /// A call ends with a status, and is a stream if it had more than one message in either direction.
+    /// A call ends with a status.
     fn finish_grpc(&mut self) {
-        let Some(messages) = &self.grpc else {
-            return;
-        };
-        if self.record.grpc_status.is_none() && self.record.reason.is_none() {
+        if self.grpc.is_some() && self.record.grpc_status.is_none() && self.record.reason.is_none() {
             self.record.refuse(Reason::GrpcStatusMissing);
         }
+    }
+
+    /// Whether it is a stream of gRPC: there was more than one message in either direction, or it was answered and did
+    /// not end by itself, as those of one message do.
+    fn is_grpc_stream(&self) -> bool {
+        let Some(messages) = &self.grpc else {
+            return false;
+        };
         let sent = self.upload.as_ref().map_or(0, |upload| upload.messages());
-        if sent > 1 || messages.count().is_some_and(|count| count > 1) {
-            self.record.class = Class::Stream;
-        }
+        let endless = self.stamps.head_sent.is_some()
+            && self.record.grpc_status.is_none()
+            && self.record.status == Some(StatusCode::OK)
+            && self.record.reason != Some(Reason::GrpcStatusMissing);
+        sent > 1 || messages.count().is_some_and(|count| count > 1) || endless
     }
 
     fn end(mut self: Box<Self>, at: Instant, reason: Option<Reason>) {
         if let Some(reason) = reason {
             self.record.refuse(reason);
+        }
+        if self.is_grpc_stream() {
+            self.record.class = Class::Stream;
         }
         self.stamps.end = at.into_std();
         self.record.duration = self.stamps.end.saturating_duration_since(self.stamps.head_read);
