@@ -60,7 +60,7 @@ class Mesh:
                 "--control-plane", listening["discovery"], "--state-dir", self.directory / account,
                 "--outbound-listen", FREE, "--health-listen", FREE, *arguments])
 
-        self.inbound = sidecar("price", "--inbound", f"{FREE}={application()},name=http")
+        self.inbound = sidecar("price", "--inbound", f"{FREE}={application()},name=http,protocol=http1")
         self.outbound = sidecar("front")
         self.target = self._addresses("front")["outbound"]
         eventually("answer through the mesh", self._serves)

@@ -48,7 +48,7 @@ def start(bed, _authority):
              DISCOVERY, "--state-dir", state / account, *arguments], cpu=PROXY_CPU, server=server, quiet=True)
 
     operate("apply", "-f", "-", text=SERVICE + "".join(RULE.format(index=index) for index in range(RULES)))
-    inbound = sidecar("price", True, "--inbound", f"{SERVER}:{INBOUND}=127.0.0.1:{PORT},name=http")
+    inbound = sidecar("price", True, "--inbound", f"{SERVER}:{INBOUND}=127.0.0.1:{PORT},name=http,protocol=http1")
     outbound = sidecar("front", False)
     target = ("127.0.0.1", OUTBOUND)
     return Pair("outrigger", target, outbound, inbound, http2_target=target, others=[control_plane])
