@@ -95,13 +95,15 @@ pub fn split(stamps: &Stamps, inbound: Option<&Figures>) -> Split {
         (Some(from), Some(to)) => to.saturating_duration_since(from),
         _ => Duration::ZERO,
     };
-    let started = stamps.first_attempt.or(Some(stamps.end));
+    // An answer of our own has no response's head of somebody else's before it.
+    let done = stamps.head_sent.or(Some(stamps.end));
+    let started = stamps.first_attempt.or(done);
     ledger.charge(Phase::ClientProxy, elapsed(Some(stamps.head_read), started));
     ledger.charge(Phase::Retry, elapsed(stamps.first_attempt, stamps.attempt));
     ledger.charge(Phase::Queue, stamps.queued);
     ledger.charge(Phase::Connect, stamps.connecting);
     if stamps.handed_on.is_some() {
-        let answered = stamps.response_head.or(Some(stamps.end));
+        let answered = stamps.response_head.or(done);
         let wait = elapsed(stamps.handed_on, answered);
         let upload = elapsed(stamps.handed_on, stamps.uploaded.or(answered)).min(wait);
         // Figures come with a response head only.
@@ -121,8 +123,8 @@ pub fn split(stamps: &Stamps, inbound: Option<&Figures>) -> Split {
         ledger.charge(Phase::Retry, elapsed(stamps.response_head, stamps.settled));
         let settled = stamps.settled.max(stamps.response_head);
         ledger.charge(Phase::ClientProxy, elapsed(settled, stamps.head_sent));
-        ledger.charge(Phase::Stream, elapsed(stamps.head_sent, Some(stamps.end)));
     }
+    ledger.charge(Phase::Stream, elapsed(stamps.head_sent, Some(stamps.end)));
     Split { total, phases: ledger.phases, waiting, clamped }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use outrigger_core::telemetry::Phase;
 
 use measure::Times;
-use stage::Stage;
+use stage::{By, Stage};
 
 mod classes;
 mod ends;
@@ -20,7 +20,7 @@ async fn an_edge_tells_its_requests_and_their_phases_to_whoever_scrapes() {
     let stage = Stage::start().await;
     let delay = Duration::from_millis(20);
     stage.app.answering.set(delay);
-    stage.http1().await.call("scraped").await;
+    stage.caller(By::Shared).await.call("scraped").await;
     assert!(Times::of("scraped").await.get(Phase::App) >= delay);
     let labels = "destination=\"demo/price\",port=\"80\",rule=\"\",class=\"request\"";
     let app = format!("outrigger_edge_phase_seconds_total{{{labels},phase=\"app\"}}");

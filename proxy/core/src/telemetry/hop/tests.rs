@@ -131,6 +131,19 @@ fn an_answer_of_our_own_is_the_client_proxys_time() {
 }
 
 #[test]
+fn the_delivery_of_an_answer_of_our_own_is_the_streams_whatever_it_answers() {
+    let mut late = stamps(1, 1, 0, 36);
+    late.response_head = None;
+    late.head_sent = Some(late.head_read + MS * 31);
+    let expected = phases(&[(Phase::ClientProxy, 1), (Phase::Upstream, 30), (Phase::Stream, 5)]);
+    assert_eq!(split(&late, None).phases, expected);
+    let mut refused = Stamps::new(late.head_read);
+    (refused.head_sent, refused.end) = (late.head_sent, late.end);
+    let expected = phases(&[(Phase::ClientProxy, 31), (Phase::Stream, 5)]);
+    assert_eq!(split(&refused, None).phases, expected);
+}
+
+#[test]
 fn queue_connect_and_retry_are_stamped_by_themselves_and_the_rest_stays_unexplained() {
     let mut stamps = stamps(0, 60, 80, 80);
     let start = stamps.head_read;
@@ -188,8 +201,10 @@ struct Steps {
     connecting: u32,
     /// Of the attempt's own, which no phase accounts for.
     between: u32,
-    /// Until the response's head.
+    /// Until the response's head, or until it was given up.
     wait: u32,
+    /// It was not.
+    answered: bool,
     /// Until the last request byte; longer than `wait`: the answer was early.
     upload: u32,
     /// More attempts; `None`: there were none.
@@ -220,11 +235,13 @@ impl Steps {
             stamps.uploaded = stamps.handed_on.map(|handed_on| handed_on + MS * self.upload);
         }
         if reached >= 4 {
-            stamps.response_head = pass(self.wait);
+            stamps.response_head = pass(self.wait).filter(|_| self.answered);
         }
-        if reached >= 5 {
+        if reached >= 5 && self.answered {
             stamps.settled = self.settling.and_then(&mut pass);
             stamps.head_sent = pass(self.delivering);
+        } else if reached >= 5 {
+            stamps.head_sent = pass(0);
         }
         if reached >= 6 {
             pass(self.streaming);
@@ -238,11 +255,12 @@ prop_compose! {
     fn steps()(
         before in proptest::array::uniform5(0..1000_u32),
         [wait, upload] in proptest::array::uniform2(0..1000_u32),
+        answered: bool,
         settling in proptest::option::of(0..1000_u32),
         [delivering, streaming] in proptest::array::uniform2(0..1000_u32),
     ) -> Steps {
         let [routing, retrying, queued, connecting, between] = before;
-        Steps { routing, retrying, queued, connecting, between, wait, upload, settling, delivering, streaming }
+        Steps { routing, retrying, queued, connecting, between, wait, answered, upload, settling, delivering, streaming }
     }
 }
 
@@ -292,14 +310,15 @@ proptest! {
         let at = |step: u32, millis: u32| if reached >= step { MS * millis } else { Duration::ZERO };
         let phase = |phase: Phase| split.phases.get(phase);
         prop_assert_eq!(split.unexplained(), at(3, steps.between));
-        prop_assert_eq!(phase(Phase::ClientProxy), at(1, steps.routing) + at(5, steps.delivering));
-        prop_assert_eq!(phase(Phase::Retry), at(1, steps.retrying) + at(5, steps.settling.unwrap_or(0)));
+        let theirs = |millis: u32| if steps.answered { at(5, millis) } else { Duration::ZERO };
+        prop_assert_eq!(phase(Phase::ClientProxy), at(1, steps.routing) + theirs(steps.delivering));
+        prop_assert_eq!(phase(Phase::Retry), at(1, steps.retrying) + theirs(steps.settling.unwrap_or(0)));
         prop_assert_eq!(phase(Phase::Queue), at(2, steps.queued));
         prop_assert_eq!(phase(Phase::Connect), at(2, steps.connecting));
         prop_assert_eq!(phase(Phase::Stream), at(6, steps.streaming));
         let told = phase(Phase::Network) + phase(Phase::ServerProxy) + phase(Phase::App);
         prop_assert_eq!(phase(Phase::Upload) + told + phase(Phase::Upstream), at(4, steps.wait));
-        if inbound.is_some() && reached >= 4 {
+        if inbound.is_some() && reached >= 4 && steps.answered {
             prop_assert_eq!(phase(Phase::Upstream), Duration::ZERO);
         } else {
             prop_assert_eq!(told, Duration::ZERO);

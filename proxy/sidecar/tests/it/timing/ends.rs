@@ -13,8 +13,8 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    measure::{Delay, ELSEWHERE, Measured, Times, several, truth, unused_id},
-    stage::{Relay, Stage},
+    measure::{Delay, Measured, Times, several, truth, unused_id},
+    stage::{By, Relay, Stage, head},
     waits::{one_connection, retried},
 };
 use crate::support::Options;
@@ -30,20 +30,23 @@ fn in_time(resilience: Resilience) -> Resilience {
     resilience
 }
 
+/// As exactly as that is told where there is no request to compare with.
+const ABOUT: Duration = Duration::from_micros(150_000 / 20 + 1_000);
+
 /// All of the time until the deadline is in `phases`.
 fn was_spent_on(measured: &Measured, phases: &[Phase]) {
     let all = measured.together(phases);
-    assert!(all.abs_diff(TIMEOUT) <= TIMEOUT / 20 + ELSEWHERE, "{phases:?} are {all:?} of {measured:?}");
+    assert!(all.abs_diff(TIMEOUT) <= ABOUT, "{phases:?} are {all:?} of {measured:?}");
     for phase in Phase::ALL.into_iter().filter(|phase| !phases.contains(phase)) {
-        assert!(measured.least(phase) <= ELSEWHERE, "{phase} in {measured:?}");
+        assert!(measured.least(phase) <= ABOUT, "{phase} in {measured:?}");
     }
-    assert!(measured.unexplained() <= ELSEWHERE, "{measured:?}");
+    assert!(measured.unexplained() <= ABOUT, "{measured:?}");
 }
 
 #[tokio::test]
 async fn a_second_attempt_that_runs_out_of_time_is_not_charged_to_the_client_proxy() {
     let stage = Stage::with(Options::default(), in_time(retried())).await;
-    let mut caller = stage.http1().await;
+    let mut caller = stage.caller(By::Shared).await;
     let measured = several(async |id| {
         stage.app.refuses.store(true, Ordering::Relaxed);
         stage.app.silent.store(true, Ordering::Relaxed);
@@ -57,21 +60,24 @@ async fn a_second_attempt_that_runs_out_of_time_is_not_charged_to_the_client_pro
 async fn a_second_attempt_whose_answer_is_no_better_than_the_first_ones_is_charged_to_the_retry() {
     let mut resilience = retried();
     resilience.retry.attempts = 1;
-    let stage = Stage::with(Options::default(), resilience).await;
-    let mut caller = stage.http1().await;
-    truth(Phase::Retry, &stage.app.answering, async |id| {
-        stage.warm(&mut caller).await;
-        stage.app.refuses.store(true, Ordering::Relaxed);
-        stage.app.silent.store(true, Ordering::Relaxed);
-        let cut = async {
-            stage.app.silenced.notified().await;
-            stage.relay.cut();
+    truth(Phase::Retry, async |trial| {
+        let stage = Stage::with(Options::default(), resilience.clone()).await;
+        let mut caller = stage.caller(By::Shared).await;
+        let request = async |id: &str| {
+            stage.warm(&mut caller).await;
+            stage.app.refuses.store(true, Ordering::Relaxed);
+            stage.app.silent.store(true, Ordering::Relaxed);
+            let cut = async {
+                stage.app.silenced.notified().await;
+                stage.relay.cut();
+            };
+            let (status, ()) = tokio::join!(caller.call(id), cut);
+            assert_eq!(status, 503);
         };
-        let (status, ()) = tokio::join!(caller.call(id), cut);
-        assert_eq!(status, 503);
+        trial.run(&stage.app.answering, request).await;
+        assert_eq!(stage.front.metric("outrigger_timings_clamped_total"), 0.0);
     })
     .await;
-    assert_eq!(stage.front.metric("outrigger_timings_clamped_total"), 0.0);
 }
 
 #[tokio::test]
@@ -79,7 +85,7 @@ async fn a_connection_that_could_not_be_made_is_charged_to_the_retry_and_the_nex
     let mut resilience = retried();
     resilience.timeouts.connect = Some(TIMEOUT);
     let stage = Stage::start().await;
-    for mut caller in [stage.http1().await, stage.own_leg().await] {
+    for mut caller in [stage.caller(By::Shared).await, stage.caller(By::Own).await] {
         let measured = several(async |id| {
             let opening = Delay::new();
             opening.set(NEVER);
@@ -91,22 +97,25 @@ async fn a_connection_that_could_not_be_made_is_charged_to_the_retry_and_the_nex
         assert!(measured.least(Phase::Retry) >= TIMEOUT, "{measured:?}");
         let connect = measured.least(Phase::Connect);
         assert!(connect > Duration::ZERO && connect < TIMEOUT / 2, "{measured:?}");
-        assert!(measured.unexplained() <= ELSEWHERE, "{measured:?}");
+        assert!(measured.unexplained() <= ABOUT, "{measured:?}");
     }
 }
 
 #[tokio::test]
 async fn an_application_that_closes_instead_of_answering_is_charged_for_the_time_until_then() {
-    let stage = Stage::start().await;
-    stage.app.closes.store(true, Ordering::Relaxed);
-    let mut caller = stage.http1().await;
-    truth(Phase::App, &stage.app.answering, async |id| assert_eq!(caller.upload(id).await, 502)).await;
+    truth(Phase::App, async |trial| {
+        let stage = Stage::start().await;
+        stage.app.closes.store(true, Ordering::Relaxed);
+        let mut caller = stage.caller(By::Shared).await;
+        trial.run(&stage.app.answering, async |id| assert_eq!(caller.upload(id).await, 502)).await;
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_wait_for_a_connection_that_the_deadline_ends_is_charged_to_the_connection() {
     let stage = Stage::start().await;
-    for mut caller in [stage.http1().await, stage.own_leg().await] {
+    for mut caller in [stage.caller(By::Shared).await, stage.caller(By::Own).await] {
         let measured = several(async |id| {
             let opening = Delay::new();
             opening.set(NEVER);
@@ -124,10 +133,9 @@ async fn a_wait_for_a_place_that_the_deadline_ends_is_queued() {
     let limits = Limits { http2_streams: 1, ..Limits::default() };
     let stage = Stage::with(Options { limits, ..Options::default() }, one_connection()).await;
     let host = format!("price\r\noutrigger-timeout: {}ms", TIMEOUT.as_millis());
-    for own in [false, true] {
-        let callers = async || if own { stage.own_leg().await } else { stage.http1().await };
+    for way in [By::Shared, By::Own] {
         stage.relay.cut();
-        let (mut caller, mut other) = (callers().await, callers().await);
+        let (mut caller, mut other) = (stage.caller(way).await, stage.caller(way).await);
         let measured = several(async |id| {
             stage.app.answering.set(2 * TIMEOUT);
             let waiting = async {
@@ -145,7 +153,7 @@ async fn a_wait_for_a_place_that_the_deadline_ends_is_queued() {
 #[tokio::test]
 async fn what_a_request_waited_before_it_had_to_be_sent_again_is_not_counted_again() {
     let stage = Stage::with(Options::default(), one_connection()).await;
-    let (mut caller, mut other) = (stage.own_leg().await, stage.own_leg().await);
+    let (mut caller, mut other) = (stage.caller(By::Own).await, stage.caller(By::Own).await);
     let measured = several(async |id| {
         stage.app.answering.set(TIMEOUT);
         let waiting = async {
@@ -158,22 +166,22 @@ async fn what_a_request_waited_before_it_had_to_be_sent_again_is_not_counted_aga
     })
     .await;
     let retry = measured.together(&[Phase::Retry]);
-    assert!(retry.abs_diff(TIMEOUT) <= TIMEOUT / 20 + ELSEWHERE, "{measured:?}");
-    assert!(measured.least(Phase::Queue) <= ELSEWHERE, "{measured:?}");
+    assert!(retry + ABOUT >= TIMEOUT, "{measured:?}");
+    assert!(measured.least(Phase::Queue) <= ABOUT, "{measured:?}");
     assert!(measured.least(Phase::Network) > Duration::ZERO, "{measured:?}");
 }
 
 #[tokio::test]
 async fn an_answer_before_the_requests_end_ends_the_upload() {
-    let stage = Stage::start().await;
-    stage.app.early.store(true, Ordering::Relaxed);
-    truth(Phase::Upload, &stage.app.answering, async |id| {
-        let mut raw = stage.raw().await;
-        raw.send(format!(
-            "POST / HTTP/1.1\r\nhost: price\r\nx-request-id: {id}\r\ncontent-length: 100000\r\n\r\na"
-        ))
-        .await;
-        assert!(raw.head().await.starts_with("HTTP/1.1 413 "));
+    truth(Phase::Upload, async |trial| {
+        let stage = Stage::start().await;
+        stage.app.early.store(true, Ordering::Relaxed);
+        let request = async |id: &str| {
+            let mut raw = stage.raw().await;
+            raw.send(head("POST", "price", id) + "content-length: 100000\r\n\r\na").await;
+            assert!(raw.head().await.starts_with("HTTP/1.1 413 "));
+        };
+        trial.run(&stage.app.answering, request).await;
     })
     .await;
 }
@@ -201,8 +209,8 @@ async fn figures_larger_than_the_time_that_passed_are_cut_counted_and_not_passed
         "PUT / HTTP/1.1\r\nhost: price\r\nx-request-id: liar\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     )
     .await;
-    let head = raw.head().await;
-    assert!(head.starts_with("HTTP/1.1 200 ") && !head.contains("outrigger-timing"), "{head}");
+    let answer = raw.head().await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("outrigger-timing"), "{answer}");
     let times = Times::of("liar").await;
     assert_eq!(times.get(Phase::Network), Duration::ZERO);
     assert!(times.get(Phase::App) > Duration::ZERO && times.get(Phase::App) <= times.total, "{times:?}");
@@ -212,7 +220,7 @@ async fn figures_larger_than_the_time_that_passed_are_cut_counted_and_not_passed
 #[tokio::test]
 async fn what_no_phase_accounts_for_is_exported_and_less_than_2_percent() {
     let stage = Stage::start().await;
-    let mut caller = stage.http1().await;
+    let mut caller = stage.caller(By::Shared).await;
     let labels = "{destination=\"demo/price\",port=\"80\",rule=\"\",class=\"request\"";
     let unexplained =
         || stage.front.metric(&format!("outrigger_edge_phase_seconds_total{labels},phase=\"unexplained\"}}"));

@@ -5,7 +5,8 @@
 //! the wrong phase moves all that is measured there, the least and the median alike; somebody else's slices seldom move
 //! both, so the one that moved less tells. A thread that has just slept gets its next slice in another way than one that
 //! has not, and that is none of the sidecars' doing: so requests without the delay stop at the same place, for a moment,
-//! which is subtracted like the delay.
+//! which is subtracted like the delay. And where the machine puts a thread it tends to stay: so part of the requests goes
+//! through other threads.
 
 use std::{
     collections::BTreeMap,
@@ -28,10 +29,11 @@ use crate::support::log::{self, Line};
 
 /// How long a request is held up on purpose. Real time: it is what is measured.
 pub(super) const DELAY: Duration = Duration::from_millis(60);
-/// How long one is that is said not to be: as little as lets a thread sleep.
-const MOMENT: Duration = Duration::from_millis(2);
-/// How often each of them is made.
-const REPETITIONS: usize = 15;
+/// How long one is that is said not to be: long enough for a thread to sleep.
+const MOMENT: Duration = Duration::from_millis(10);
+/// How often there are other threads, and how often each request is made on them.
+const STAGES: usize = 3;
+const REPETITIONS: usize = 5;
 /// Before each request, so that all of them find the machine equally cold.
 const REST: Duration = Duration::from_millis(10);
 /// Requests where no delay is measured.
@@ -231,32 +233,53 @@ pub(super) async fn several(mut request: impl AsyncFnMut(&str)) -> Measured {
     measured
 }
 
-/// Makes the same request with `delay` and without, by turns, and holds the phases to the truth: the delay is in
-/// `delayed`, within 5 % and a millisecond, and moves nothing else by more than a millisecond. `request` makes one that is
-/// called as it is told.
-pub(super) async fn truth(delayed: Phase, delay: &Delay, mut request: impl AsyncFnMut(&str)) {
-    let (mut with, mut without) = (Measured::default(), Measured::default());
-    let mut once = async |wanted: Duration, measured: &mut Measured| {
-        sleep(REST).await;
-        let id = unused_id();
-        delay.set(wanted);
-        request(&id).await;
-        let spent = delay.spent();
-        assert!(spent + DELAY / 2 >= wanted, "held up for {spent:?}, and not for {wanted:?}");
-        measured.add(&Times::of(&id).await, Some((delayed, spent)));
-    };
-    once(MOMENT, &mut Measured::default()).await;
-    for _ in 0..REPETITIONS {
-        once(MOMENT, &mut without).await;
-        once(MOMENT + DELAY, &mut with).await;
+/// Holds the phases to the truth: the delay is in `delayed`, within 5 % and a millisecond, and moves nothing else by more
+/// than a millisecond. `part` starts two sidecars, and lets the trial run over them.
+pub(super) async fn truth(delayed: Phase, mut part: impl AsyncFnMut(&mut Trial)) {
+    let mut trial = Trial { delayed, with: Measured::default(), without: Measured::default() };
+    for _ in 0..STAGES {
+        part(&mut trial).await;
     }
-    for (part, times) in &with.0 {
-        let within = if *part == delayed.as_str() { DELAY / 20 + ELSEWHERE } else { ELSEWHERE };
-        let moved = moved(&without.0[part], times);
-        assert!(
-            moved.abs() <= micros(within),
-            "{part} moved by {moved} us beside the delay in {delayed}, least and median: with it {with:?}, without {without:?}"
-        );
+    trial.judge();
+}
+
+/// See [`truth`].
+pub(super) struct Trial {
+    delayed: Phase,
+    with: Measured,
+    without: Measured,
+}
+
+impl Trial {
+    /// Makes the same request with `delay` and without, by turns. `request` makes one that is called as it is told.
+    pub(super) async fn run(&mut self, delay: &Delay, mut request: impl AsyncFnMut(&str)) {
+        let delayed = self.delayed;
+        let mut once = async |wanted: Duration, measured: &mut Measured| {
+            sleep(REST).await;
+            let id = unused_id();
+            delay.set(wanted);
+            request(&id).await;
+            let spent = delay.spent();
+            assert!(spent + DELAY / 2 >= wanted, "held up for {spent:?}, and not for {wanted:?}");
+            measured.add(&Times::of(&id).await, Some((delayed, spent)));
+        };
+        once(MOMENT, &mut Measured::default()).await;
+        for _ in 0..REPETITIONS {
+            once(MOMENT, &mut self.without).await;
+            once(MOMENT + DELAY, &mut self.with).await;
+        }
+    }
+
+    fn judge(&self) {
+        let Self { delayed, with, without } = self;
+        for (part, times) in &with.0 {
+            let within = if *part == delayed.as_str() { DELAY / 20 + ELSEWHERE } else { ELSEWHERE };
+            let moved = moved(&without.0[part], times);
+            assert!(
+                moved.abs() <= micros(within),
+                "{part} moved by {moved} us beside the delay in {delayed}, least and median: with it {with:?}, without {without:?}"
+            );
+        }
     }
 }
 

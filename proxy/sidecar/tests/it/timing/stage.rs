@@ -102,24 +102,33 @@ impl Stage {
         Raw::new(socket.connect(self.front.path.outbound()).await.unwrap())
     }
 
-    /// A client whose requests share the connection between the sidecars.
-    pub(super) async fn http1(&self) -> Caller {
-        Caller { way: Way::Shared(self.raw().await), app: Arc::clone(&self.app) }
+    /// A client, by its way.
+    pub(super) async fn caller(&self, way: By) -> Caller {
+        let raw = || Raw::connect(self.front.path.outbound());
+        let way = match way {
+            By::Shared => Way::Shared(raw().await),
+            By::Own => Way::Own(raw().await),
+            By::Http2 => {
+                let stream = TcpStream::connect(self.front.path.outbound()).await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+                tokio::spawn(connection);
+                Way::Http2(sender)
+            }
+        };
+        Caller { way, app: Arc::clone(&self.app) }
     }
+}
 
-    /// A client whose requests each have a connection of their own there: their bodies are of unknown length.
-    pub(super) async fn own_leg(&self) -> Caller {
-        Caller { way: Way::Own(self.raw().await), app: Arc::clone(&self.app) }
-    }
-
-    /// A client that speaks HTTP/2.
-    pub(super) async fn http2(&self) -> Caller {
-        let stream = TcpStream::connect(self.front.path.outbound()).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
-        tokio::spawn(connection);
-        Caller { way: Way::Http2(sender), app: Arc::clone(&self.app) }
-    }
+/// How a client speaks to its sidecar, and that one to the other.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum By {
+    /// HTTP/1.1, and a stream among others.
+    Shared,
+    /// HTTP/1.1, and a connection for each request: its body is of unknown length.
+    Own,
+    /// HTTP/2, and a stream among others.
+    Http2,
 }
 
 fn length(head: &str) -> usize {

@@ -21,31 +21,37 @@ use tokio::time::Instant;
 
 use super::{
     measure::{Delay, truth, unused_id},
-    stage::{Caller, Stage},
+    stage::{By, Stage},
 };
 use crate::support::Options;
 
-/// The one place there is, is taken by a request of `other`, for so long as the application takes to answer it.
-async fn taken_place(phase: Phase, stage: &Stage, mut caller: Caller, mut other: Caller) {
-    let place = Delay::default();
-    truth(phase, &place, async |id| {
-        stage.app.answering.set(place.take().unwrap());
-        let taken = async {
-            assert_eq!(other.call(&unused_id()).await, 200);
-            match phase {
-                // It is free as soon as the application has answered.
-                Phase::ServerProxy => stage.app.answering.ended(),
-                _ => Instant::now(),
-            }
+/// The one place there is, is taken by another request, for so long as the application takes to answer it.
+async fn taken_place(phase: Phase, way: By, limits: Limits, resilience: Resilience) {
+    truth(phase, async |trial| {
+        let options = Options { limits: limits.clone(), ..Options::default() };
+        let stage = Stage::with(options, resilience.clone()).await;
+        let (mut caller, mut other) = (stage.caller(way).await, stage.caller(way).await);
+        let place = Delay::default();
+        let request = async |id: &str| {
+            stage.app.answering.set(place.take().unwrap());
+            let taken = async {
+                assert_eq!(other.call(&unused_id()).await, 200);
+                match phase {
+                    // It is free as soon as the application has answered.
+                    Phase::ServerProxy => stage.app.answering.ended(),
+                    _ => Instant::now(),
+                }
+            };
+            let waiting = async {
+                stage.app.answering.begun().await;
+                let asked = Instant::now();
+                assert_eq!(caller.call(id).await, 200);
+                asked
+            };
+            let (free, asked) = tokio::join!(taken, waiting);
+            place.note(free - asked);
         };
-        let waiting = async {
-            stage.app.answering.begun().await;
-            let asked = Instant::now();
-            assert_eq!(caller.call(id).await, 200);
-            asked
-        };
-        let (free, asked) = tokio::join!(taken, waiting);
-        place.note(free - asked);
+        trial.run(&place, request).await;
     })
     .await;
 }
@@ -58,22 +64,19 @@ pub(super) fn one_connection() -> Resilience {
 #[tokio::test]
 async fn a_request_that_waits_for_a_stream_of_the_shared_connection_is_queued() {
     let limits = Limits { http2_streams: 1, ..Limits::default() };
-    let stage = Stage::with(Options { limits, ..Options::default() }, one_connection()).await;
-    taken_place(Phase::Queue, &stage, stage.http1().await, stage.http1().await).await;
+    taken_place(Phase::Queue, By::Shared, limits, one_connection()).await;
 }
 
 #[tokio::test]
 async fn a_request_that_waits_for_a_connection_of_its_own_is_queued() {
-    let stage = Stage::with(Options::default(), one_connection()).await;
-    taken_place(Phase::Queue, &stage, stage.own_leg().await, stage.own_leg().await).await;
+    taken_place(Phase::Queue, By::Own, Limits::default(), one_connection()).await;
 }
 
 #[tokio::test]
 async fn a_request_that_waits_for_the_inbounds_connection_to_the_application_is_charged_to_the_server_proxy()
 {
     let limits = Limits { app_connections: 1, ..Limits::default() };
-    let stage = Stage::with(Options { limits, ..Options::default() }, Resilience::default()).await;
-    taken_place(Phase::ServerProxy, &stage, stage.http1().await, stage.http1().await).await;
+    taken_place(Phase::ServerProxy, By::Shared, limits, Resilience::default()).await;
 }
 
 /// The policy of a destination that may always be asked again, nearly at once.
@@ -84,29 +87,29 @@ pub(super) fn retried() -> Resilience {
     Resilience { retry, budget, ..Resilience::default() }
 }
 
-async fn first_refused(stage: &Stage, mut caller: Caller) {
-    let retried = Delay::default();
-    truth(Phase::Retry, &retried, async |id| {
-        stage.app.refuses.store(true, Ordering::Relaxed);
-        stage.app.refusing.set(retried.take().unwrap());
-        stage.app.arrivals();
-        assert_eq!(caller.call(id).await, 200);
-        // The pause in between is random: what was spent is seen by the application.
-        let arrivals = stage.app.arrivals();
-        assert_eq!(arrivals.len(), 2);
-        retried.note(arrivals[1] - arrivals[0]);
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn an_attempt_that_failed_and_the_pause_after_it_are_charged_to_the_retry() {
+    let Retry { backoff_base, backoff_max, .. } = Retry::default();
     let mut resilience = retried();
-    resilience.retry.backoff_max = Retry::default().backoff_max;
-    resilience.retry.backoff_base = Retry::default().backoff_base;
-    let stage = Stage::with(Options::default(), resilience).await;
-    first_refused(&stage, stage.http1().await).await;
-    first_refused(&stage, stage.own_leg().await).await;
+    resilience.retry = Retry { backoff_base, backoff_max, ..resilience.retry };
+    for way in [By::Shared, By::Own] {
+        truth(Phase::Retry, async |trial| {
+            let stage = Stage::with(Options::default(), resilience.clone()).await;
+            let (mut caller, retried) = (stage.caller(way).await, Delay::default());
+            let request = async |id: &str| {
+                stage.app.refuses.store(true, Ordering::Relaxed);
+                stage.app.refusing.set(retried.take().unwrap());
+                stage.app.arrivals();
+                assert_eq!(caller.call(id).await, 200);
+                // The pause in between is random: what was spent is seen by the application.
+                let arrivals = stage.app.arrivals();
+                assert_eq!(arrivals.len(), 2);
+                retried.note(arrivals[1] - arrivals[0]);
+            };
+            trial.run(&retried, request).await;
+        })
+        .await;
+    }
 }
 
 /// Knows one service more than the snapshot in force, and takes its time to say so.
@@ -134,19 +137,17 @@ impl Discover for Slow {
     fn touch(&self, _service: &ServiceName) {}
 }
 
-async fn slow_discovery(discovery: &Slow, mut caller: Caller) {
-    truth(Phase::ClientProxy, &discovery.delay, async |id| {
-        assert_eq!(caller.call_host("late", id).await, 200)
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn a_request_that_waits_for_discovery_is_charged_to_the_client_proxy() {
-    let discovery = Arc::new(Slow::default());
-    let discover: Option<Arc<dyn Discover>> = Some(Arc::clone(&discovery) as _);
-    let stage = Stage::with(Options { discover, ..Options::default() }, Resilience::default()).await;
-    let snapshot = stage.snapshot("demo/late", stage.relay.address, &Resilience::default());
-    *discovery.snapshot.lock() = Some(Arc::new(snapshot));
-    slow_discovery(&discovery, stage.http1().await).await;
+    truth(Phase::ClientProxy, async |trial| {
+        let discovery = Arc::new(Slow::default());
+        let discover: Option<Arc<dyn Discover>> = Some(Arc::clone(&discovery) as _);
+        let stage = Stage::with(Options { discover, ..Options::default() }, Resilience::default()).await;
+        let snapshot = stage.snapshot("demo/late", stage.relay.address, &Resilience::default());
+        *discovery.snapshot.lock() = Some(Arc::new(snapshot));
+        let mut caller = stage.caller(By::Shared).await;
+        let request = async |id: &str| assert_eq!(caller.call_host("late", id).await, 200);
+        trial.run(&discovery.delay, request).await;
+    })
+    .await;
 }

@@ -31,7 +31,7 @@ pub(in crate::timing) struct App {
     pub(in crate::timing) uploading: Delay,
     /// Requests whose head was read here, and answers whose head was read by the caller.
     pub(in crate::timing) asked: watch::Sender<u64>,
-    pub(in crate::timing) answered: watch::Sender<u64>,
+    answered: watch::Sender<u64>,
     /// Says `103` first.
     pub(in crate::timing) hints: AtomicBool,
     /// Answers the next request 503, after `refusing`.
@@ -53,6 +53,11 @@ impl App {
     /// When the heads of the requests came, since it was asked last.
     pub(in crate::timing) fn arrivals(&self) -> Vec<Instant> {
         std::mem::take(&mut *self.arrivals.lock())
+    }
+
+    /// The caller has read the head of an answer.
+    pub(in crate::timing) fn is_heard(&self) {
+        self.answered.send_modify(|answered| *answered += 1);
     }
 
     pub(in crate::timing) async fn listen(self: Arc<Self>, listener: TcpListener) {
@@ -95,7 +100,10 @@ impl App {
             }
             let large = self.large.load(Ordering::Relaxed);
             if large > 0 {
+                // The head is not to stand in line with all of the body.
+                let mut answered = self.answered.subscribe();
                 raw.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {large}\r\n\r\n")).await;
+                answered.changed().await.unwrap();
                 raw.send(vec![b'x'; large]).await;
             } else if self.streaming.is_set() {
                 let mut answered = self.answered.subscribe();

@@ -15,13 +15,10 @@ use crate::{
 /// What a client of HTTP/2 takes of an answer without saying so, bytes.
 pub(in crate::timing) const WINDOW: usize = 65_535;
 
-/// How a client speaks to its sidecar, and that one to the other.
+/// Its connection, by what it is used for; see [`By`](super::By).
 pub(super) enum Way {
-    /// HTTP/1.1, and a stream among others.
     Shared(Raw),
-    /// HTTP/1.1, and a connection for each request: its body is of unknown length.
     Own(Raw),
-    /// HTTP/2, and a stream among others.
     Http2(SendRequest<Bytes>),
 }
 
@@ -92,6 +89,7 @@ impl Caller {
         let mut sender = soon("a stream", sender.clone().ready()).await.unwrap();
         let (response, _) = sender.send_request(request(Method::GET, "price", id), true).unwrap();
         let mut body = soon("an answer", response).await.unwrap().into_body();
+        self.app.is_heard();
         let mut unreleased = 0;
         while unreleased < WINDOW {
             unreleased += soon("a body", body.data()).await.unwrap().unwrap().len();
@@ -133,14 +131,14 @@ fn request(method: Method, host: &str, id: &str) -> Request<()> {
 
 async fn answer(raw: &mut Raw, app: &App) -> u16 {
     let head = raw.head().await;
-    app.answered.send_modify(|answered| *answered += 1);
+    app.is_heard();
     raw.exactly(length(&head)).await;
     head.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 async fn stream_answer(response: ResponseFuture, app: &App) -> u16 {
     let (head, mut body) = soon("an answer", response).await.unwrap().into_parts();
-    app.answered.send_modify(|answered| *answered += 1);
+    app.is_heard();
     while let Some(data) = soon("a body", body.data()).await {
         body.flow_control().release_capacity(data.unwrap().len()).unwrap();
     }
