@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use outrigger_core::model::AppProtocol;
 use outrigger_proxy::{http::Limits, settings::InboundProtocol};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
@@ -40,7 +41,11 @@ impl Judged {
         };
         let services = vec!["127.0.0.1:0=price"];
         let options = Options { limits, services, protocol: InboundProtocol::Http1, ..Options::default() };
-        let pair = Arc::new(Pair::with(&options).await);
+        let pair = Pair::with(&options).await;
+        let mut service = pair.service(Vec::new());
+        service.ports[0].protocol = AppProtocol::Http1;
+        pair.publish(2, service, &[pair.endpoint()]);
+        let pair = Arc::new(pair);
         let dirty = Arc::new(Mutex::new(Vec::new()));
         let (server, found) = (Arc::clone(&pair), Arc::clone(&dirty));
         let app = tokio::spawn(async move {
