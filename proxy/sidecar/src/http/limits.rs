@@ -45,7 +45,7 @@ pub struct Limits {
     /// The same on the callee's side, which keeps no time that the caller's policy may set: the longest that one can.
     /// Default 24 h.
     pub inbound_idle: Duration,
-    /// How long they may wait; 503 after it. Default 1 s.
+    /// How long a request may wait for a connection; 503 after it. Default 1 s.
     pub queue_timeout: Duration,
     /// How long an unused connection to an endpoint of the mesh is kept: shorter than the idle timeout on the other
     /// side, which must not close it just as a request is sent. Default 30 s.

@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use outrigger_core::{grpc::Messages, reason::Reason};
@@ -76,6 +76,8 @@ pub(crate) struct Upload {
 #[derive(Debug)]
 struct Source {
     body: Incoming,
+    /// Of HTTP/2.
+    is_stream: bool,
     patience: Patience,
     /// Frames that came out of `body`.
     taken: usize,
@@ -93,14 +95,21 @@ struct Replay {
 }
 
 impl Upload {
-    /// `body` behind `gate`; it may stand still for `timeout`. `grpc`: its messages are counted.
-    pub(crate) fn new(body: Incoming, gate: Gate, timeout: Duration, grpc: bool) -> Arc<Self> {
+    /// `body`, of a request of `version`, behind `gate`; it may stand still for `timeout`. `grpc`: its messages are counted.
+    pub(crate) fn new(
+        body: Incoming,
+        version: Version,
+        gate: Gate,
+        timeout: Duration,
+        grpc: bool,
+    ) -> Arc<Self> {
         if body.is_end_stream() {
             return Self::none(Instant::now());
         }
         let length = body.size_hint().exact();
         let source = Source {
             body,
+            is_stream: version == Version::HTTP_2,
             patience: Patience::new(timeout, None),
             taken: 0,
             replay: Some(Replay::default()),
@@ -279,6 +288,11 @@ impl Source {
             Poll::Ready(Some(Err(error))) => {
                 upload.fail(why_broken(&error));
                 Poll::Ready(Some(Err(BodyError::Source(error))))
+            }
+            // The parser takes a stream that is reset as if all were well (`NO_ERROR`) for one that ended.
+            Poll::Ready(None) if self.is_stream && !self.body.is_end_stream() => {
+                upload.fail(Reason::ClientClosed);
+                Poll::Ready(Some(Err(BodyError::GivenUp)))
             }
             Poll::Ready(None) => {
                 upload.end(Instant::now());

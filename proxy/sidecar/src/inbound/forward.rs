@@ -109,7 +109,7 @@ impl Inbound {
         if gate == Gate::Open {
             head.headers.remove(header::EXPECT);
         }
-        let upload = Upload::new(body, gate, self.shared.limits.body_timeout, grpc);
+        let upload = Upload::new(body, head.version, gate, self.shared.limits.body_timeout, grpc);
         exchange.set_upload(&upload);
         let left = timeouts::read(&head.headers, grpc).map_err(|_malformed| Reason::BadRequest)?;
         let deadline = Deadline::new(exchange.head_read().into_std(), None, left);

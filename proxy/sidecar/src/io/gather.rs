@@ -65,7 +65,8 @@ impl<T: Transport> Transport for Gather<T> {
     }
 
     fn holds_back(&self) -> bool {
-        !self.held.is_empty()
+        // Flushed is what the connection below has flushed, too.
+        self.due || !self.held.is_empty()
     }
 }
 

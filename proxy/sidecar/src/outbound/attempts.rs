@@ -22,7 +22,7 @@ use crate::{
     http::Gate,
     snapshot::EndpointSetEntry,
     telemetry::Exchange,
-    upstream::{Answer, Attempt, Demand, Failed, Head, Kept, Occupied},
+    upstream::{Answer, Attempt, Demand, Failed, Head, Kept, Leg, Occupied},
 };
 
 /// As much of an answer is kept while another attempt is made; a larger one is delivered.
@@ -135,7 +135,13 @@ impl<'a> Attempts<'a> {
                 }
                 Ok(Some(Answer { head, body, occupied: None }))
             }
-            Kept::Large(body) => Err(Ok(Answer { head, body, occupied })),
+            Kept::Large(body) => {
+                if self.prepared.leg == Leg::Http2 {
+                    // Its end may depend on the rest of the request.
+                    self.prepared.upload.set_gate(Gate::Open);
+                }
+                Err(Ok(Answer { head, body, occupied }))
+            }
             Kept::Broken => Ok(None),
         }
     }

@@ -65,7 +65,7 @@ impl Outbound {
             head.headers.remove(header::EXPECT);
         }
         let gate = if expects { Gate::Expecting } else { Gate::Open };
-        let upload = Upload::new(body, gate, self.shared.limits.body_timeout, grpc);
+        let upload = Upload::new(body, head.version, gate, self.shared.limits.body_timeout, grpc);
         let large = !upload.is_bodiless() && upload.length().is_none_or(|length| length > SHARED_BODY);
         let own = over_http1 && (upgrade.is_some() || expects || large);
         let leg = if own { Leg::Http1 } else { Leg::Http2 };

@@ -31,8 +31,9 @@ use crate::{
     upstream::{Connect, Connected, FirstWord, Io, Protocol, Trust, Upstream},
 };
 
-/// The address of the state (which stands for address and identity, and is held by the connector), and the generation.
-type Key = (usize, u64);
+/// The addresses of the states of the endpoint (which stands for address and identity) and of the destination, both held by
+/// the connections, and the generation.
+type Key = (usize, usize, u64);
 
 /// One worker's connections to all peers.
 #[derive(Debug, Default)]
@@ -46,7 +47,8 @@ impl MeshPools {
         destination: &Arc<DestinationState>,
         shared: &Shared,
     ) -> Arc<Upstream<Peer>> {
-        let key = (Arc::as_ptr(state).addr(), shared.identity.credential_generation());
+        let (endpoint, counted) = (Arc::as_ptr(state).addr(), Arc::as_ptr(destination).addr());
+        let key = (endpoint, counted, shared.identity.credential_generation());
         let mut pools = self.0.lock();
         if let Some(upstream) = pools.get(&key) {
             return Arc::clone(upstream);

@@ -337,8 +337,9 @@ impl Inner {
     /// Gives back what is held. A connection whose request is not over is of no use to another one.
     fn release(&mut self, whole: bool) {
         let uploaded = self.upload.as_ref().is_none_or(|upload| upload.ended().is_some());
+        // What was taken of it last may still wait for room at the upstream.
         if let Some(upload) = &self.upload
-            && !uploaded
+            && !(whole && uploaded)
         {
             upload.set_gate(Gate::Abandoned);
         }

@@ -92,6 +92,11 @@ impl Failed {
     pub(crate) fn after(reason: Reason) -> Self {
         Self { reason, unprocessed: false }
     }
+
+    /// `processed`: an application may have seen the request before it failed so.
+    fn or_processed(self, processed: bool) -> Self {
+        if processed { Self::after(Reason::UpstreamReset) } else { self }
+    }
 }
 
 /// Where and how.
@@ -147,9 +152,12 @@ impl<C: Connect> Attempt<'_, C> {
         let repeatable = is_idempotent(&head.method);
         let mut request = head.request(upload);
         let mut demand = self.demand.clone();
+        // Something was sent, on a connection that broke: whatever comes now, it may have been processed.
+        let mut broke = false;
         loop {
             let pool = &self.upstream.http1;
-            let (mut lease, waited) = wait(pool.acquire(&demand), || pool.is_connecting(), exchange).await?;
+            let acquired = wait(pool.acquire(&demand), || pool.is_connecting(), exchange).await;
+            let (mut lease, waited) = acquired.map_err(|failed| failed.or_processed(broke))?;
             self.waited(waited, exchange);
             let kept = (repeatable && !waited.fresh && upload.is_replayable()).then(|| Head {
                 method: request.method().clone(),
@@ -168,14 +176,17 @@ impl<C: Connect> Attempt<'_, C> {
                     return Ok(Answer { head, body, occupied: Some(Occupied::Http1(lease)) });
                 }
                 Err(NoAnswer::Unsent(unsent)) if !waited.fresh => request = *unsent,
-                Err(NoAnswer::Unsent(_)) => return Err(Failed::before(Reason::ConnectFailed)),
+                Err(NoAnswer::Unsent(_)) => {
+                    return Err(Failed::before(Reason::ConnectFailed).or_processed(broke));
+                }
                 Err(NoAnswer::Broke) if let Some(head) = kept => {
+                    broke = true;
                     upload.rewind();
                     request = head.request(upload);
                 }
                 // On a new connection it is our certificate that was refused, and nothing was served.
                 Err(NoAnswer::Broke) if waited.fresh && lease.connection().is_refused() => {
-                    return Err(Failed::before(Reason::PeerRejected));
+                    return Err(Failed::before(Reason::PeerRejected).or_processed(broke));
                 }
                 Err(NoAnswer::Broke) => return Err(Failed::after(Reason::UpstreamReset)),
                 Err(NoAnswer::For(reason)) => return Err(Failed::after(reason)),

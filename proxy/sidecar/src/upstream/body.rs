@@ -162,8 +162,11 @@ impl Body for UpstreamBody {
             Self::Http1(body) => body.size_hint(),
             // Where it has a length, the head says so.
             Self::Http2(stream, _) if stream.is_end_stream() => SizeHint::with_exact(0),
-            Self::Http2(..) | Self::Begun(..) | Self::Broken(_) => SizeHint::default(),
-            Self::Kept(frames, _) => {
+            // Trailers need a body whose length is not told first.
+            Self::Http2(..) | Self::Begun(..) | Self::Broken(_) | Self::Kept(_, Some(_)) => {
+                SizeHint::default()
+            }
+            Self::Kept(frames, None) => {
                 SizeHint::with_exact(frames.iter().map(|frame| u64::try_from(frame.len()).unwrap_or(0)).sum())
             }
         }

@@ -21,7 +21,7 @@ use outrigger_core::reason::Reason;
 use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -38,6 +38,11 @@ use crate::{
 /// How long a connection that just finished a response may take to be ready for the next request. Its task only needs
 /// to be polled once more.
 const READY: Duration = Duration::from_millis(100);
+/// How often one in line looks whether there is room for a connection meanwhile, which others may have made: elsewhere in
+/// the pool, or at another worker.
+pub(super) const LOOK: Duration = Duration::from_millis(50);
+/// How long a connection that nobody wants any more may take to end.
+const GOODBYE: Duration = Duration::from_secs(5);
 /// Connections that are being made at once. More would only slow each other down.
 const CONNECTING: usize = 32;
 
@@ -176,7 +181,7 @@ impl<C: Connect> Pool<C> {
     /// Stands in line.
     async fn wait(self: &Arc<Self>, demand: &Demand, begin: Instant) -> Result<Connection, Reason> {
         let _pending = self.destination.pending(demand.pending).ok_or(Reason::PendingLimit)?;
-        let (sender, receiver) = oneshot::channel();
+        let (sender, mut receiver) = oneshot::channel();
         let connecting = {
             let mut state = self.state.lock();
             state.line.push_back(sender);
@@ -186,15 +191,21 @@ impl<C: Connect> Pool<C> {
         // Whoever makes a connection has a timeout of his own, and tells everybody of it.
         let patience =
             demand.queue_timeout + if connecting { demand.connect_timeout } else { Duration::ZERO };
-        match timeout_at(begin + patience, receiver).await {
-            Ok(Ok(given)) => given,
-            Ok(Err(_gone)) => Err(Reason::InternalError),
-            Err(_elapsed) => Err(Reason::ConnectionLimit),
+        let end = begin + patience;
+        loop {
+            let now = Instant::now();
+            match timeout_at(end.min(now + LOOK), &mut receiver).await {
+                Ok(Ok(given)) => return given,
+                Ok(Err(_gone)) => return Err(Reason::InternalError),
+                Err(_elapsed) if now + LOOK < end => self.make(&mut self.state.lock(), demand),
+                Err(_elapsed) => return Err(Reason::ConnectionLimit),
+            }
         }
     }
 
     /// Makes connections for those in line, as far as the bounds allow.
     fn make(self: &Arc<Self>, state: &mut State, demand: &Demand) {
+        state.line.retain(|waiting| !waiting.is_closed());
         while state.connecting < state.line.len().min(CONNECTING) {
             let Some(counted) = self.destination.connection(demand.connections) else {
                 return;
@@ -217,7 +228,6 @@ impl<C: Connect> Pool<C> {
         match made {
             Ok(connection) => {
                 self.give(&mut state, connection, demand.keep);
-                state.line.retain(|waiting| !waiting.is_closed());
                 self.make(&mut state, &demand);
             }
             // What failed for one would fail for the others.
@@ -301,10 +311,19 @@ async fn watch_over(
             bond.released.cancelled().await;
         }
     };
+    // To a peer that takes nothing, it could not even be said that it is over.
+    let given_up = async {
+        bond.released.cancelled().await;
+        if bond.may_switch.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        sleep(GOODBYE).await;
+    };
     tokio::select! {
         biased;
         () = over => {}
         () = cut => bond.cut.cancel(),
+        () = given_up => {}
     }
     drop(counted);
 }

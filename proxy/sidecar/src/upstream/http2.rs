@@ -27,6 +27,7 @@ use super::{
     Connect, Protocol,
     attempt::{Demand, Waited},
     connect::{Connected, Standing},
+    http1::LOOK,
 };
 use crate::{
     endpoint::{Counted, DestinationState},
@@ -188,8 +189,11 @@ impl<C: Connect> Multiplexer<C> {
                     }
                 }
                 None => {
-                    let waited = timeout_at(begin + demand.queue_timeout, freed).await;
-                    waited.map_err(|_elapsed| Reason::ConnectionLimit)?;
+                    // A connection may end elsewhere, which makes room for one here.
+                    let (now, end) = (Instant::now(), begin + demand.queue_timeout);
+                    if timeout_at(end.min(now + LOOK), freed).await.is_err() && now + LOOK >= end {
+                        return Err(Reason::ConnectionLimit);
+                    }
                 }
             }
         }

@@ -335,3 +335,18 @@ async fn a_short_upload_to_a_pooled_connection_that_breaks_is_sent_again_from_it
     app.send(OK).await;
     assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
 }
+
+#[tokio::test]
+async fn trailers_of_an_answer_without_data_arrive() {
+    let pair = pair().await;
+    let mut client = pair.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: price\r\nte: trailers\r\n\r\n").await;
+    let mut app = App::accept(&pair.app).await;
+    let mut body = app.call().await.answer(200, false);
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-sum", HeaderValue::from_static("0"));
+    body.send_trailers(trailers).unwrap();
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(!head.to_ascii_lowercase().contains("content-length"), "{head}");
+}

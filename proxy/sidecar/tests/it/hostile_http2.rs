@@ -283,6 +283,23 @@ async fn an_upload_that_is_reset_never_looks_whole_whatever_the_code() {
 }
 
 #[tokio::test]
+async fn an_upload_that_is_reset_in_the_write_that_brings_its_data_never_looks_whole() {
+    let pair = pair().await;
+    for code in [Code::NO_ERROR, Code::CANCEL] {
+        let mut client = pair.frames().await;
+        client.headers(0, 1, &request("POST", "/")).await;
+        let mut app = pair.app.accept().await;
+        app.head().await;
+        let data = frame(DATA, 0, 1, b"abc");
+        let reset = frame(RST_STREAM, 0, 1, &u32::from(code).to_be_bytes());
+        client.raw().send([data, reset].concat()).await;
+        let (rest, _) = app.rest().await;
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "{code}: {}", String::from_utf8_lossy(&rest));
+        logged(client.address(), "client_closed").await;
+    }
+}
+
+#[tokio::test]
 async fn pseudo_headers_in_trailers_reach_nobody() {
     let pair = pair().await;
     let mut client = pair.frames().await;

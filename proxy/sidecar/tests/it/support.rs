@@ -239,7 +239,10 @@ impl Pair {
                     return head;
                 }
                 Ok((None, Some(at))) => drop(others.swap_remove(at)),
-                Ok((None, None)) => *app = self.app.accept().await,
+                Ok((None, None)) => match others.pop() {
+                    Some(other) => *app = other,
+                    None => *app = self.app.accept().await,
+                },
             }
         }
     }
