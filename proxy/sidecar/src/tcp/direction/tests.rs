@@ -1,3 +1,5 @@
+//! A direction, step by step: what is carried, and how it ends.
+
 use std::{collections::VecDeque, task::Waker};
 
 use proptest::prelude::*;
