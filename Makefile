@@ -57,7 +57,7 @@ bench-engines: setup-bench
 # Instructions of each decision and of a whole request, against benches/instructions/baseline.json.
 bench-instructions bench-instructions-baseline:
 	@./benches/setup.sh instructions
-	$(CARGO) build --locked --profile dist $(BINARIES)
+	$(CARGO) build --locked --release $(BINARIES)
 	python3 -m unittest discover --quiet -s benches/instructions
 	python3 benches/instructions $(if $(findstring baseline,$@),--write)
 

@@ -23,7 +23,7 @@ DECISION, REQUEST = 0.01, 0.03
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="make what is counted the new baseline")
-    parser.add_argument("--programs", type=Path, default=ROOT / "target/dist", help="where our binaries are")
+    parser.add_argument("--programs", type=Path, default=ROOT / "target/release", help="where our binaries are")
     options = parser.parse_args()
     if not shutil.which("valgrind"):
         raise Failed("valgrind is missing: run benches/setup.sh instructions")
