@@ -207,12 +207,13 @@ impl Rejection {
 pub(crate) fn behind(state: &status::ProxyState) -> Vec<String> {
     let proxy = Proxy::new(state);
     let name = node(&proxy.node_id);
-    let mut lines = vec![format!(
-        "{name}: applied {} of {}{}",
-        proxy.applied_revision,
-        proxy.target_revision,
-        if proxy.connected { "" } else { ", not connected" }
-    )];
+    let mut lines = vec![if proxy.connected {
+        format!("{name}: applied {} of {}", proxy.applied_revision, proxy.target_revision)
+    } else {
+        // What was for it when it left says nothing of what is now.
+        let applied = proxy.applied_revision;
+        format!("{name}: not connected, last applied {applied}; it counts until its lease ends")
+    }];
     lines.extend(
         proxy.pending.iter().map(|pending| format!("  {} is pending: {}", pending.resource, pending.cause)),
     );
@@ -361,7 +362,7 @@ mod tests {
         assert_eq!(
             behind(&state),
             [
-                "demo/front#front-1: applied 3 of 4, not connected",
+                "demo/front#front-1: not connected, last applied 3; it counts until its lease ends",
                 "  Service demo/price is pending: waiting for EndpointSet demo/price:80",
                 "  rejected Service demo/price: ports[0].rules[0]: needs 'mirror', which this proxy lacks (from Route \
                  demo/price)",

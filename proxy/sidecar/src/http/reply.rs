@@ -30,8 +30,9 @@ impl Shape {
 /// not trusted any further.
 pub(crate) fn own_answer(reason: Reason, shape: Shape, mut exchange: Exchange) -> Response<ResponseBody> {
     exchange.note(|record| record.refuse(reason));
-    // A reason without a status: the client is gone, and nobody reads or counts what is answered.
-    let status = reason.status().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    // A reason without a status: the client is gone, or sends no more of what it promised. If it reads the answer, the fault
+    // was its own.
+    let status = reason.status().unwrap_or(StatusCode::BAD_REQUEST);
     exchange.stamp(|stamps| stamps.head_sent = Some(Instant::now().into_std()));
     if shape == Shape::Grpc {
         return grpc_answer(reason, exchange);
