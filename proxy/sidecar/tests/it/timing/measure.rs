@@ -238,7 +238,7 @@ pub(super) async fn several(mut request: impl AsyncFnMut(&str)) -> Measured {
 pub(super) async fn truth(delayed: Phase, mut part: impl AsyncFnMut(&mut Trial)) {
     let mut trial = Trial { delayed, with: Measured::default(), without: Measured::default() };
     for _ in 0..STAGES {
-        part(&mut trial).await;
+        Box::pin(part(&mut trial)).await;
     }
     trial.judge();
 }
