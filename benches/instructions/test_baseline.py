@@ -22,11 +22,11 @@ def compare(now, then):
 
 class Baseline(unittest.TestCase):
     def test_less_is_welcome_and_more_has_a_limit(self):
-        self.assertEqual(compare({"route: x": 50}, {"route: x": 100})[0], 0)
-        self.assertEqual(compare({"route: x": 101}, {"route: x": 100})[0], 0)
-        self.assertEqual(compare({"route: x": 102}, {"route: x": 100})[0], 1)
-        self.assertEqual(compare({"request: x": 102.9}, {"request: x": 100})[0], 0)
-        self.assertEqual(compare({"request: x": 103.1}, {"request: x": 100})[0], 1)
+        self.assertEqual(compare({"route: x": 5000}, {"route: x": 10000})[0], 0)
+        self.assertEqual(compare({"route: x": 10103}, {"route: x": 10000})[0], 0)
+        self.assertEqual(compare({"route: x": 10104}, {"route: x": 10000})[0], 1)
+        self.assertEqual(compare({"request: x": 10303}, {"request: x": 10000})[0], 0)
+        self.assertEqual(compare({"request: x": 10304}, {"request: x": 10000})[0], 1)
 
     def test_what_appears_or_disappears_needs_a_new_baseline(self):
         self.assertIn("without a baseline", compare({"new": 1}, {})[1])
