@@ -1,6 +1,5 @@
 //! Integration tests of the proxy over real sockets.
 
-#![expect(clippy::large_futures, reason = "there is one of each test")]
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
