@@ -26,10 +26,11 @@ demo:
 	$(CARGO) build --locked --release $(BINARIES)
 	./target/release/outrigger demo $(DEMO_ARGS)
 
-# The whole-mesh tests run the built binaries.
+# The whole-mesh tests run the built binaries. What is measured within a millisecond has the machine for itself.
 test: setup
 	$(CARGO) build --locked $(BINARIES)
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace -- --skip truth::
+	$(CARGO) test --locked --workspace --test it -- truth::
 
 check:
 	$(CARGO) fmt --all --check

@@ -23,6 +23,7 @@ c++      g++
 " ;;
   instructions) NEEDED="
 valgrind valgrind
+h2load   nghttp2-client
 " ;;
   *) echo "usage: benches/setup.sh compare|engines|instructions" >&2; exit 2 ;;
 esac

@@ -5,8 +5,8 @@ use std::io;
 use outrigger_bench::{decisions, measure, report};
 
 fn main() -> io::Result<()> {
-    for mut decision in decisions::all() {
-        report(decision.name, measure(|| (decision.decide)()))?;
+    for decision in decisions::ALL {
+        report(decision.name, measure((decision.prepare)()))?;
     }
     Ok(())
 }

@@ -18,8 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 BASELINE = Path(__file__).with_name("baseline.json")
 # By how much a count may grow. A whole request meets a clock and a kernel; a decision does not.
 DECISION, REQUEST = 0.01, 0.03
-# Instructions by which the small ones differ from run to run.
-SLACK = 3
 
 
 def main():
@@ -63,7 +61,7 @@ def compare(counts, baseline):
             verdict, bad = "gone" if now is None else "without a baseline", True
         else:
             limit = REQUEST if name.startswith("request:") else DECISION
-            bad = now > then * (1 + limit) + SLACK
+            bad = now > then * (1 + limit)
             verdict = f"{now / then - 1:+.1%}" + (f", more than {limit:.0%}" if bad else "")
         wrong += bad
         print(f"{name:<44} {number(then)} {number(now)}   {verdict}")

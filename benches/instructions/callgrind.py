@@ -22,7 +22,7 @@ def command(out, *program):
 def per_call(out, *program):
     """Instructions of one call of what `program` does as often as its last argument says: from the difference of two
     runs, so that starting and ending do not count."""
-    few, many = 1_000, 3_000
+    few, many = 1_000, 11_000
     counted = []
     for times in (few, many):
         done = subprocess.run(command(out, *program, times), capture_output=True, text=True, timeout=PATIENCE)

@@ -2,30 +2,16 @@
 
 import json
 import subprocess
+from pathlib import Path
 
-from callgrind import Counted, Failed, eventually
-from peers import Client, application
+from callgrind import PATIENCE, Counted, Failed, eventually
+from peers import HOST, Client, application
 
 WARM_UP, REQUESTS = 100, 1_000
 # Any port that is free.
 FREE = "127.0.0.1:0"
 
-SERVICE = """
-apiVersion: outrigger.dev/v1alpha1
-kind: Service
-metadata: {name: price, namespace: demo}
-spec:
-  ports: [{port: 80, name: http, protocol: HTTP}]
----
-apiVersion: outrigger.dev/v1alpha1
-kind: Route
-metadata: {name: price, namespace: demo}
-spec:
-  parentRefs: [{name: price}]
-  rules:
-"""
-RULE = "  - matches: [{{path: {{type: PathPrefix, value: /v{index}}}}}]\n"
-RULES = 10
+POLICIES = Path(__file__).resolve().parents[1] / "policy.yaml"
 
 
 class Mesh:
@@ -48,7 +34,7 @@ class Mesh:
                  "--discovery-listen", FREE, "--health-listen", FREE, "--allow-loopback"], stderr=log)
         listening = self._addresses("control-plane")
         operate = [self.programs / "outrigger", "--server", listening["policy"], "--credential", state / "admin"]
-        documents = SERVICE + "".join(RULE.format(index=index) for index in range(RULES))
+        documents = POLICIES.read_text()
         subprocess.run([*operate, "apply", "-f", "-"], input=documents, text=True, check=True, capture_output=True)
 
         def sidecar(account, *arguments):
@@ -82,11 +68,23 @@ class Mesh:
         return True
 
     def per_request(self):
-        """Instructions of each sidecar for one request on a connection that has had others."""
+        """Instructions of each sidecar for one request on a connection that has had others; over HTTP/2, the few of a
+        new connection count as well."""
         client = Client(self.target)
-        client.ask(WARM_UP)
-        return {f"request: {name}": sidecar.during(lambda: client.ask(REQUESTS)) / REQUESTS
-                for name, sidecar in (("outbound", self.outbound), ("inbound", self.inbound))}
+        counts = {}
+        for protocol, ask in (("HTTP/1.1", client.ask), ("HTTP/2", self._ask_http2)):
+            ask(WARM_UP)
+            for name, sidecar in (("outbound", self.outbound), ("inbound", self.inbound)):
+                counts[f"request: {protocol}, {name}"] = sidecar.during(lambda: ask(REQUESTS)) / REQUESTS
+        return counts
+
+    def _ask_http2(self, times):
+        """So many requests, one after the other, on a connection of their own."""
+        done = subprocess.run(["h2load", "--requests", str(times), "--clients", "1", "--max-concurrent-streams", "1",
+                               "--header", f":authority: {HOST}", f"http://{self.target}/v9/item"],
+                              capture_output=True, text=True, timeout=PATIENCE)
+        if f"status codes: {times} 2xx" not in done.stdout:
+            raise Failed(f"h2load: {done.stdout[-500:]}{done.stderr[-200:]}")
 
     def stop(self):
         for sidecar in (self.outbound, self.inbound):

@@ -1,6 +1,8 @@
 """Outrigger as its users run it: a control plane, two sidecars that joined with tokens, a service and a route of ten
 rules, everything at its default. Only what /dev/null is for the access log is not theirs."""
 
+from pathlib import Path
+
 from application import PORT
 from bed import LOAD_CPU, PROXY_CPU, SERVER, eventually
 
@@ -8,23 +10,8 @@ from . import Pair
 
 OUTBOUND, INBOUND = 17001, 17006
 POLICY, DISCOVERY = "127.0.0.1:17100", f"{SERVER}:17110"
-RULES = 10
 
-SERVICE = """
-apiVersion: outrigger.dev/v1alpha1
-kind: Service
-metadata: {name: price, namespace: demo}
-spec:
-  ports: [{port: 80, name: http, protocol: HTTP}]
----
-apiVersion: outrigger.dev/v1alpha1
-kind: Route
-metadata: {name: price, namespace: demo}
-spec:
-  parentRefs: [{name: price}]
-  rules:
-"""
-RULE = "  - matches: [{{path: {{type: PathPrefix, value: /v{index}}}}}]\n"
+POLICIES = Path(__file__).resolve().parents[2] / "policy.yaml"
 
 
 def start(bed, _authority):
@@ -47,7 +34,7 @@ def start(bed, _authority):
             [bed.programs / "outrigger-proxy", "--instance", account, "--join-token-file", token, "--control-plane",
              DISCOVERY, "--state-dir", state / account, *arguments], cpu=PROXY_CPU, server=server, quiet=True)
 
-    operate("apply", "-f", "-", text=SERVICE + "".join(RULE.format(index=index) for index in range(RULES)))
+    operate("apply", "-f", "-", text=POLICIES.read_text())
     inbound = sidecar("price", True, "--inbound", f"{SERVER}:{INBOUND}=127.0.0.1:{PORT},name=http,protocol=http1")
     outbound = sidecar("front", False)
     target = ("127.0.0.1", OUTBOUND)

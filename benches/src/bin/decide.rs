@@ -21,17 +21,17 @@ struct Arguments {
 
 fn main() -> io::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let mut all = decisions::all();
     let Some(name) = arguments.name else {
-        for decision in all {
+        for decision in decisions::ALL {
             writeln!(io::stdout(), "{}", decision.name)?;
         }
         return Ok(ExitCode::SUCCESS);
     };
-    let Some(decision) = all.iter_mut().find(|decision| decision.name == name) else {
+    let Some(decision) = decisions::ALL.iter().find(|decision| decision.name == name) else {
         writeln!(io::stderr(), "there is no decision '{name}'")?;
         return Ok(ExitCode::from(2));
     };
-    let right = (0..arguments.times).all(|_| black_box((decision.decide)()));
+    let mut decide = (decision.prepare)();
+    let right = (0..arguments.times).all(|_| black_box(decide()));
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

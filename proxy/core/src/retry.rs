@@ -39,8 +39,6 @@ pub enum Outcome {
     Status(StatusCode),
     /// A limit of ours at the destination: other endpoints have it too.
     Limited,
-    /// An authenticated peer that is overloaded asks that nobody tries again, whatever else it says.
-    DoNotRetry,
     /// Anything else: no other attempt could end better, or the request is over.
     Final,
 }
@@ -162,7 +160,7 @@ impl<'p> Retries<'p> {
             Outcome::Unprocessed => true,
             Outcome::Reset | Outcome::PerTryTimeout => self.idempotent && self.policy.reset,
             Outcome::Status(status) => self.idempotent && self.policy.statuses.contains(&status.as_u16()),
-            Outcome::Limited | Outcome::DoNotRetry | Outcome::Final => false,
+            Outcome::Limited | Outcome::Final => false,
         }
     }
 

@@ -323,38 +323,4 @@ fn existing<K: Clone + Eq + Hash, S>(
 }
 
 #[cfg(test)]
-mod tests {
-    use outrigger_core::model::Health;
-
-    use super::*;
-
-    fn endpoint(identity: &str) -> Endpoint {
-        Endpoint {
-            address: "127.0.0.1:8080".parse().unwrap(),
-            identity: identity.parse().unwrap(),
-            weight: 1,
-            health: Health::Healthy,
-            workload: Arc::from("demo/price-1"),
-        }
-    }
-
-    #[test]
-    fn a_state_outlives_the_snapshot_that_named_it_while_a_request_holds_it() {
-        let states = States::default();
-        let price = endpoint("spiffe://outrigger.local/ns/demo/sa/price");
-        let guard = states.of(&price).begin();
-        assert_eq!(states.prune(), 1);
-        assert_eq!(states.of(&price).in_flight(), 1);
-        drop(guard);
-        assert_eq!(states.prune(), 0);
-        assert_eq!(states.of(&price).in_flight(), 0);
-    }
-
-    #[test]
-    fn another_identity_behind_an_address_is_another_endpoint() {
-        let states = States::default();
-        let price = states.of(&endpoint("spiffe://outrigger.local/ns/demo/sa/price"));
-        let other = states.of(&endpoint("spiffe://outrigger.local/ns/demo/sa/other"));
-        assert!(!Arc::ptr_eq(&price, &other));
-    }
-}
+mod tests;

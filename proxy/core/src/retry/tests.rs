@@ -47,8 +47,8 @@ fn a_policy_adds_statuses_and_resets_for_idempotent_methods() {
 }
 
 #[test]
-fn our_limits_and_an_overloaded_peer_are_never_retried_nor_is_a_body_that_is_gone() {
-    for outcome in [Outcome::Limited, Outcome::DoNotRetry, Outcome::Final] {
+fn our_limits_are_never_retried_nor_is_a_body_that_is_gone() {
+    for outcome in [Outcome::Limited, Outcome::Final] {
         assert_eq!(retried(&asked(), true, outcome, situation()), None, "{outcome:?}");
     }
     let gone = Situation { replayable: false, ..situation() };

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use outrigger_core::reason::Reason;
 use tokio::{
     pin,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -72,20 +72,9 @@ where
     let result = tokio::select! {
         biased;
         result = connection.as_mut() => result,
-        () = draining.cancelled() => {
-            // The parser closes at once what it has read nothing from, although a request may be on its way: whoever
-            // connects now has not heard of the end yet.
-            let first = match link.is_used() {
-                true => None,
-                false => timeout(FIRST_REQUEST, connection.as_mut()).await.ok(),
-            };
-            match first {
-                Some(result) => result,
-                None => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            }
+        () = told_to_close(draining, &link) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
     };
     match result {
@@ -125,19 +114,9 @@ where
     let result = tokio::select! {
         biased;
         result = connection.as_mut() => result,
-        () = draining.cancelled() => {
-            // Whoever connects now has not heard of the end yet, and must not be sent away before the first request.
-            let first = match link.is_used() {
-                true => None,
-                false => timeout(FIRST_REQUEST, connection.as_mut()).await.ok(),
-            };
-            match first {
-                Some(result) => result,
-                None => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            }
+        () = told_to_close(draining, &link) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
         () = idle(&link, born, limits.idle_timeout) => {
             connection.as_mut().graceful_shutdown();
@@ -149,6 +128,15 @@ where
     let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
     // What the peer wrote is not HTTP/2; what ends a connection otherwise has ended its streams' records.
     source.is_some_and(|error| error.is_library() && !error.is_io()).then_some(Reason::BadRequest)
+}
+
+/// Waits until the connection is to take no further request. One that is new then has a moment for its first, which may be
+/// on its way: whoever connects now has not heard of the end yet.
+async fn told_to_close(draining: &CancellationToken, link: &Link) {
+    draining.cancelled().await;
+    if !link.is_used() {
+        sleep(FIRST_REQUEST).await;
+    }
 }
 
 fn http2_builder(clients: Clients, limits: &Limits) -> http2::Builder<Streams> {

@@ -28,5 +28,5 @@ mod services;
 mod stalls;
 mod stopping;
 mod support;
-mod timing;
+mod truth;
 mod upgrades;

@@ -19,6 +19,7 @@ use super::{
 use crate::support::{
     Options, Pair, log,
     raw::{Raw, Server, soon},
+    streams::{App, post},
 };
 
 /// How long it is open.
@@ -158,4 +159,27 @@ async fn a_call_with_one_message_ends_with_it() {
     let (pair, times) = call(1, "one-message").await;
     assert_eq!(edge(&pair).key.class, Class::Request);
     assert!(times.get(Phase::Stream) + Duration::from_millis(30) >= OPEN, "{times:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_its_client_cuts_after_the_head_is_a_stream_however_few_its_messages() {
+    let _alone = ALONE.lock().await;
+    let pair = Pair::with(&Options { protocol: InboundProtocol::Grpc, ..Options::default() }).await;
+    let mut client = pair.streams().await;
+    let mut request = post("/a.B/C");
+    request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    request.headers_mut().insert("x-request-id", HeaderValue::from_static("watch"));
+    let mut sent = client.send(request, false).await;
+    sent.body.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), true).unwrap();
+    let mut app = App::accept(&pair.app).await;
+    let _open = app.call().await.answer(200, false);
+    let answer = soon("an answer", &mut sent.response).await.unwrap();
+    sleep(OPEN).await;
+    drop(answer);
+    sent.body.send_reset(h2::Reason::CANCEL);
+    let times = Times::of("watch").await;
+    let edge = edge(&pair);
+    let total = Duration::from_micros(edge.total.sum().total_us);
+    assert_eq!((edge.key.class, edge.requests), (Class::Stream, 1), "{edge:?}");
+    assert!(total < OPEN && times.total >= OPEN, "{total:?} {times:?}");
 }

@@ -9,11 +9,11 @@ use http::{Method, Request};
 use super::{App, length};
 use crate::{
     support::raw::{Raw, soon},
-    timing::measure::Delay,
+    truth::measure::Delay,
 };
 
 /// What a client of HTTP/2 takes of an answer without saying so, bytes.
-pub(in crate::timing) const WINDOW: usize = 65_535;
+pub(in crate::truth) const WINDOW: usize = 65_535;
 
 /// Its connection, by what it is used for; see [`By`](super::By).
 pub(super) enum Way {
@@ -23,19 +23,19 @@ pub(super) enum Way {
 }
 
 /// See the module.
-pub(in crate::timing) struct Caller {
+pub(in crate::truth) struct Caller {
     pub(super) way: Way,
     pub(super) app: Arc<App>,
 }
 
 impl Caller {
     /// Makes the request that is called `id`, to its last byte; returns the status of its answer.
-    pub(in crate::timing) async fn call(&mut self, id: &str) -> u16 {
+    pub(in crate::truth) async fn call(&mut self, id: &str) -> u16 {
         self.call_host("price", id).await
     }
 
     /// The same, to somebody else. After the host there may be further headers; HTTP/1 only.
-    pub(in crate::timing) async fn call_host(&mut self, host: &str, id: &str) -> u16 {
+    pub(in crate::truth) async fn call_host(&mut self, host: &str, id: &str) -> u16 {
         match &mut self.way {
             Way::Shared(raw) => {
                 raw.send(head("GET", host, id) + "\r\n").await;
@@ -54,7 +54,7 @@ impl Caller {
     }
 
     /// One that is not sent again once anything of it was: with a body, in the middle of which it may stop.
-    pub(in crate::timing) async fn upload(&mut self, id: &str) -> u16 {
+    pub(in crate::truth) async fn upload(&mut self, id: &str) -> u16 {
         let app = &self.app;
         match &mut self.way {
             Way::Shared(raw) => {
@@ -82,7 +82,7 @@ impl Caller {
     }
 
     /// A window's worth of the answer is read, the rest after `pause`; HTTP/2 only.
-    pub(in crate::timing) async fn read_slowly(&mut self, id: &str, pause: &Delay) {
+    pub(in crate::truth) async fn read_slowly(&mut self, id: &str, pause: &Delay) {
         let Way::Http2(sender) = &mut self.way else {
             panic!("streams have windows");
         };
@@ -116,7 +116,7 @@ async fn send_slowly(raw: &mut Raw, begin: String, end: &str, app: &App) {
 }
 
 /// Without the empty line.
-pub(in crate::timing) fn head(method: &str, host: &str, id: &str) -> String {
+pub(in crate::truth) fn head(method: &str, host: &str, id: &str) -> String {
     format!("{method} / HTTP/1.1\r\nhost: {host}\r\nx-request-id: {id}\r\n")
 }
 

@@ -17,50 +17,50 @@ use tokio::{
 use super::length;
 use crate::{
     support::{header, raw::Raw},
-    timing::measure::Delay,
+    truth::measure::Delay,
 };
 
 /// See the module.
 #[derive(Default)]
-pub(in crate::timing) struct App {
+pub(in crate::truth) struct App {
     /// Between a request's last byte and the answer's head.
-    pub(in crate::timing) answering: Delay,
+    pub(in crate::truth) answering: Delay,
     /// In the middle of the answer's body, once the caller has its head.
-    pub(in crate::timing) streaming: Delay,
+    pub(in crate::truth) streaming: Delay,
     /// In the middle of the request's body, once the application has its head.
-    pub(in crate::timing) uploading: Delay,
+    pub(in crate::truth) uploading: Delay,
     /// Requests whose head was read here, and answers whose head was read by the caller.
-    pub(in crate::timing) asked: watch::Sender<u64>,
+    pub(in crate::truth) asked: watch::Sender<u64>,
     answered: watch::Sender<u64>,
     /// Says `103` first.
-    pub(in crate::timing) hints: AtomicBool,
+    pub(in crate::truth) hints: AtomicBool,
     /// Answers the next request 503, after `refusing`.
-    pub(in crate::timing) refuses: AtomicBool,
-    pub(in crate::timing) refusing: Delay,
+    pub(in crate::truth) refuses: AtomicBool,
+    pub(in crate::truth) refusing: Delay,
     /// Answers before it has read the request's body, and closes.
-    pub(in crate::timing) early: AtomicBool,
+    pub(in crate::truth) early: AtomicBool,
     /// Closes instead of answering.
-    pub(in crate::timing) closes: AtomicBool,
+    pub(in crate::truth) closes: AtomicBool,
     /// Says so instead of answering the next request.
-    pub(in crate::timing) silent: AtomicBool,
-    pub(in crate::timing) silenced: Notify,
+    pub(in crate::truth) silent: AtomicBool,
+    pub(in crate::truth) silenced: Notify,
     /// Answers with so many bytes, if not 0.
-    pub(in crate::timing) large: AtomicUsize,
+    pub(in crate::truth) large: AtomicUsize,
     arrivals: Mutex<Vec<Instant>>,
 }
 
 impl App {
     /// When the heads of the requests came, since it was asked last.
-    pub(in crate::timing) fn arrivals(&self) -> Vec<Instant> {
+    pub(in crate::truth) fn arrivals(&self) -> Vec<Instant> {
         std::mem::take(&mut *self.arrivals.lock())
     }
 
     /// The caller has read the head of an answer.
-    pub(in crate::timing) fn is_heard(&self) {
+    pub(in crate::truth) fn is_heard(&self) {
         self.answered.send_modify(|answered| *answered += 1);
     }
 
-    pub(in crate::timing) async fn listen(self: Arc<Self>, listener: TcpListener) {
+    pub(in crate::truth) async fn listen(self: Arc<Self>, listener: TcpListener) {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(Arc::clone(&self).serve(Raw::new(stream)));
         }

@@ -14,21 +14,21 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::timing::measure::Delay;
+use crate::truth::measure::Delay;
 
 /// See the module.
-pub(in crate::timing) struct Relay {
-    pub(in crate::timing) address: SocketAddr,
+pub(in crate::truth) struct Relay {
+    pub(in crate::truth) address: SocketAddr,
     /// Before the next bytes from the caller's side are passed on.
-    pub(in crate::timing) passing: Arc<Delay>,
+    pub(in crate::truth) passing: Arc<Delay>,
     /// Closes instead of passing the next bytes from the caller's side on.
-    pub(in crate::timing) breaks: Arc<AtomicBool>,
+    pub(in crate::truth) breaks: Arc<AtomicBool>,
     cut: Arc<Notify>,
 }
 
 impl Relay {
     /// To `far`; `opening`: between a connection being opened to it, and its opening the other one.
-    pub(in crate::timing) async fn new(far: SocketAddr, opening: Arc<Delay>) -> Self {
+    pub(in crate::truth) async fn new(far: SocketAddr, opening: Arc<Delay>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let relay = Self { address, passing: Delay::new(), breaks: Arc::default(), cut: Arc::default() };
@@ -51,7 +51,7 @@ impl Relay {
     }
 
     /// Closes all connections.
-    pub(in crate::timing) fn cut(&self) {
+    pub(in crate::truth) fn cut(&self) {
         self.cut.notify_waiters();
     }
 }
