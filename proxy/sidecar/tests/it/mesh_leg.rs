@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request};
-use outrigger_core::model::{AppProtocol, Resilience, Retry, Timeouts, TrafficLimits};
+use outrigger_core::model::{AppProtocol, Endpoint, Resilience, Retry, Timeouts, TrafficLimits};
 use outrigger_proxy::{http::Limits, settings::InboundProtocol};
 use tokio::net::TcpListener;
 
 use crate::support::{
-    Options, Pair, endpoint, header, log,
+    Options, Pair, Side, endpoint, header, log,
     raw::{Raw, soon},
     streams::{App, get, piece, post, whole},
 };
@@ -382,23 +382,23 @@ async fn a_connection_that_nobody_uses_is_closed_and_the_next_request_opens_anot
     assert_eq!(pair.front.metric(OPENED), 2.0);
 }
 
-#[tokio::test]
-async fn a_sidecar_that_leaves_finishes_what_it_has_and_refuses_what_comes_too_late() {
-    let pair = pair().await;
-    let mut client = pair.client().await;
-    client.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
-    let other = pair.authority.identity(pair.authority.workload("demo", "price"));
+/// A second sidecar of the same application.
+fn another(pair: &Pair) -> (Side, Endpoint) {
+    let identity = pair.authority.identity(pair.authority.workload("demo", "price"));
     let options = Options { protocol: InboundProtocol::Http1, ..Options::default() };
-    let other = crate::support::Side::start(other, &[pair.app.address()], &options);
-    let second = endpoint(other.path.inbound()[0], &pair.authority, "price");
-    pair.publish(2, pair.service(Vec::new()), &[pair.endpoint(), second]);
+    let side = Side::start(identity, &[pair.app.address()], &options);
+    let endpoint = endpoint(side.path.inbound()[0], &pair.authority, "price");
+    (side, endpoint)
+}
+
+/// The sidecar of `price` leaves while a request, whose client and application are `held`, is under way, and so many
+/// others come, each on a connection of its own. None is lost, whoever is asked.
+async fn leaves(pair: Pair, held: (Raw, Raw), others: usize) {
+    let (mut client, mut app) = held;
     let Pair { price, front, app: server, .. } = pair;
-    let drain = price.path.drain(Duration::from_secs(10));
+    let drain = price.path.drain(Duration::from_secs(20));
     let late = async {
-        // No request is lost while it leaves, whichever of the two is asked.
-        for number in 0..20 {
+        for number in 0..others {
             let mut late = Raw::connect(front.path.outbound()).await;
             late.send(format!("POST /{number} HTTP/1.1\r\nhost: price\r\ncontent-length: 2\r\n\r\nab")).await;
             let mut app = server.accept().await;
@@ -415,6 +415,18 @@ async fn a_sidecar_that_leaves_finishes_what_it_has_and_refuses_what_comes_too_l
 }
 
 #[tokio::test]
+async fn a_sidecar_that_leaves_finishes_what_it_has_and_refuses_what_comes_too_late() {
+    let pair = pair().await;
+    let mut client = pair.client().await;
+    client.send(GET).await;
+    let mut app = pair.app.accept().await;
+    app.head().await;
+    let (_other, second) = another(&pair);
+    pair.publish(2, pair.service(Vec::new()), &[pair.endpoint(), second]);
+    Box::pin(leaves(pair, (client, app), 20)).await;
+}
+
+#[tokio::test]
 async fn a_sidecar_that_is_gone_fails_what_it_had_and_nothing_else() {
     let pair = pair().await;
     let mut clients = Vec::new();
@@ -425,10 +437,7 @@ async fn a_sidecar_that_is_gone_fails_what_it_had_and_nothing_else() {
         app.head().await;
         clients.push((client, app));
     }
-    let identity = pair.authority.identity(pair.authority.workload("demo", "price"));
-    let options = Options { protocol: InboundProtocol::Http1, ..Options::default() };
-    let other = crate::support::Side::start(identity, &[pair.app.address()], &options);
-    let second = endpoint(other.path.inbound()[0], &pair.authority, "price");
+    let (_other, second) = another(&pair);
     pair.publish(2, pair.service(Vec::new()), &[second]);
     let Pair { price, front, app: server, .. } = pair;
     drop(price);
@@ -453,21 +462,5 @@ async fn whoever_connects_to_a_sidecar_that_leaves_gets_an_answer_to_the_first_r
     client.send(GET).await;
     let mut app = pair.app.accept().await;
     app.head().await;
-    let Pair { price, front, app: server, .. } = pair;
-    let drain = price.path.drain(Duration::from_secs(20));
-    let late = async {
-        for number in 0..10 {
-            let mut late = Raw::connect(front.path.outbound()).await;
-            late.send(format!("POST /{number} HTTP/1.1\r\nhost: price\r\ncontent-length: 2\r\n\r\nab")).await;
-            let mut app = server.accept().await;
-            app.head().await;
-            app.exactly(2).await;
-            app.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
-            assert!(late.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
-        }
-        app.send(OK).await;
-        assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
-    };
-    let (drained, ()) = tokio::join!(drain, late);
-    assert_eq!(drained.cut, 0);
+    Box::pin(leaves(pair, (client, app), 10)).await;
 }
