@@ -5,6 +5,7 @@ pub(crate) mod completion;
 pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod hops;
+pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod version;

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::{
     client::Client,
     load::Load,
-    process::{Process, Stack, Start, sibling},
+    process::{Process, Stack, Start},
 };
 use crate::{
     args::{Format, Global},
@@ -23,6 +23,7 @@ use crate::{
     connect::ControlPlane,
     document,
     failure::Failure,
+    sibling::sibling,
 };
 
 /// The namespace of everything in the demo.

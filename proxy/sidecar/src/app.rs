@@ -161,7 +161,7 @@ impl App {
             inbound: data_path.inbound().to_vec(),
             health: health_address,
         };
-        state.write_addresses(&addresses)?;
+        state.write_addresses(&addresses, settings.addresses_file.as_deref())?;
         tracing::info!(
             outbound = %addresses.outbound,
             services = ?addresses.services,

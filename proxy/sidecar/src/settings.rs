@@ -41,6 +41,8 @@ pub struct Settings {
     /// The proxy's own directory, 0700. Default: `/var/lib/outrigger/proxy` for root, else
     /// `$XDG_STATE_HOME/outrigger/proxy`, else `~/.local/state/outrigger/proxy`.
     pub state_dir: Option<PathBuf>,
+    /// Where the bound addresses are written as well, as JSON. Default: only to `addresses.json` in the state directory.
+    pub addresses_file: Option<PathBuf>,
     /// From the own workload into the mesh.
     pub outbound: Outbound,
     /// From the mesh to the own workload: `listen = application` pairs.
@@ -178,6 +180,7 @@ impl Default for Settings {
             control_plane: ControlPlane::default(),
             join: Join::default(),
             state_dir: None,
+            addresses_file: None,
             outbound: Outbound::default(),
             inbound: Vec::new(),
             health: Health::default(),

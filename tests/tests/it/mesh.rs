@@ -9,6 +9,7 @@ mod redis;
 mod request;
 mod retry;
 mod rollout;
+mod run;
 mod server_first;
 mod websocket;
 

@@ -96,12 +96,15 @@ impl StateDir {
         Ok(name)
     }
 
-    /// Says where the proxy listens, for whoever asked for port 0.
-    pub(super) fn write_addresses(&self, addresses: &Addresses) -> Result<(), StateError> {
-        let path = self.path.join("addresses.json");
-        let failed = |source| StateError::File { path: path.clone(), source };
-        let text = serde_json::to_vec_pretty(addresses).map_err(|error| failed(error.into()))?;
-        write_atomic(&path, &text, 0o600).map_err(failed)
+    /// Says where the proxy listens, for whoever asked for port 0; in the file `copy`, too.
+    pub(super) fn write_addresses(&self, addresses: &Addresses, copy: Option<&Path>) -> Result<(), StateError> {
+        let own = self.path.join("addresses.json");
+        for path in std::iter::once(own.as_path()).chain(copy) {
+            let failed = |source| StateError::File { path: path.to_owned(), source };
+            let text = serde_json::to_vec_pretty(addresses).map_err(|error| failed(error.into()))?;
+            write_atomic(path, &text, 0o600).map_err(failed)?;
+        }
+        Ok(())
     }
 }
 

@@ -69,6 +69,9 @@ pub struct Flags {
     /// ~/.local/state/outrigger/proxy].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Write the bound addresses to this file, too (JSON).
+    #[arg(long, value_name = "FILE")]
+    pub addresses_file: Option<PathBuf>,
     /// Where the own workload reaches the mesh; loopback only [default: 127.0.0.1:17001].
     #[arg(long, value_name = "IP:PORT")]
     pub outbound_listen: Option<SocketAddr>,
@@ -116,6 +119,7 @@ impl Flags {
             .flag("join.token_file", "--join-token-file", self.join_token_file)
             .flag("join.credential", "--credential", self.credential)
             .flag("state_dir", "--state-dir", self.state_dir)
+            .flag("addresses_file", "--addresses-file", self.addresses_file)
             .flag("outbound.listen", "--outbound-listen", self.outbound_listen)
             .flag(
                 "outbound.services",

@@ -111,7 +111,8 @@ impl Mesh {
         Proxy::start_with(self, name, Some(&token), flags).await
     }
 
-    async fn token(&self, name: &str, account: &str, labels: &[&str]) -> PathBuf {
+    /// A file with a fresh join token for `demo/account`.
+    pub(crate) async fn token(&self, name: &str, account: &str, labels: &[&str]) -> PathBuf {
         let token = self.path(&format!("{name}.token"));
         let mut create = vec!["token", "create", "--namespace", "demo", "--service-account", account];
         for label in labels {
