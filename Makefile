@@ -5,6 +5,7 @@
 #   make check    format, lints, documentation, the workspace's own rules
 #   make bench    our pair against Envoy, HAProxy, a bare relay and no proxy (docs/performance.md); 20 minutes
 #   make bench-instructions    instruction counts against the committed baseline
+#   make fuzz     every parser and state machine that a stranger reaches, for FUZZ_SECONDS each
 #   make soak     the long versions of the property tests and of the demo
 
 SHELL     := /bin/bash
@@ -12,7 +13,7 @@ CARGO     ?= cargo
 DEMO_ARGS ?=
 BINARIES  := --workspace --bins
 
-.PHONY: all setup demo test check bench bench-engines bench-instructions bench-instructions-baseline bench-micro setup-bench \
+.PHONY: all setup demo test check fuzz bench bench-engines bench-instructions bench-instructions-baseline bench-micro setup-bench \
         soak build clean
 .DEFAULT_GOAL := build
 
@@ -34,9 +35,14 @@ test: setup
 
 check:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	$(CARGO) test --locked --workspace --test it -- workspace::
+
+# Coverage-guided, on a stable compiler; fuzz/targets. What is found becomes a test where it belongs.
+fuzz:
+	@./fuzz/run.sh $${FUZZ_SECONDS:-10}
 
 setup-bench:
 	@./benches/setup.sh compare
@@ -70,6 +76,7 @@ bench-micro:
 soak:
 	$(CARGO) build --locked --release $(BINARIES)
 	PROPTEST_CASES=$${PROPTEST_CASES:-20000} $(CARGO) test --locked --release -p outrigger-core -p outrigger-control-plane
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} $(MAKE) fuzz
 	./target/release/outrigger demo --exit
 
 clean:
