@@ -283,6 +283,13 @@ impl App {
             self.identity.clone(),
             self.stop.clone(),
         ));
+        let (mut swapped, activity) = (self.status.clone(), self.telemetry.activity().clone());
+        let stopped = self.stop.clone();
+        self.tasks.spawn(async move {
+            while let Some(Ok(())) = stopped.run_until_cancelled(swapped.changed()).await {
+                activity.note();
+            }
+        });
         let figures = DataPathFigures { telemetry: self.telemetry.clone(), snapshot: self.snapshot.clone() };
         Reporter::start(self.channel.clone(), Arc::new(figures), &self.instance)
     }

@@ -23,6 +23,8 @@ pub use traces::{Calling, Inside, Traces};
 use edges::EdgeCollector;
 use sparing::Sparing;
 
+use crate::report::Activity;
+
 /// Everything that is counted; shared by all workers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Telemetry(Arc<Inner>);
@@ -35,6 +37,7 @@ struct Inner {
     access_log: Option<AccessLog>,
     /// For what strangers can make the proxy say, inbound and outbound.
     sparing: [Sparing; 2],
+    activity: Activity,
 }
 
 impl Telemetry {
@@ -55,6 +58,7 @@ impl Telemetry {
             metrics: Metrics::new(registry),
             access_log,
             sparing: Default::default(),
+            activity: Activity::default(),
         }))
     }
 
@@ -67,6 +71,11 @@ impl Telemetry {
     /// Requests that were counted on the edge `other` because the table was full.
     pub fn overflowed(&self) -> u64 {
         self.0.edges.overflowed()
+    }
+
+    /// Told of each exchange that ended.
+    pub fn activity(&self) -> &Activity {
+        &self.0.activity
     }
 
     /// Ties an application's calls to the requests it works on.
@@ -104,6 +113,7 @@ impl Telemetry {
     /// Counts and logs the end of an exchange.
     pub(crate) fn record(&self, record: &Record) {
         self.0.metrics.count(record);
+        self.0.activity.note();
         if let Some(log) = &self.0.access_log {
             log.record(record);
         }

@@ -97,7 +97,11 @@ impl StateDir {
     }
 
     /// Says where the proxy listens, for whoever asked for port 0; in the file `copy`, too.
-    pub(super) fn write_addresses(&self, addresses: &Addresses, copy: Option<&Path>) -> Result<(), StateError> {
+    pub(super) fn write_addresses(
+        &self,
+        addresses: &Addresses,
+        copy: Option<&Path>,
+    ) -> Result<(), StateError> {
         let own = self.path.join("addresses.json");
         for path in std::iter::once(own.as_path()).chain(copy) {
             let failed = |source| StateError::File { path: path.to_owned(), source };
