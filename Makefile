@@ -13,7 +13,7 @@ CARGO     ?= cargo
 DEMO_ARGS ?=
 BINARIES  := --workspace --bins
 
-.PHONY: all setup demo test check fuzz bench bench-engines bench-instructions bench-instructions-baseline bench-micro setup-bench \
+.PHONY: all setup demo test check fuzz bench bench-engines bench-instructions bench-instructions-baseline bench-micro bench-push setup-bench \
         soak build clean
 .DEFAULT_GOAL := build
 
@@ -67,6 +67,11 @@ bench-instructions bench-instructions-baseline:
 	$(CARGO) build --locked --release $(BINARIES)
 	python3 -m unittest discover --quiet -s benches/instructions
 	python3 benches/instructions $(if $(findstring baseline,$@),--write)
+
+# How fast a policy is in force on 3 and on 200 proxies, and the control plane's memory.
+bench-push:
+	$(CARGO) build --locked --profile dist $(BINARIES)
+	python3 benches/push
 
 # The decisions on a request's path, in nanoseconds.
 bench-micro:
