@@ -3,6 +3,7 @@
 mod clients;
 mod control;
 mod grpc;
+mod killed;
 mod nginx;
 mod postgres;
 mod redis;
