@@ -5,7 +5,7 @@
 #   make check    format, lints, documentation, the workspace's own rules
 #   make bench    our pair against Envoy, HAProxy, a bare relay and no proxy (docs/performance.md); 20 minutes
 #   make bench-instructions    instruction counts against the committed baseline
-#   make soak     the long versions of the property tests and of the demo
+#   make soak     the long versions of the property tests, of the demo and of rolling restarts
 
 SHELL     := /bin/bash
 CARGO     ?= cargo
@@ -66,11 +66,13 @@ bench-instructions bench-instructions-baseline:
 bench-micro:
 	$(CARGO) bench --locked -p outrigger-bench
 
-# PROPTEST_CASES multiplies the random cases of every property and model test.
+# PROPTEST_CASES multiplies the random cases of every property and model test. SOAK_RATE=2000 requests per second while
+# SOAK_RESTARTS=100 instances go and come back.
 soak:
 	$(CARGO) build --locked --release $(BINARIES)
 	PROPTEST_CASES=$${PROPTEST_CASES:-20000} $(CARGO) test --locked --release -p outrigger-core -p outrigger-control-plane
 	./target/release/outrigger demo --exit
+	$(CARGO) test --locked --release -p outrigger-tests --test it -- --ignored --exact mesh::rolling::soak_of_rolling_restarts --nocapture
 
 clean:
 	$(CARGO) clean

@@ -8,8 +8,10 @@ mod postgres;
 mod redis;
 mod request;
 mod retry;
+mod rolling;
 mod rollout;
 mod server_first;
+mod stop;
 mod websocket;
 
 /// One destination `price`, backed by the account of the same name.
