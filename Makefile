@@ -6,7 +6,7 @@
 #   make bench    our pair against Envoy, HAProxy, a bare relay and no proxy (docs/performance.md); 20 minutes
 #   make bench-instructions    instruction counts against the committed baseline
 #   make fuzz     every parser and state machine that a stranger reaches, for FUZZ_SECONDS each
-#   make soak     the long versions of the property tests and of the demo
+#   make soak     the long versions of the property tests, of the demo and of rolling restarts
 
 SHELL     := /bin/bash
 CARGO     ?= cargo
@@ -77,12 +77,14 @@ bench-push:
 bench-micro:
 	$(CARGO) bench --locked -p outrigger-bench
 
-# PROPTEST_CASES multiplies the random cases of every property and model test.
+# PROPTEST_CASES multiplies the random cases of every property and model test. SOAK_RATE=2000 requests per second while
+# SOAK_RESTARTS=100 instances go and come back.
 soak:
 	$(CARGO) build --locked --release $(BINARIES)
 	PROPTEST_CASES=$${PROPTEST_CASES:-20000} $(CARGO) test --locked --release -p outrigger-core -p outrigger-control-plane
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} $(MAKE) fuzz
 	./target/release/outrigger demo --exit
+	$(CARGO) test --locked --release -p outrigger-tests --test it -- --ignored --exact mesh::rolling::soak_of_rolling_restarts --nocapture
 
 clean:
 	$(CARGO) clean

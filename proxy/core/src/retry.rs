@@ -14,10 +14,12 @@
 mod budget;
 mod pushback;
 mod tried;
+mod unanswered;
 
 pub use budget::Budget;
 pub use pushback::{MAX_PUSHBACK, Pushback, pushback};
 pub use tried::Tried;
+pub use unanswered::Unanswered;
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! state directory -> identity's origin -> listeners -> join -> discovery -> ready -> registered
-//! SIGTERM -> withdrawn from the registry -> not ready, connections close -> in flight to the deadline -> listeners
+//! SIGTERM or drain -> withdrawn from the registry -> not ready, connections close -> in flight to the deadline -> listeners
 //! ```
 //!
 //! Everything here runs on the control thread; traffic has threads of its own.
@@ -10,6 +10,7 @@
 mod figures;
 mod metrics;
 mod state;
+mod stop;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -37,6 +38,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Channel;
 
 use crate::{
+    admin::Progress,
     data_path::{DataPath, DataPathHandles, DataPathSettings},
     discovery::{Discovery, Link, Status},
     endpoint::States,
@@ -48,14 +50,15 @@ use crate::{
     telemetry::{AccessLog, Telemetry},
 };
 
-pub use state::{Addresses, StateError};
+pub use state::{Addresses, StateError, place};
+pub use stop::{FAREWELL, shutdown_deadline};
 
 use figures::DataPathFigures;
 use metrics::ControlMetrics;
 use state::StateDir;
 
-/// For the last figures, and for tasks that were told to stop.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// For the name of the control plane.
+const RESOLUTION: Duration = Duration::from_secs(1);
 /// A timer does not count the time that a machine sleeps: the clock is looked at so often.
 const LOOK: Duration = Duration::from_secs(600);
 
@@ -107,6 +110,8 @@ pub struct App {
     health: Health,
     addresses: Addresses,
     shutdown: Shutdown,
+    /// How far a stop is, for who asks on the admin socket.
+    progress: watch::Sender<Progress>,
     /// Ends everything on the control thread.
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -176,6 +181,7 @@ impl App {
         let registry = Arc::new(registry);
         let metrics: health::Metrics = Arc::new(move |text| encode(text, &registry));
         tasks.spawn(health::serve(listener, health.clone(), metrics, stop.clone()));
+        let progress = stop::listen(&state, &data_path, &shutdown, (&stop, &tasks))?;
         Ok(Self {
             settings,
             state,
@@ -193,6 +199,7 @@ impl App {
             health,
             addresses,
             shutdown,
+            progress,
             stop,
             tasks,
         })
@@ -314,49 +321,6 @@ impl App {
         };
         Some(registration::start(self.channel.clone(), &registration))
     }
-
-    /// The way out. A second signal cuts it short.
-    async fn end(self, registration: Option<registration::Running>, reporter: Option<Reporter>) -> Exit {
-        let Self { settings, data_path, access_log, health, shutdown, stop, tasks, .. } = self;
-        let forced = shutdown.forced().clone();
-        let work = async {
-            // Ready still: callers that have not heard yet are served as ever.
-            if let Some(registration) = registration {
-                registration.withdraw(settings.drain.withdrawal).await;
-            }
-            health.set_not_ready("draining");
-            data_path.drain(settings.drain.timeout).await.cut
-        };
-        let exit = tokio::select! {
-            biased;
-            cut = work => match cut {
-                0 => Exit::Success,
-                cut => {
-                    tracing::warn!(connections = cut, "cut off at the end of drain.timeout");
-                    Exit::Forced
-                }
-            },
-            () = forced.cancelled() => Exit::Forced,
-        };
-        if let Some(reporter) = reporter {
-            reporter.finish(FAREWELL).await;
-        }
-        stop.cancel();
-        tasks.close();
-        if timeout(FAREWELL, tasks.wait()).await.is_err() {
-            tracing::debug!("some tasks did not end in time");
-        }
-        if let Some(log) = access_log {
-            log.flush(FAREWELL);
-        }
-        tracing::info!(code = exit.code(), "stopped");
-        exit
-    }
-}
-
-/// How long all of a stop may take.
-pub fn shutdown_deadline(settings: &Settings) -> Duration {
-    settings.drain.withdrawal.saturating_add(settings.drain.timeout).saturating_add(FAREWELL * 2)
 }
 
 async fn data_path_settings(settings: &Settings) -> DataPathSettings {
@@ -373,7 +337,7 @@ async fn data_path_settings(settings: &Settings) -> DataPathSettings {
 /// The workload has no business with the control plane. What a name stands for later is not looked after: whoever
 /// reaches the control plane by another address has to prove who they are all the same.
 async fn control_plane_addresses(address: &str) -> Vec<IpAddr> {
-    match timeout(FAREWELL, tokio::net::lookup_host(address)).await {
+    match timeout(RESOLUTION, tokio::net::lookup_host(address)).await {
         Ok(Ok(addresses)) => addresses.map(|address| address.ip()).collect(),
         Ok(Err(_)) | Err(_) => Vec::new(),
     }

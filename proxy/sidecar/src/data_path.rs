@@ -120,6 +120,16 @@ pub struct DataPath {
     workers: Option<Workers>,
 }
 
+/// The accepted connections that are open, counted. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct OpenConnections(TaskTracker);
+
+impl OpenConnections {
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// How a drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -173,6 +183,10 @@ impl DataPath {
     /// Where peers are expected, in the order of the settings.
     pub fn inbound(&self) -> &[SocketAddr] {
         &self.inbound
+    }
+
+    pub(crate) fn open(&self) -> OpenConnections {
+        OpenConnections(self.shared.tasks.clone())
     }
 
     /// Stops: requests in flight may finish within `timeout`, each connection is told that it was its last one, and the

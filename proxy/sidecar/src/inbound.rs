@@ -129,7 +129,7 @@ impl Inbound {
                 (link, Box::pin(serve_http2(io, Clients::Many, limits, &closing, self.service(downstream))))
             }
             Protocol::Http1 | Protocol::Raw => {
-                let io = Guarded::http1(stream, Bytes::new(), limits);
+                let io = Guarded::mesh_http1(stream, limits);
                 downstream.link = Arc::clone(io.link());
                 let link = Arc::clone(io.link());
                 (link, Box::pin(serve_http1(io, limits, &closing, self.service(downstream))))

@@ -20,6 +20,7 @@ mod tunnel;
 mod upstream;
 mod worker;
 
+pub mod admin;
 pub mod app;
 mod backoff;
 pub mod discovery;

@@ -2,6 +2,7 @@
 //! environment and flags, in this order; everything else comes from the control plane.
 
 mod check;
+mod command;
 mod flags;
 mod inbound;
 mod listed;
@@ -21,6 +22,7 @@ use outrigger_process::{
 use serde::{Deserialize, Serialize};
 
 pub use check::check;
+pub use command::{Command, DrainFlags};
 pub use flags::{Flags, JOIN_TOKEN_VARIABLE};
 pub use inbound::{Inbound, InboundProtocol, InvalidInbound};
 pub use service::{InvalidServiceListener, ServiceListener, ServiceTarget};

@@ -4,6 +4,8 @@
 mod attempt;
 mod body;
 mod connect;
+mod ending;
+mod failure;
 mod http1;
 mod http2;
 
@@ -18,9 +20,10 @@ use crate::{
     http::Limits,
 };
 
-pub(crate) use attempt::{Answer, Attempt, Demand, Failed, Head, Leg};
+pub(crate) use attempt::{Answer, Attempt, Demand, Head, Leg};
 pub(crate) use body::{Kept, UpstreamBody};
 pub(crate) use connect::{Connect, Connected, FirstWord, Io, Protocol, Trust};
+pub(crate) use failure::Failed;
 pub(crate) use http1::Lease;
 pub(crate) use http2::Stream;
 

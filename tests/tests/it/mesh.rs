@@ -9,9 +9,11 @@ mod postgres;
 mod redis;
 mod request;
 mod retry;
+mod rolling;
 mod rollout;
 mod run;
 mod server_first;
+mod stop;
 mod websocket;
 
 /// One destination `price`, backed by the account of the same name.

@@ -83,6 +83,8 @@ type OnFlushed = Box<dyn FnOnce(Option<Instant>) + Send>;
 #[derive(Default)]
 pub(crate) struct Link {
     multiplexed: bool,
+    /// Between two sidecars.
+    mesh: bool,
     /// Requests that are being answered.
     busy: AtomicUsize,
     /// When the last answer was complete.
@@ -156,6 +158,11 @@ impl Link {
         self.reset.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it is one of HTTP/1 between two sidecars.
+    pub(super) fn is_mesh(&self) -> bool {
+        self.mesh
+    }
+
     /// Whether its requests are streams, each with a window of its own.
     pub(crate) fn is_multiplexed(&self) -> bool {
         self.multiplexed
@@ -216,21 +223,27 @@ pub(crate) struct Guarded<T: Transport> {
 impl<T: Transport> Guarded<Gather<T>> {
     /// Watches `io` under HTTP/2, of which `prefix` was read already.
     pub(crate) fn http2(io: T, prefix: Bytes, limits: &Limits) -> Self {
-        Self::new(Gather::new(io), prefix, limits, None)
+        Self::new(Gather::new(io), prefix, limits, (None, false))
     }
 }
 
 impl<T: Transport> Guarded<T> {
     /// Watches `io` under HTTP/1, of which `prefix` was read already.
     pub(crate) fn http1(io: T, prefix: Bytes, limits: &Limits) -> Self {
-        Self::new(io, prefix, limits, Some(Framing::new()))
+        Self::new(io, prefix, limits, (Some(Framing::new()), false))
     }
 
-    fn new(io: T, prefix: Bytes, limits: &Limits, framing: Option<Framing>) -> Self {
+    /// The same, of a sidecar: what it sends after our end of the connection is listened to and dropped until it has
+    /// seen that end, which tells it that nothing of it was looked at. A reset could overtake the end.
+    pub(crate) fn mesh_http1(io: T, limits: &Limits) -> Self {
+        Self::new(io, Bytes::new(), limits, (Some(Framing::new()), true))
+    }
+
+    fn new(io: T, prefix: Bytes, limits: &Limits, (framing, mesh): (Option<Framing>, bool)) -> Self {
         Self {
             io: Some(io),
             prefix,
-            link: Arc::new(Link { multiplexed: framing.is_none(), ..Link::default() }),
+            link: Arc::new(Link { multiplexed: framing.is_none(), mesh, ..Link::default() }),
             framing,
             head_timeout: limits.head_timeout,
             idle_timeout: limits.idle_timeout,
@@ -445,8 +458,8 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
                     ready!(this.io()?.poll_shutdown(cx))?;
                     let position = this.framing.as_ref().map_or(Position::Between, Framing::position);
                     this.closing = match position {
-                        Position::Between => Closing::Done,
-                        Position::Head | Position::Body => {
+                        Position::Between if !this.link.mesh => Closing::Done,
+                        Position::Between | Position::Head | Position::Body => {
                             Closing::Lingering { until: Instant::now() + LINGER, bytes: LINGER_BYTES }
                         }
                     };

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf};
 use clap::Parser;
 use outrigger_process::settings::{Layers, SettingsError};
 
-use super::{CredentialStore, Inbound, ServiceListener, Settings, check};
+use super::{Command, CredentialStore, Inbound, ServiceListener, Settings, check};
 
 /// Where a join token may be; never among the arguments, which every user of the machine can read.
 pub const JOIN_TOKEN_VARIABLE: &str = "OUTRIGGER_JOIN_TOKEN";
@@ -44,15 +44,19 @@ addresses.json in the state directory.
 Stopping
   SIGTERM or SIGINT withdraws the workload from the mesh, waits until its callers know (at most drain.withdrawal, 5s), \
 finishes requests under way (at most drain.timeout, 10s) and exits with 0; with 3 if some had to be cut off. A second \
-signal cuts them off at once. Exit code 2: wrong settings; 1: anything else.
+signal cuts them off at once. 'outrigger-proxy drain' asks for the same without a signal, for hooks. Exit code 2: wrong \
+settings; 1: anything else.
 
 Example
   outrigger-proxy --join-token-file token --inbound 127.0.0.1:17006=127.0.0.1:8080,name=http";
 
 /// The command line of `outrigger-proxy`.
 #[derive(Debug, Default, Parser)]
-#[command(name = "outrigger-proxy", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER, max_term_width = 100)]
+#[command(name = "outrigger-proxy", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER, max_term_width = 100, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub struct Flags {
+    /// Instead of being a proxy.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Settings file (TOML).
     #[arg(long, value_name = "FILE", env = "OUTRIGGER_SETTINGS")]
     pub settings: Option<PathBuf>,
@@ -249,6 +253,18 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part}: {error}");
         }
+    }
+
+    #[test]
+    fn a_drain_is_asked_of_the_proxy_that_the_same_settings_mean() {
+        let flags = Flags::parse_from(["outrigger-proxy", "drain", "--wait", "--timeout", "1m30s"]);
+        let Some(Command::Drain(drain)) = flags.command else { panic!("no drain: {flags:?}") };
+        assert_eq!((drain.wait, drain.timeout), (true, Some(std::time::Duration::from_secs(90))));
+        let set = |name: &str| [("OUTRIGGER_STATE_DIR".to_owned(), name.to_owned())];
+        assert_eq!(drain.load(set("/a")).unwrap().state_dir, Some(PathBuf::from("/a")));
+        let asked = super::super::DrainFlags { state_dir: Some(PathBuf::from("/b")), ..drain };
+        assert_eq!(asked.load(set("/a")).unwrap().state_dir, Some(PathBuf::from("/b")));
+        assert!(Flags::try_parse_from(["outrigger-proxy", "--workers", "2", "drain"]).is_err());
     }
 
     #[test]

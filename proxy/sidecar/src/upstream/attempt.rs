@@ -7,9 +7,13 @@ use h2::{RecvStream, client::ResponseFuture};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, response};
 use hyper::{body::Incoming, ext};
 use outrigger_core::reason::Reason;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Connect, Occupied, Upstream, UpstreamBody, body, http1::Lease};
+use super::{
+    Connect, Failed, Occupied, Protocol, Upstream, UpstreamBody, body,
+    failure::{NoAnswer, no_answer, no_response, not_sent},
+    http1::Lease,
+};
 use crate::{
     headers,
     http::{Gate, Limits, RequestBody, Upload, has_one_length, is_idempotent},
@@ -76,29 +80,6 @@ pub(crate) struct Answer {
     pub(crate) occupied: Option<Occupied>,
 }
 
-/// Why there is no response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Failed {
-    pub(crate) reason: Reason,
-    /// No application saw the request, and any may be asked instead.
-    pub(crate) unprocessed: bool,
-}
-
-impl Failed {
-    pub(crate) fn before(reason: Reason) -> Self {
-        Self { reason, unprocessed: true }
-    }
-
-    pub(crate) fn after(reason: Reason) -> Self {
-        Self { reason, unprocessed: false }
-    }
-
-    /// `processed`: an application may have seen the request before it failed so.
-    fn or_processed(self, processed: bool) -> Self {
-        if processed { Self::after(Reason::UpstreamReset) } else { self }
-    }
-}
-
 /// Where and how.
 #[derive(Debug)]
 pub(crate) struct Attempt<'a, C> {
@@ -115,8 +96,8 @@ impl<C: Connect> Attempt<'_, C> {
     /// Sends a request; returns the response's head, with the connection that the rest of it comes on.
     ///
     /// A pooled connection may have been closed by the other side in the meantime. Then the request is sent once more,
-    /// on a new one: any request of which nothing was written; else only one that is idempotent and whose body is
-    /// still there. Cancel safe: dropped, the request is aborted upstream.
+    /// on a new one: any request of which nothing was written, or of which a peer says by its close that it looked at
+    /// nothing; else only one that is idempotent; and only while the body is still there. Cancel safe: dropped, the request is aborted upstream.
     pub(crate) async fn send(
         &self,
         head: Head,
@@ -159,7 +140,8 @@ impl<C: Connect> Attempt<'_, C> {
             let acquired = wait(pool.acquire(&demand), || pool.is_connecting(), exchange).await;
             let (mut lease, waited) = acquired.map_err(|failed| failed.or_processed(broke))?;
             self.waited(waited, exchange);
-            let kept = (repeatable && !waited.fresh && upload.is_replayable()).then(|| Head {
+            let again = repeatable || lease.connection().is_of_a_peer();
+            let kept = (again && !waited.fresh && upload.is_replayable()).then(|| Head {
                 method: request.method().clone(),
                 uri: request.uri().clone(),
                 headers: request.headers().clone(),
@@ -179,23 +161,40 @@ impl<C: Connect> Attempt<'_, C> {
                 Err(NoAnswer::Unsent(_)) => {
                     return Err(Failed::before(Reason::ConnectFailed).or_processed(broke));
                 }
-                Err(NoAnswer::Broke) if let Some(head) = kept => {
-                    broke = true;
-                    upload.rewind();
-                    request = head.request(upload);
-                }
+                Err(NoAnswer::For(reason)) => return Err(Failed::after(reason)),
                 // On a new connection it is our certificate that was refused, and nothing was served.
                 Err(NoAnswer::Broke) if waited.fresh && lease.connection().is_refused() => {
                     return Err(Failed::before(Reason::PeerRejected).or_processed(broke));
                 }
-                Err(NoAnswer::Broke) => return Err(Failed::after(Reason::UpstreamReset)),
-                Err(NoAnswer::For(reason)) => return Err(Failed::after(reason)),
+                Err(unanswered) => {
+                    let harmless = repeatable || matches!(unanswered, NoAnswer::Closed);
+                    let Some(head) = kept.filter(|_| harmless) else {
+                        return Err(self.without_answer(&unanswered).await.or_processed(broke));
+                    };
+                    broke |= matches!(unanswered, NoAnswer::Broke);
+                    upload.rewind();
+                    request = head.request(upload);
+                }
             }
             // From now on only a new one.
             self.telemetry.metrics().pool_replaced.inc();
             demand.max_idle = Duration::ZERO;
             exchange.stamp(|stamps| stamps.begin_attempt(Instant::now().into_std()));
         }
+    }
+
+    /// What a request is that was sent once and not answered.
+    async fn without_answer(&self, unanswered: &NoAnswer) -> Failed {
+        let unprocessed = match unanswered {
+            NoAnswer::Closed => true,
+            // Unread, if nobody is there any more who could have broken off on purpose.
+            NoAnswer::Unread => {
+                let connected = self.upstream.connector().connect(Protocol::Http1);
+                matches!(timeout(self.demand.connect_timeout, connected).await, Ok(Err(_refused)))
+            }
+            NoAnswer::Unsent(_) | NoAnswer::Broke | NoAnswer::For(_) => false,
+        };
+        if unprocessed { Failed::before(Reason::ConnectFailed) } else { Failed::after(Reason::UpstreamReset) }
     }
 
     async fn send_on(
@@ -210,6 +209,7 @@ impl<C: Connect> Attempt<'_, C> {
             lease.connection().may_switch();
         }
         let expects = upload.is_expecting();
+        lease.connection().begin();
         let answer = lease.connection().sender().try_send_request(request);
         tokio::pin!(answer);
         let answer = tokio::select! {
@@ -231,7 +231,7 @@ impl<C: Connect> Attempt<'_, C> {
                 }
                 let error = error.into_error();
                 tracing::debug!(error = &error as &dyn StdError, "attempt failed");
-                Err(why(&error, upload))
+                Err(no_answer(&error, upload, lease.connection()))
             }
         }
     }
@@ -372,55 +372,6 @@ async fn push_on(body: RequestBody, stream: h2::SendStream<bytes::Bytes>) {
     if !done {
         tokio::spawn(pushing);
     }
-}
-
-enum NoAnswer {
-    /// Nothing was written: the request is as good as new.
-    Unsent(Box<Request<RequestBody>>),
-    /// The connection broke before the first byte of a response.
-    Broke,
-    /// Everything else.
-    For(Reason),
-}
-
-fn why(error: &hyper::Error, upload: &Upload) -> NoAnswer {
-    if let Some(reason) = upload.failure() {
-        return NoAnswer::For(reason);
-    }
-    if error.is_parse() {
-        return NoAnswer::For(Reason::BadResponse);
-    }
-    NoAnswer::Broke
-}
-
-/// Why a stream ended without a response.
-fn no_response(error: &h2::Error, stream: &super::Stream, upload: &Upload, fresh: bool) -> Failed {
-    // What the peer says that it did not begin with (RFC 9113 §6.8, §8.7).
-    if error.is_go_away() && error.is_remote() {
-        stream.is_last();
-        return Failed::before(Reason::ConnectFailed);
-    }
-    if error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
-        return Failed::before(Reason::ConnectFailed);
-    }
-    if let Some(reason) = upload.failure() {
-        return Failed::after(reason);
-    }
-    if error.is_io() || error.is_go_away() {
-        stream.is_last();
-        // On a new connection it is our certificate that was refused, and nothing was served.
-        if fresh && stream.is_refused() {
-            return Failed::before(Reason::PeerRejected);
-        }
-    }
-    if error.is_library() && !error.is_io() {
-        return Failed::after(Reason::BadResponse);
-    }
-    Failed::after(Reason::UpstreamReset)
-}
-
-fn not_sent(stream: &super::Stream) -> Reason {
-    if stream.is_refused() { Reason::PeerRejected } else { Reason::ConnectFailed }
 }
 
 /// A response that could be understood in two ways, or that leaves HTTP although nobody asked for it.

@@ -29,6 +29,7 @@ use super::{
     Connect, Io, Protocol,
     attempt::{Demand, Waited},
     connect::{Connected, Standing},
+    ending::End,
 };
 use crate::{
     endpoint::{Counted, DestinationState},
@@ -106,6 +107,26 @@ impl Connection {
     /// Whether its peer refused us.
     pub(super) fn is_refused(&self) -> bool {
         self.standing.is_refused()
+    }
+
+    /// Whether it leads to another sidecar.
+    pub(super) fn is_of_a_peer(&self) -> bool {
+        self.standing.is_proven()
+    }
+
+    /// A request is about to be sent.
+    pub(super) fn begin(&self) {
+        self.standing.ending().begin();
+    }
+
+    /// How it ended, if it did so without a byte of an answer.
+    pub(super) fn unanswered(&self) -> Option<End> {
+        self.standing.ending().unanswered()
+    }
+
+    /// How many writes the request took.
+    pub(super) fn writes(&self) -> u32 {
+        self.standing.ending().writes()
     }
 
     /// The next request may turn it into something else.

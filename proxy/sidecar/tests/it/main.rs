@@ -29,4 +29,5 @@ mod stalls;
 mod stopping;
 mod support;
 mod truth;
+mod unprocessed;
 mod upgrades;

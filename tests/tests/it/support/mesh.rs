@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
+    time::Instant,
 };
 
 use rustix::process::Signal;
@@ -45,7 +46,8 @@ impl Mesh {
                 .arg("--state-dir")
                 .arg(&state)
                 .args(["--policy-listen", &policy.to_string(), "--discovery-listen", &discovery.to_string()])
-                .args(["--health-listen", &health.to_string(), "--allow-loopback"]),
+                .args(["--health-listen", &health.to_string(), "--allow-loopback"])
+                .env("OUTRIGGER_DRAIN__TIMEOUT", "1s"),
             directory.path().join("control-plane.log"),
         );
         let addresses = control_plane.addresses(&state).await;
@@ -65,6 +67,25 @@ impl Mesh {
         control_plane.stopped().await;
         fs::remove_file(directory.path().join("control-plane/addresses.json")).unwrap();
         Self::start_in(directory, [policy, discovery, health]).await
+    }
+
+    /// Stops its process as it stands (SIGSTOP): its connections stay open.
+    pub(crate) fn freeze(&self) {
+        self.control_plane.signal(Signal::STOP);
+    }
+
+    /// Asks the control plane to stop (SIGTERM).
+    pub(crate) fn terminate(&self) {
+        self.control_plane.signal(Signal::TERM);
+    }
+
+    /// Waits for the end of a control plane that was asked to stop, and starts it again on the same state and addresses;
+    /// returns when it was over.
+    pub(crate) async fn start_again(self) -> (Self, Instant) {
+        let Self { directory, mut control_plane, policy, discovery, health } = self;
+        control_plane.stopped().await;
+        let ended = Instant::now();
+        (Self::start_in(directory, [policy, discovery, health]).await, ended)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -213,6 +234,15 @@ impl Proxy {
     /// Asks it to stop (SIGTERM) and returns its exit code.
     pub(crate) async fn stop(mut self) -> i32 {
         self.running.signal(Signal::TERM);
+        self.running.stopped().await.code().unwrap_or(-1)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.running.signal(signal);
+    }
+
+    /// Waits for its end, and returns its exit code.
+    pub(crate) async fn ended(mut self) -> i32 {
         self.running.stopped().await.code().unwrap_or(-1)
     }
 

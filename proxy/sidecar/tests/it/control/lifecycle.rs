@@ -37,8 +37,8 @@ pub(super) struct Proxy {
     pub(super) health: Health,
     pub(super) health_address: SocketAddr,
     pub(super) inbound: Vec<SocketAddr>,
-    shutdown: Shutdown,
-    task: JoinHandle<Result<Exit, JoinError>>,
+    pub(super) shutdown: Shutdown,
+    pub(super) task: JoinHandle<Result<Exit, JoinError>>,
     /// Of a proxy that brought its own.
     _state: Option<TempDir>,
 }
