@@ -74,6 +74,11 @@ impl StateDir {
         }
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where the credential is kept.
     pub(super) fn credential(&self) -> PathBuf {
         self.path.join("credential")

@@ -2,5 +2,6 @@
 
 mod discovery;
 mod fake;
+mod last_known_good;
 mod lifecycle;
 mod reports;
