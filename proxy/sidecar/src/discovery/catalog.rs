@@ -11,6 +11,7 @@
 //! The version that is visible stays so while its successor is warming: make before break.
 
 mod contents;
+mod retired;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -40,6 +41,8 @@ pub(super) enum Answer {
     /// There is no such service, or this workload may not know it.
     Absent,
 }
+
+use retired::Retired;
 
 /// A resource, and the bytes that it was made of.
 #[derive(Debug, Clone)]
@@ -90,6 +93,7 @@ pub(super) struct Catalog {
     bundle: Option<(String, Raw)>,
     services: BTreeMap<ServiceName, Entry>,
     sets: BTreeMap<Arc<str>, Set>,
+    retired: Retired,
     outstanding: BTreeMap<&'static str, VecDeque<Outstanding>>,
     applied: BTreeMap<&'static str, String>,
     /// Newest revision of a response that was applied; 0: none yet on this stream.
@@ -137,9 +141,12 @@ impl Catalog {
         true
     }
 
-    /// Gives `name` up, with whatever was known of it.
+    /// Gives `name` up; what was visible of it is retired.
     pub(super) fn give_up(&mut self, name: &ServiceName) {
         let Some(entry) = self.services.remove(name) else { return };
+        if let Some(service) = &entry.visible {
+            self.retired.put(name.clone(), self.with_sets(service, &BTreeSet::new()));
+        }
         self.changed |= entry.visible.is_some();
         self.unkept |= entry.visible.is_some() || entry.absent;
     }
@@ -166,6 +173,7 @@ impl Catalog {
         // A late answer for a name that was given up meanwhile.
         let Some(entry) = self.services.get_mut(&service.value.name) else { return };
         let until = now.checked_add(service.value.warm_timeout).unwrap_or(now);
+        self.retired.take(&service.value.name);
         entry.absent = false;
         entry.warming = Some(Warming { service, until });
     }
@@ -175,6 +183,7 @@ impl Catalog {
         if let Some(entry) = self.services.get_mut(name) {
             self.changed |= entry.visible.is_some();
             self.unkept |= !entry.absent;
+            self.retired.take(name);
             *entry = Entry { absent: true, ..Entry::default() };
         }
     }

@@ -75,6 +75,8 @@ impl Item {
 pub struct Contents {
     pub(super) revision: u64,
     pub(super) items: Vec<Item>,
+    /// Each service followed by its endpoint sets; those used last first.
+    pub(super) retired: Vec<Item>,
     pub(super) absent: Vec<ServiceName>,
 }
 
@@ -84,6 +86,8 @@ pub struct LastKnownGood {
     /// What it is.
     pub origin: Origin,
     pub(super) items: Vec<(Item, Resource)>,
+    /// As in [`Contents`].
+    pub(super) retired: Vec<(Item, Resource)>,
     pub(super) absent: Vec<ServiceName>,
 }
 

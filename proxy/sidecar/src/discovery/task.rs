@@ -282,7 +282,7 @@ impl Task {
             Some(Answer::Visible) => Some(Ok(self.snapshot.load())),
             Some(Answer::Absent) => Some(Err(DiscoverError::NotFound)),
             Some(Answer::Awaited) | None if self.connected || self.hope.is_some() => None,
-            Some(Answer::Awaited) | None => Some(Err(DiscoverError::Disconnected)),
+            Some(Answer::Awaited) | None => Some(self.last_answer(&service)),
         };
         match known {
             // Whoever asked may be gone by now.
@@ -380,10 +380,7 @@ impl Task {
     /// Puts in force whatever may be, asks for what that needs, and tells everybody who waits for it.
     fn publish(&mut self) {
         self.catalog.settle(Instant::now().into_std());
-        let (added, dropped) = self.catalog.reconcile_sets();
-        let added = added.iter().map(|name| &**name);
-        let dropped = dropped.iter().map(|name| &**name);
-        self.outbox.extend(self.client.change(type_url::ENDPOINT_SET, added, dropped));
+        self.want_sets();
         if self.catalog.take_changed() {
             self.generation += 1;
             self.snapshot.publish(self.catalog.snapshot(&self.states, self.generation));
@@ -447,8 +444,15 @@ impl Task {
     /// Nobody waits, now or later, as long as there is no stream.
     fn answer_without_stream(&mut self) {
         self.hope = None;
-        for reply in std::mem::take(&mut self.waiting).into_values().flatten() {
-            drop(reply.send(Err(DiscoverError::Disconnected)));
+        for (service, waiting) in std::mem::take(&mut self.waiting) {
+            let answer = self.last_answer(&service);
+            for reply in waiting {
+                drop(reply.send(answer.clone()));
+            }
         }
+    }
+
+    fn last_answer(&mut self, service: &ServiceName) -> Result<Arc<Snapshot>, DiscoverError> {
+        if self.recall(service) { Ok(self.snapshot.load()) } else { Err(DiscoverError::Disconnected) }
     }
 }

@@ -42,16 +42,22 @@ impl Catalog {
             collected.add(self.with_sets(service, &collected.sets));
             count += 1;
         }
+        let active = std::mem::take(&mut collected.items);
+        for items in self.retired.newest_first().take(MAX_NAMES - count) {
+            collected.add(items.iter().cloned());
+            count += 1;
+        }
         let absent = names.iter().filter(|name| self.services.get(name).is_some_and(|entry| entry.absent));
         Some(Contents {
             revision: self.newest_revision(),
-            items: collected.items,
+            items: active,
+            retired: collected.items,
             absent: absent.take(MAX_NAMES - count).cloned().collect(),
         })
     }
 
     /// `service` and its endpoint sets, without those that are `collected` already.
-    fn with_sets(&self, service: &Held<Service>, collected: &BTreeSet<Arc<str>>) -> Vec<Item> {
+    pub(super) fn with_sets(&self, service: &Held<Service>, collected: &BTreeSet<Arc<str>>) -> Vec<Item> {
         let names: BTreeSet<_> = endpoint_set_names(&service.value).collect();
         let sets = names.into_iter().filter(|name| !collected.contains(*name));
         let sets = sets.filter_map(|name| match self.sets.get(name) {
@@ -67,6 +73,16 @@ impl Catalog {
         let name = service.value.name.clone();
         self.services.insert(name, Entry { visible: Some(service), ..Entry::default() });
         self.changed = true;
+    }
+
+    /// Takes back an answer for a name that nobody used; the newest last.
+    pub(in crate::discovery) fn retire(&mut self, name: ServiceName, items: Vec<Item>) {
+        self.retired.put(name, items);
+    }
+
+    /// Takes the last answer for a name out that nobody had used for a while.
+    pub(in crate::discovery) fn take_retired(&mut self, name: &ServiceName) -> Option<Vec<Item>> {
+        self.retired.take(name)
     }
 
     /// Takes back that there is no such service.

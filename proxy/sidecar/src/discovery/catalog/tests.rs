@@ -313,3 +313,31 @@ fn a_stream_confirms_what_was_held_with_an_answer_to_each_type_wanted() {
     assert!(test.catalog.is_confirmed());
     assert_eq!(test.catalog.newest_revision(), 3, "of a store that was restored");
 }
+
+#[test]
+fn what_nobody_uses_any_more_is_kept_as_its_last_answer_until_there_is_a_newer_one() {
+    let mut test = Test::configured();
+    let retired = |test: &Test| {
+        let contents = test.catalog.contents(&[]).unwrap();
+        contents.retired.iter().map(|item| item.name.to_string()).collect::<Vec<_>>()
+    };
+    test.catalog.want(&name("demo/price"));
+    test.service(service("demo/price", &["one"]), "1-1");
+    test.catalog.give_up(&name("demo/price"));
+    assert!(retired(&test).is_empty(), "it was never visible");
+    for gone in [false, true] {
+        test.catalog.want(&name("demo/price"));
+        test.service(service("demo/price", &["one"]), "1-2");
+        test.set("one", "1-3");
+        test.catalog.give_up(&name("demo/price"));
+        assert_eq!(retired(&test), ["demo/price", "one"]);
+        test.turn();
+        test.catalog.want(&name("demo/price"));
+        if gone {
+            test.catalog.remove_service(&name("demo/price"));
+        } else {
+            test.service(service("demo/price", &["one"]), "1-4");
+        }
+        assert!(retired(&test).is_empty());
+    }
+}

@@ -36,6 +36,9 @@ struct Document {
     /// Services that do not exist.
     #[prost(string, repeated, tag = "5")]
     absent: Vec<String>,
+    /// Last answers for names that were not in use, each service followed by its endpoint sets.
+    #[prost(message, repeated, tag = "6")]
+    retired: Vec<Resource>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -104,6 +107,7 @@ pub(super) fn write(path: &Path, own: &SpiffeId, contents: &Contents, now: Syste
         written: Some(encode_timestamp(now)),
         revision: contents.revision,
         resources: contents.items.iter().map(Resource::from).collect(),
+        retired: contents.retired.iter().map(Resource::from).collect(),
         absent: contents.absent.iter().map(ToString::to_string).collect(),
     };
     write_checked(path, FORMAT, &document.encode_to_vec(), 0o600)
@@ -138,10 +142,8 @@ fn decode(payload: Vec<u8>, own: &SpiffeId, now: SystemTime) -> Result<LastKnown
     let written = document.written.as_ref().and_then(decode_timestamp);
     let written = written.ok_or(Refused::Malformed("it does not say when it was written"))?;
     check_age(written, now)?;
-    let mut items = Vec::with_capacity(document.resources.len());
-    for resource in document.resources {
-        items.push(take(resource, own)?);
-    }
+    let items = take_all(document.resources, own)?;
+    let retired = take_all(document.retired, own)?;
     let absent = document.absent.iter().map(|name| name.parse());
     let absent = absent.collect::<Result<Vec<_>, _>>();
     let absent = absent.map_err(|_invalid| Refused::Malformed("a name in it is none"))?;
@@ -149,7 +151,7 @@ fn decode(payload: Vec<u8>, own: &SpiffeId, now: SystemTime) -> Result<LastKnown
     if !has(type_url::PROXY_CONFIG) || !has(type_url::TRUST_BUNDLE) {
         return Err(Refused::Malformed("it has no configuration or no authorities"));
     }
-    Ok(LastKnownGood { origin: Origin { revision: document.revision, written }, items, absent })
+    Ok(LastKnownGood { origin: Origin { revision: document.revision, written }, items, retired, absent })
 }
 
 fn check_age(written: SystemTime, now: SystemTime) -> Result<(), Refused> {
@@ -159,6 +161,10 @@ fn check_age(written: SystemTime, now: SystemTime) -> Result<(), Refused> {
         Err(ahead) if ahead.duration() <= SKEW => Ok(()),
         Err(ahead) => Err(Refused::FromTheFuture(ahead.duration().as_secs())),
     }
+}
+
+fn take_all(resources: Vec<Resource>, own: &SpiffeId) -> Result<Vec<(Item, validate::Resource)>, Refused> {
+    resources.into_iter().map(|resource| take(resource, own)).collect()
 }
 
 /// Validates a resource as if it had just been received.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use outrigger_process::{exit::Exit, health::Readiness};
-use outrigger_proto::type_url;
+use outrigger_proto::{mesh::v1alpha1 as mesh, type_url};
 use outrigger_proxy::{
     discovery::{
         Demand, Discovery, Link, Status,
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     discovery::{endpoint_set, put, service_name},
-    fake::{Fake, PATIENCE},
+    fake::{Fake, PATIENCE, config},
     lifecycle::{Proxy, get, settings},
 };
 
@@ -212,6 +212,46 @@ async fn the_control_planes_state_replaces_what_was_kept_and_no_set_is_empty_in_
 }
 
 #[tokio::test]
+async fn a_name_that_was_given_up_has_its_last_answer_without_a_stream_also_after_a_restart() {
+    let mut fake = Fake::start();
+    let dir = tempfile::tempdir().unwrap();
+    let own = fake.authority.workload_id("demo", "price");
+    let idle = mesh::ProxyConfig {
+        on_demand_idle: prost_types::Duration::try_from(Duration::from_secs(1)).ok(),
+        ..config(&own)
+    };
+    fake.change(|seen| seen.put(type_url::PROXY_CONFIG, "self", &idle));
+    put(&fake, "demo/front");
+    let mut running = Running::start(&fake, dir.path());
+    running.until("configured", |status| status.configured).await;
+    running.resolve("demo/front").await.unwrap();
+    let handle = running.snapshot.clone();
+    running.until("given up", |_| handle.load().services.is_empty()).await;
+    fake.kill();
+    running.until("disconnected", |status| !status.connected).await;
+    running.resolve("demo/front").await.unwrap();
+    assert_eq!(running.endpoints("demo/front"), 1);
+    running.stop().await;
+
+    // What is on disk is what the control plane confirmed: there it was given up.
+    let mut running = Running::start(&fake, dir.path());
+    running.until("configured", |status| status.configured).await;
+    assert!(running.snapshot.load().services.is_empty());
+    running.resolve("demo/front").await.unwrap();
+    assert_eq!(running.endpoints("demo/front"), 1);
+    // The next stream brings it as it is now.
+    let mut grown = endpoint_set("demo/front");
+    grown.endpoints.push(grown.endpoints[0].clone());
+    grown.endpoints[1].port += 1;
+    fake.change(|seen| seen.put(type_url::ENDPOINT_SET, "demo/front:80", &grown));
+    fake.resume();
+    running.until("confirmed", |status| status.last_known_good.is_none()).await;
+    let snapshot = running.resolve("demo/front").await.unwrap();
+    assert_eq!(endpoints(&snapshot, "demo/front"), 2);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn another_identity_does_not_get_it() {
     let mut fake = Fake::start();
     let dir = tempfile::tempdir().unwrap();
@@ -251,6 +291,16 @@ async fn a_proxy_says_that_it_runs_on_its_last_known_good_until_that_is_confirme
     timeout(PATIENCE, reporting).await.unwrap().unwrap();
 }
 
+/// Waits for what a stop wrote: it waits for the disk itself, but not for ever.
+async fn written(dir: &Path) {
+    let looking = async {
+        while !kept(dir).exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, looking).await.unwrap();
+}
+
 /// A state directory of a proxy that was in the mesh.
 async fn lived(fake: &mut Fake, dir: &Path) -> outrigger_proxy::settings::Settings {
     let mut settings = settings(fake.address, dir);
@@ -259,7 +309,9 @@ async fn lived(fake: &mut Fake, dir: &Path) -> outrigger_proxy::settings::Settin
     proxy.ready().await;
     fake.until("registered", |seen| seen.registrations().len() == 1).await;
     assert_eq!(proxy.stop().await, Exit::Success);
+    written(dir).await;
     fake.kill();
+    fake.change(|seen| seen.applied.clear());
     settings
 }
 
@@ -310,7 +362,8 @@ async fn what_cannot_be_used_is_set_aside_and_the_proxy_waits_and_says_why() {
     fake.resume();
     proxy.ready().await;
     proxy.stop().await;
-    assert!(kept(&dir).exists(), "and kept anew");
+    // And it is kept anew.
+    written(&dir).await;
 }
 
 #[tokio::test]

@@ -66,7 +66,9 @@ fn contents(versions: &[String], absent: &[String]) -> Contents {
         items.push(item(type_url::SERVICE, &name, version, &service(&name)));
     }
     let absent = absent.iter().map(|name| name.parse().unwrap()).collect();
-    Contents { revision: 7, items, absent }
+    // An answer is a service and its endpoint sets.
+    let retired = vec![item(type_url::SERVICE, "demo/idle", "1", &service("demo/idle"))];
+    Contents { revision: 7, items, retired, absent }
 }
 
 struct Kept {
@@ -184,8 +186,9 @@ proptest! {
         let before = contents(&versions, &absent);
         let after = read(&kept(&before).path, &own(), now()).unwrap().unwrap();
         prop_assert_eq!(after.origin, Origin { revision: 7, written: now() });
-        let items: Vec<_> = after.items.into_iter().map(|(item, _)| item).collect();
-        prop_assert_eq!(items, before.items);
+        let items = |all: Vec<(Item, _)>| all.into_iter().map(|(item, _)| item).collect::<Vec<_>>();
+        prop_assert_eq!(items(after.items), before.items);
+        prop_assert_eq!(items(after.retired), before.retired);
         prop_assert_eq!(after.absent, before.absent);
     }
 

@@ -33,7 +33,7 @@ fn start(dir: &Path) -> Running {
 
 impl Running {
     fn put(&self, revision: u64) {
-        let contents = Contents { revision, items: Vec::new(), absent: Vec::new() };
+        let contents = Contents { revision, items: Vec::new(), retired: Vec::new(), absent: Vec::new() };
         self.contents.send_replace(Some(Arc::new(contents)));
     }
 
