@@ -7,7 +7,9 @@ use std::{
 };
 
 use outrigger_core::{model::SpiffeId, wire};
-use outrigger_proto::status::v1alpha1::{AppliedNonce, AppliedReport, PendingName, ProxyState, Rejection};
+use outrigger_proto::status::v1alpha1::{
+    AppliedNonce, AppliedReport, LastKnownGood, PendingName, ProxyState, Rejection,
+};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
@@ -64,6 +66,8 @@ pub struct Node {
     pub pending: Vec<PendingName>,
     /// When its certificate ends, as it says.
     pub svid_not_after: Option<prost_types::Timestamp>,
+    /// It runs on what an earlier start had kept.
+    pub last_known_good: Option<LastKnownGood>,
     /// When its stream broke; `None`: it is open.
     lost: Option<Instant>,
 }
@@ -81,6 +85,7 @@ impl Node {
             && self.reported.is_some()
             && self.progress.applied >= revision
             && self.pending.is_empty()
+            && self.last_known_good.is_none()
     }
 
     /// For the API.
@@ -97,6 +102,7 @@ impl Node {
             pending: self.pending.clone(),
             rejections: self.progress.rejections.clone(),
             svid_not_after: self.svid_not_after,
+            last_known_good: self.last_known_good,
         }
     }
 }
@@ -155,6 +161,7 @@ impl Board {
             reported: None,
             pending: Vec::new(),
             svid_not_after: None,
+            last_known_good: None,
             lost: None,
         };
         {
@@ -215,6 +222,7 @@ impl Board {
             open.node.reported = Some(reported);
             open.node.pending = report.pending;
             open.node.svid_not_after = report.svid_not_after;
+            open.node.last_known_good = report.last_known_good;
         }
         self.tell();
     }

@@ -71,6 +71,7 @@ pub fn from_reason(reason: Reason) -> Code {
         Reason::UnknownService
         | Reason::NotReady
         | Reason::DiscoveryTimeout
+        | Reason::ControlPlaneAway
         | Reason::ConnectionLimit
         | Reason::RequestLimit
         | Reason::PendingLimit

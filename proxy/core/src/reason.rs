@@ -104,6 +104,8 @@ reasons! {
         "The proxy has no identity or no configuration yet.";
     DiscoveryTimeout, "discovery_timeout", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
         "The control plane did not answer in time for a name that the proxy met for the first time.";
+    ControlPlaneAway, "control_plane_away", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
+        "The control plane cannot be reached, and its last answers do not hold the name.";
     ConnectionLimit, "connection_limit", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
         "The destination has as many connections from this proxy as its limit allows, and none became free in time.";
     RequestLimit, "request_limit", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
@@ -163,6 +165,7 @@ impl Reason {
             | Self::UnknownService
             | Self::NotReady
             | Self::DiscoveryTimeout
+            | Self::ControlPlaneAway
             | Self::ConnectionLimit
             | Self::RequestLimit
             | Self::PendingLimit

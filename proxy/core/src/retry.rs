@@ -67,6 +67,7 @@ impl Outcome {
             | Reason::UnknownService
             | Reason::NotReady
             | Reason::DiscoveryTimeout
+            | Reason::ControlPlaneAway
             | Reason::Draining
             | Reason::InternalError
             | Reason::NoEndpoint

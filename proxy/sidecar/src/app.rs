@@ -1,13 +1,14 @@
 //! The proxy as a whole: what is started in which order, when it is ready, and how it stops.
 //!
 //! ```text
-//! state directory -> identity's origin -> listeners -> join -> discovery -> ready -> registered
+//! state directory -> identity's origin -> listeners -> join -> last known good -> discovery -> ready -> registered
 //! SIGTERM or drain -> withdrawn from the registry -> not ready, connections close -> in flight to the deadline -> listeners
 //! ```
 //!
 //! Everything here runs on the control thread; traffic has threads of its own.
 
 mod figures;
+mod kept;
 mod metrics;
 mod state;
 mod stop;
@@ -40,7 +41,7 @@ use tonic::transport::Channel;
 use crate::{
     admin::Progress,
     data_path::{DataPath, DataPathHandles, DataPathSettings},
-    discovery::{Discovery, Link, Status},
+    discovery::{Discovery, Link, Status, last_known_good::Store},
     endpoint::States,
     identity::{JoinError, NoIdentity, Origin, Renewal, TokenError, join, origin},
     registration::{self, Registration},
@@ -101,6 +102,9 @@ pub struct App {
     channel: Channel,
     /// Until it runs.
     discovery: Option<Discovery>,
+    last_known_good: Store,
+    /// When the control plane was last heard of, before this start if there was an earlier one.
+    heard_of: SystemTime,
     status: watch::Receiver<Status>,
     data_path: DataPath,
     telemetry: Telemetry,
@@ -143,11 +147,13 @@ impl App {
         let telemetry = Telemetry::new(&mut registry, access_log.clone());
         let handle = snapshot::Handle::default();
         let discovery = Discovery::new(handle.clone(), States::default());
+        let last_known_good = Store::new(state.path());
         let renewal_failures = Arc::new(AtomicU64::new(0));
         registry.register_collector(Box::new(ControlMetrics {
             identity: identity.clone(),
             status: discovery.status(),
             renewal_failures: Arc::clone(&renewal_failures),
+            kept: last_known_good.figures(),
         }));
 
         let failed = |source| StartError::Health { address: settings.health.listen, source };
@@ -191,6 +197,8 @@ impl App {
             channel,
             status: discovery.status(),
             discovery: Some(discovery),
+            last_known_good,
+            heard_of: SystemTime::now(),
             data_path,
             telemetry,
             access_log,
@@ -225,9 +233,10 @@ impl App {
             joined = self.join() => joined?,
             () = draining.cancelled() => return Ok(self.end(None, None).await),
         };
+        let missing = self.recall().await;
         let reporter = self.enter(renew_after);
         tokio::select! {
-            () = configured(self.status.clone(), &self.health) => {}
+            () = configured(self.status.clone(), &self.health, missing) => {}
             () = draining.cancelled() => return Ok(self.end(None, Some(reporter)).await),
         }
         self.health.set_ready();
@@ -276,6 +285,7 @@ impl App {
         };
         self.tasks.spawn(renewal.run(self.stop.clone()));
         if let Some(discovery) = self.discovery.take() {
+            self.keep(&discovery);
             let link = Link {
                 channel: self.channel.clone(),
                 identity: self.identity.clone(),
@@ -343,17 +353,17 @@ async fn control_plane_addresses(address: &str) -> Vec<IpAddr> {
     }
 }
 
-/// Waits for the first configuration, and says meanwhile what is missing.
-async fn configured(mut status: watch::Receiver<Status>, health: &Health) {
+/// Waits for the first configuration, and says meanwhile what is missing; `why` there is no last known good.
+async fn configured(mut status: watch::Receiver<Status>, health: &Health, why: String) {
     loop {
         let now = status.borrow_and_update().clone();
         if now.configured {
             return;
         }
         health.set_not_ready(if now.connected {
-            "waiting for the configuration"
+            "waiting for the configuration".to_owned()
         } else {
-            "waiting for the control plane"
+            format!("waiting for the control plane: {why}")
         });
         if status.changed().await.is_err() {
             return;

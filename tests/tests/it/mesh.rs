@@ -14,6 +14,7 @@ mod rollout;
 mod run;
 mod server_first;
 mod stop;
+mod survival;
 mod websocket;
 
 /// One destination `price`, backed by the account of the same name.

@@ -98,6 +98,7 @@ fn of_reason(reason: Reason) -> Verdict {
         | Reason::UnknownService
         | Reason::NotReady
         | Reason::DiscoveryTimeout
+        | Reason::ControlPlaneAway
         | Reason::ConnectionLimit
         | Reason::RequestLimit
         | Reason::PendingLimit

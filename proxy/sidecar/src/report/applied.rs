@@ -3,8 +3,10 @@
 
 use std::convert::Infallible;
 
+use outrigger_core::wire::time::encode_timestamp;
 use outrigger_proto::status::v1alpha1::{
-    AppliedNonce, AppliedReport, PendingName, proxy_status_service_client::ProxyStatusServiceClient,
+    AppliedNonce, AppliedReport, LastKnownGood, PendingName,
+    proxy_status_service_client::ProxyStatusServiceClient,
 };
 use outrigger_tls::Identity;
 use tokio::sync::{mpsc, watch};
@@ -58,6 +60,10 @@ impl Reporter {
                 .collect(),
             svid_not_after: self.identity.svid().map(|svid| svid.not_after().into()),
             stream: status.stream.clone(),
+            last_known_good: status.last_known_good.map(|origin| LastKnownGood {
+                revision: origin.revision,
+                written: Some(encode_timestamp(origin.written)),
+            }),
         }
     }
 

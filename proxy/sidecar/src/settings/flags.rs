@@ -31,8 +31,9 @@ Joining
   The first start needs a join token ('outrigger token create'): in a file (--join-token-file), on standard input \
 (--join-token-file -), or in OUTRIGGER_JOIN_TOKEN. The token says which identity the proxy gets and by what it knows \
 the control plane; it is good once. The credential is then kept in the state directory (0600) and renewed, so that \
-later starts need no token. With --credential memory it is kept nowhere: a proxy that restarts, or whose credential \
-expires while the control plane is away, stays out of the mesh until it gets a new token.
+later starts need no token, and with what was last in force, kept beside it, no control plane. With --credential memory \
+it is kept nowhere: a proxy that restarts, or whose credential expires while the control plane is away, stays out of the \
+mesh until it gets a new token.
 
 Settings
   Every setting is a key of the settings file (--settings, TOML), a variable OUTRIGGER_<KEY> with '__' between the \
@@ -270,6 +271,8 @@ mod tests {
     #[test]
     fn help_says_what_memory_costs() {
         let help = Flags::command().render_long_help().to_string();
+        // Wherever its lines break.
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(help.contains("stays out of the mesh until it gets a new token"), "{help}");
     }
 }

@@ -3,5 +3,6 @@
 mod discovery;
 mod drain;
 mod fake;
+mod last_known_good;
 mod lifecycle;
 mod reports;

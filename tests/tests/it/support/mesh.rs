@@ -61,12 +61,21 @@ impl Mesh {
     }
 
     /// Kills the control plane (SIGKILL) and starts it again on the same state and addresses.
-    pub(crate) async fn restart_control_plane(self) -> Self {
-        let Self { directory, mut control_plane, policy, discovery, health } = self;
-        control_plane.signal(Signal::KILL);
-        control_plane.stopped().await;
-        fs::remove_file(directory.path().join("control-plane/addresses.json")).unwrap();
-        Self::start_in(directory, [policy, discovery, health]).await
+    pub(crate) async fn restart_control_plane(mut self) -> Self {
+        self.kill_control_plane().await;
+        self.start_control_plane().await
+    }
+
+    /// Kills the control plane (SIGKILL).
+    pub(crate) async fn kill_control_plane(&mut self) {
+        self.control_plane.signal(Signal::KILL);
+        self.control_plane.stopped().await;
+        fs::remove_file(self.path("control-plane/addresses.json")).unwrap();
+    }
+
+    /// Starts one that was killed again, on the same state and addresses.
+    pub(crate) async fn start_control_plane(self) -> Self {
+        Self::start_in(self.directory, [self.policy, self.discovery, self.health]).await
     }
 
     /// Stops its process as it stands (SIGSTOP): its connections stay open.

@@ -41,11 +41,15 @@ fn the_reference_is_what_the_proxy_exposes() {
     let log = AccessLog::start(Format::Json, std::io::sink());
     let telemetry = Telemetry::new(&mut registry, Some(log));
     let authority = Authority::new("outrigger.local");
+    let kept = Arc::<KeptFigures>::default();
     registry.register_collector(Box::new(ControlMetrics {
         identity: authority.identity(authority.workload("demo", "price")),
         status: watch::channel(Status::default()).1,
         renewal_failures: Arc::default(),
+        kept: Arc::clone(&kept),
     }));
+    kept.note_written(SystemTime::now());
+    kept.note_refused("too_old");
     touch(&telemetry);
     let mut exposition = String::new();
     encode(&mut exposition, &registry).unwrap();

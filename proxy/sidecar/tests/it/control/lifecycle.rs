@@ -105,7 +105,7 @@ fn public_key(csr_der: &[u8]) -> Vec<u8> {
     request.public_key.der_bytes().to_vec()
 }
 
-async fn get(address: SocketAddr, path: &str) -> String {
+pub(super) async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
