@@ -147,6 +147,7 @@ impl Inbound {
             demand: Demand {
                 max_idle: if is_idempotent(&head.method) { Duration::MAX } else { FRESH },
                 keep: KEEP,
+                closes_silently: true,
                 connect_timeout: CONNECT_TIMEOUT,
                 queue_timeout: limits.queue_timeout,
                 connections: limits.app_connections,
