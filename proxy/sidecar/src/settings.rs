@@ -130,6 +130,11 @@ pub struct Limits {
     /// whose client says too little is opaque after that. Default 1 s; 100 ms to 1 s.
     #[serde(with = "duration")]
     pub detect_timeout: Duration,
+    /// The longest that a request and its response, a TCP connection or an upgraded one may be without a byte in either
+    /// direction on its way to the own application, whatever policies of its callers say. Default 24 h, the longest that
+    /// one can; 100 ms to 24 h.
+    #[serde(with = "duration")]
+    pub inbound_idle_timeout: Duration,
     /// Open connections of each listener; one more waits in the kernel's queue. Default 10 000.
     pub max_connections: usize,
 }
@@ -216,6 +221,7 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             detect_timeout: Duration::from_secs(1),
+            inbound_idle_timeout: Duration::from_secs(24 * 3600),
             max_connections: 10_000,
         }
     }

@@ -6,6 +6,7 @@ mod body;
 mod connect;
 mod http1;
 mod http2;
+mod patient;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,6 +24,7 @@ pub(crate) use body::{Kept, UpstreamBody};
 pub(crate) use connect::{Connect, Connected, FirstWord, Io, Protocol, Trust};
 pub(crate) use http1::Lease;
 pub(crate) use http2::Stream;
+pub(crate) use patient::Patient;
 
 /// The connections to one upstream.
 #[derive(Debug)]

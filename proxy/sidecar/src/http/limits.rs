@@ -18,8 +18,8 @@ pub struct Limits {
     /// How long a connection may take to show what is spoken on it, where that is not declared; then it is carried as
     /// opaque bytes. Default 1 s.
     pub detect_timeout: Duration,
-    /// How long a body may stand still in the middle, in either direction, for want of bytes or of room for them.
-    /// Default 300 s.
+    /// How long the bodies of a request and its response may stand still in the middle, both at once, for want of bytes or of
+    /// room for them, where no policy says otherwise. Default 300 s.
     pub body_timeout: Duration,
     /// How long a request that said `Expect: 100-continue` waits for the application's `100`; then its body is sent
     /// anyway, as most clients do. Default 1 s.
@@ -42,8 +42,8 @@ pub struct Limits {
     /// How long a TCP connection, a tunnel or an upgraded connection may be without a byte in either direction, where no policy
     /// says otherwise. Default 1 h.
     pub stream_idle: Duration,
-    /// The same on the callee's side, which keeps no time that the caller's policy may set: the longest that one can.
-    /// Default 24 h.
+    /// The same on the callee's side, and for bodies, whatever the caller's policy says. Default 24 h, the longest that one
+    /// can.
     pub inbound_idle: Duration,
     /// How long a request may wait for a connection; 503 after it. Default 1 s.
     pub queue_timeout: Duration,
@@ -110,6 +110,7 @@ impl From<&settings::Limits> for Limits {
             head_timeout: settings.head_timeout,
             idle_timeout: settings.idle_timeout,
             detect_timeout: settings.detect_timeout,
+            inbound_idle: settings.inbound_idle_timeout,
             connections: settings.max_connections,
             // Peers have the same idle timeout, most likely: half of it leaves room for what is on its way.
             pool_idle: defaults.pool_idle.min(settings.idle_timeout / 2),

@@ -216,6 +216,7 @@ impl<C: Connect> Attempt<'_, C> {
         if asked.is_some() {
             lease.connection().may_switch();
         }
+        lease.connection().may_be(upload.idle());
         let expects = upload.is_expecting();
         let answer = lease.connection().sender().try_send_request(request);
         tokio::pin!(answer);
