@@ -26,9 +26,6 @@ const BACKLOG: i32 = 1024;
 const PAUSE: Duration = Duration::from_millis(50);
 /// When a peer that says nothing is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// How long a peer that always reads may take to acknowledge what it was sent: a machine that vanished holds nothing for
-/// longer.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// What a listener is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,9 +181,10 @@ pub(crate) fn tune(stream: &TcpStream) {
     }
 }
 
-/// A connection that many requests share is given up soon: its peer always reads, however slow what it reads for is.
-pub(crate) fn tune_shared(stream: &TcpStream) {
-    if let Err(error) = unacknowledged(&SockRef::from(stream), UNACKNOWLEDGED) {
+/// A connection that many requests share is given up when its peer acknowledges nothing for `limit`: it always reads, however
+/// slow what it reads for is.
+pub(crate) fn tune_shared(stream: &TcpStream, limit: Duration) {
+    if let Err(error) = unacknowledged(&SockRef::from(stream), limit) {
         tracing::debug!(%error, "socket options could not be set");
     }
 }
@@ -212,7 +210,7 @@ mod tests {
         let limit = || SockRef::from(&stream).tcp_user_timeout().unwrap().filter(|limit| !limit.is_zero());
         tune(&stream);
         assert_eq!(limit(), None);
-        tune_shared(&stream);
-        assert_eq!(limit(), Some(UNACKNOWLEDGED));
+        tune_shared(&stream, Duration::from_secs(20));
+        assert_eq!(limit(), Some(Duration::from_secs(20)));
     }
 }

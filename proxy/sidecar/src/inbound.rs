@@ -199,7 +199,7 @@ impl Inbound {
         let speaks = match connection.alpn_protocol() {
             Some(ALPN_H1) => Some(Protocol::Http1),
             Some(ALPN_H2) => {
-                accept::tune_shared(stream.get_ref().0.socket());
+                accept::tune_shared(stream.get_ref().0.socket(), self.shared.limits.peer_timeout);
                 Some(Protocol::Http2)
             }
             Some(ALPN_TCP) => Some(Protocol::Raw),

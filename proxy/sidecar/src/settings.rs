@@ -135,6 +135,10 @@ pub struct Limits {
     /// one can; 100 ms to 24 h.
     #[serde(with = "duration")]
     pub inbound_idle_timeout: Duration,
+    /// How long a peer of the mesh may take to acknowledge what it was sent on a connection that many requests share: a
+    /// machine that vanished holds them for no longer. Default 20 s; 1 s to 10 min.
+    #[serde(with = "duration")]
+    pub peer_timeout: Duration,
     /// Open connections of each listener; one more waits in the kernel's queue. Default 10 000.
     pub max_connections: usize,
 }
@@ -222,6 +226,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(60),
             detect_timeout: Duration::from_secs(1),
             inbound_idle_timeout: Duration::from_secs(24 * 3600),
+            peer_timeout: Duration::from_secs(20),
             max_connections: 10_000,
         }
     }

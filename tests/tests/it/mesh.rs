@@ -10,6 +10,7 @@ mod request;
 mod retry;
 mod rollout;
 mod server_first;
+mod vanished;
 mod websocket;
 
 /// One destination `price`, backed by the account of the same name.

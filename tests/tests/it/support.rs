@@ -3,6 +3,7 @@
 pub(crate) mod application;
 mod client;
 mod mesh;
+pub(crate) mod network;
 pub(crate) mod process;
 
 pub(crate) use application::Application;

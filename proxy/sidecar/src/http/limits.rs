@@ -45,6 +45,9 @@ pub struct Limits {
     /// The same on the callee's side, and for bodies, whatever the caller's policy says. Default 24 h, the longest that one
     /// can.
     pub inbound_idle: Duration,
+    /// How long a peer may take to acknowledge what it was sent on a connection that many requests share: a machine that
+    /// vanished holds them for no longer. Default 20 s.
+    pub peer_timeout: Duration,
     /// How long a request may wait for a connection; 503 after it. Default 1 s.
     pub queue_timeout: Duration,
     /// How long an unused connection to an endpoint of the mesh is kept: shorter than the idle timeout on the other
@@ -76,6 +79,7 @@ impl Default for Limits {
             http2_frame: 64 * 1024,
             stream_idle: Duration::from_secs(3600),
             inbound_idle: Duration::from_secs(24 * 3600),
+            peer_timeout: Duration::from_secs(20),
             queue_timeout: Duration::from_secs(1),
             pool_idle: Duration::from_secs(30),
             distrust_spread: Duration::from_secs(60),
@@ -111,6 +115,7 @@ impl From<&settings::Limits> for Limits {
             idle_timeout: settings.idle_timeout,
             detect_timeout: settings.detect_timeout,
             inbound_idle: settings.inbound_idle_timeout,
+            peer_timeout: settings.peer_timeout,
             connections: settings.max_connections,
             // Peers have the same idle timeout, most likely: half of it leaves room for what is on its way.
             pool_idle: defaults.pool_idle.min(settings.idle_timeout / 2),

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -25,16 +25,21 @@ pub(crate) struct Mesh {
     pub(crate) health: SocketAddr,
 }
 
-fn address(value: &Value) -> SocketAddr {
+fn bound(value: &Value) -> SocketAddr {
     value.as_str().unwrap_or_default().parse().unwrap_or_else(|_| panic!("no address: {value}"))
 }
 
 impl Mesh {
     /// Starts a control plane with a fresh state directory.
     pub(crate) async fn start() -> Self {
+        Box::pin(Self::reachable_at(Ipv4Addr::LOCALHOST.into())).await
+    }
+
+    /// The same, where workloads reach it at `address`.
+    pub(crate) async fn reachable_at(address: IpAddr) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let free = "127.0.0.1:0".parse().unwrap();
-        Self::start_in(directory, [free; 3]).await
+        Self::start_in(directory, [free, SocketAddr::new(address, 0), free]).await
     }
 
     async fn start_in(directory: TempDir, listen: [SocketAddr; 3]) -> Self {
@@ -50,9 +55,9 @@ impl Mesh {
         );
         let addresses = control_plane.addresses(&state).await;
         Self {
-            policy: address(&addresses["policy"]),
-            discovery: address(&addresses["discovery"]),
-            health: address(&addresses["health"]),
+            policy: bound(&addresses["policy"]),
+            discovery: bound(&addresses["discovery"]),
+            health: bound(&addresses["health"]),
             directory,
             control_plane,
         }
@@ -111,7 +116,7 @@ impl Mesh {
         Proxy::start_with(self, name, Some(&token), flags).await
     }
 
-    async fn token(&self, name: &str, account: &str, labels: &[&str]) -> PathBuf {
+    pub(crate) async fn token(&self, name: &str, account: &str, labels: &[&str]) -> PathBuf {
         let token = self.path(&format!("{name}.token"));
         let mut create = vec!["token", "create", "--namespace", "demo", "--service-account", account];
         for label in labels {
@@ -156,22 +161,34 @@ impl Proxy {
         token: Option<&Path>,
         flags: &[impl AsRef<OsStr>],
     ) -> Self {
+        let command = Command::new(program("outrigger-proxy"));
+        Box::pin(Self::start_as(mesh, (name, token), command, Ipv4Addr::LOCALHOST.into(), flags)).await
+    }
+
+    /// The same by `command`, to which the flags are added, with its probes at `address`.
+    pub(crate) async fn start_as(
+        mesh: &Mesh,
+        (name, token): (&str, Option<&Path>),
+        mut command: Command,
+        address: IpAddr,
+        flags: &[impl AsRef<OsStr>],
+    ) -> Self {
         let state = mesh.path(name);
         let _stale = fs::remove_file(state.join("addresses.json"));
-        let mut command = Command::new(program("outrigger-proxy"));
+        let health = SocketAddr::new(address, 0).to_string();
         command.args(["--instance", name, "--control-plane", &mesh.discovery.to_string()]);
         command.arg("--state-dir").arg(&state);
-        command.args(["--outbound-listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"]).args(flags);
+        command.args(["--outbound-listen", "127.0.0.1:0", "--health-listen", &health]).args(flags);
         if let Some(token) = token {
             command.arg("--join-token-file").arg(token);
         }
         let mut running = Running::start(&mut command, mesh.path(&format!("{name}.log")));
         let addresses = running.addresses(&state).await;
         let proxy = Self {
-            outbound: address(&addresses["outbound"]),
-            services: addresses["services"].as_array().into_iter().flatten().map(address).collect(),
-            inbound: addresses["inbound"].as_array().and_then(|all| all.first()).map(address),
-            health: address(&addresses["health"]),
+            outbound: bound(&addresses["outbound"]),
+            services: addresses["services"].as_array().into_iter().flatten().map(bound).collect(),
+            inbound: addresses["inbound"].as_array().and_then(|all| all.first()).map(bound),
+            health: bound(&addresses["health"]),
             running,
             state,
         };
