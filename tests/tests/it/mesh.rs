@@ -3,6 +3,7 @@
 mod clients;
 mod control;
 mod grpc;
+mod memory;
 mod nginx;
 mod postgres;
 mod redis;

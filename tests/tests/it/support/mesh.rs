@@ -205,6 +205,14 @@ impl Proxy {
         self.running.log()
     }
 
+    /// A line of its `/proc/PID/status` that is a number of KiB (`VmRSS`, `VmHWM`), in bytes.
+    pub(crate) fn memory(&self, name: &str) -> u64 {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.running.pid().as_raw_nonzero())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+    }
+
     pub(crate) fn state(&self) -> &Path {
         &self.state
     }
