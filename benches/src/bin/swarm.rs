@@ -47,7 +47,7 @@ fn main() -> Result<(), Failure> {
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut proxies = JoinSet::new();
     let shutdown = Shutdown::new(Duration::from_secs(5));
-    shutdown.on_signals()?;
+    shutdown.on_signals(Duration::from_secs(5))?;
     for entry in std::fs::read_dir(&arguments.tokens)? {
         let file = entry?.path();
         let app = start(arguments, &file, shutdown.clone()).await?;

@@ -25,6 +25,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    accept,
     data_path::Shared,
     endpoint::DestinationState,
     headers,
@@ -197,7 +198,10 @@ impl Inbound {
         let (_, connection) = stream.get_ref();
         let speaks = match connection.alpn_protocol() {
             Some(ALPN_H1) => Some(Protocol::Http1),
-            Some(ALPN_H2) => Some(Protocol::Http2),
+            Some(ALPN_H2) => {
+                accept::tune_shared(stream.get_ref().0.socket(), self.shared.limits.peer_timeout);
+                Some(Protocol::Http2)
+            }
             Some(ALPN_TCP) => Some(Protocol::Raw),
             _ => None,
         };

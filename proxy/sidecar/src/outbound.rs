@@ -35,8 +35,8 @@ use crate::{
     data_path::Shared,
     detect::Detection,
     http::{
-        Clients, Form, Guarded, Limits, Link, ResponseBody, Shape, Target, accepted, check_head, check_size,
-        own_answer, serve_http1, serve_http2, to_origin_form,
+        Clients, Form, Guarded, Idle, Limits, Link, ResponseBody, Shape, Target, accepted, check_head,
+        check_size, own_answer, serve_http1, serve_http2, to_origin_form,
     },
     telemetry::{Authority, Direction, Exchange, Record},
     upstream::UpstreamBody,
@@ -144,8 +144,8 @@ impl Outbound {
         match self.handle(request, link, downstream, &mut exchange).await {
             Ok(Answer::Upstream(head, body, deadline)) => {
                 exchange.answered(head.status, &head.headers);
-                let timeout = self.shared.limits.body_timeout;
-                Response::from_parts(*head, ResponseBody::upstream(body, timeout, deadline, exchange))
+                let idle = exchange.idle().unwrap_or_else(|| Idle::new(self.shared.limits.body_timeout));
+                Response::from_parts(*head, ResponseBody::upstream(body, idle, deadline, exchange))
             }
             Ok(Answer::Switched(head)) => Response::from_parts(*head, ResponseBody::own(Bytes::new(), None)),
             Ok(Answer::Tunnel) => {

@@ -134,6 +134,15 @@ pub struct Limits {
     /// whose client says too little is opaque after that. Default 1 s; 100 ms to 1 s.
     #[serde(with = "duration")]
     pub detect_timeout: Duration,
+    /// The longest that a request and its response, a TCP connection or an upgraded one may be without a byte in either
+    /// direction on its way to the own application, whatever policies of its callers say. Default 24 h, the longest that
+    /// one can; 100 ms to 24 h.
+    #[serde(with = "duration")]
+    pub inbound_idle_timeout: Duration,
+    /// How long a peer of the mesh may take to acknowledge what it was sent on a connection that many requests share: a
+    /// machine that vanished holds them for no longer. Default 20 s; 1 s to 10 min.
+    #[serde(with = "duration")]
+    pub peer_timeout: Duration,
     /// Open connections of each listener; one more waits in the kernel's queue. Default 10 000.
     pub max_connections: usize,
 }
@@ -221,6 +230,8 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             detect_timeout: Duration::from_secs(1),
+            inbound_idle_timeout: Duration::from_secs(24 * 3600),
+            peer_timeout: Duration::from_secs(20),
             max_connections: 10_000,
         }
     }

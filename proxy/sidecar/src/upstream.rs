@@ -8,6 +8,7 @@ mod ending;
 mod failure;
 mod http1;
 mod http2;
+mod patient;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,6 +27,7 @@ pub(crate) use connect::{Connect, Connected, FirstWord, Io, Protocol, Trust};
 pub(crate) use failure::Failed;
 pub(crate) use http1::Lease;
 pub(crate) use http2::Stream;
+pub(crate) use patient::Patient;
 
 /// The connections to one upstream.
 #[derive(Debug)]

@@ -4,6 +4,7 @@ mod clients;
 mod control;
 mod grpc;
 mod killed;
+mod memory;
 mod nginx;
 mod postgres;
 mod redis;
@@ -15,6 +16,7 @@ mod run;
 mod server_first;
 mod stop;
 mod survival;
+mod vanished;
 mod websocket;
 
 /// One destination `price`, backed by the account of the same name.

@@ -4,6 +4,7 @@ pub(crate) mod application;
 mod client;
 pub(crate) mod load;
 mod mesh;
+pub(crate) mod network;
 pub(crate) mod pod;
 pub(crate) mod process;
 

@@ -17,7 +17,7 @@ use tokio::{
 use super::signals::{Signals, asks_to_stop, typed};
 use crate::{failure::Failure, output::Output, sibling::guarded};
 
-/// For a sidecar that was told to stop and does not end by itself. Beyond its own deadlines' defaults (17 s); whoever
+/// For a sidecar that was told to stop and does not end by itself. Beyond its own deadlines' defaults (20 s); whoever
 /// sets longer ones loses at most what is under way at their end.
 const STOP: Duration = Duration::from_secs(60);
 /// For a command whose sidecar is lost.

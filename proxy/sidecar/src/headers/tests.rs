@@ -76,6 +76,7 @@ const CROSSING: &[(&str, &str, &[Direction])] = &[
     ("outrigger-anything", "forged", &[]),
     ("outrigger-version", "3", &[]),
     ("outrigger-timeout", "1s", &[MeshToApplication]),
+    ("outrigger-idle", "1s", &[]),
     ("outrigger-unprocessed", "draining", &[]),
     ("outrigger-reason", "draining", &[]),
     ("outrigger-hop", "fedcba9876543210", &[MeshToApplication]),

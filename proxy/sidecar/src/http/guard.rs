@@ -25,9 +25,9 @@ use tokio::{
 use crate::io::{Ahead, Gather};
 
 use super::{
-    Limits,
+    Idle, Limits, Patience,
     framing::{Framing, Position},
-    patience::Patience,
+    stall,
 };
 
 /// How long, and for how many bytes, a peer that is still sending is listened to after the answer: closing at once
@@ -93,6 +93,8 @@ pub(crate) struct Link {
     timed_out: AtomicBool,
     reset: AtomicBool,
     flushed: Mutex<Vec<OnFlushed>>,
+    /// How long the exchange that has the connection may be idle.
+    idle: Mutex<Option<Arc<Idle>>>,
 }
 
 impl std::fmt::Debug for Link {
@@ -168,6 +170,15 @@ impl Link {
         self.multiplexed
     }
 
+    /// The exchange that runs may be `idle` for so long: whoever does not take what he is sent has as long as well.
+    pub(crate) fn may_be(&self, idle: &Arc<Idle>) {
+        if self.multiplexed {
+            stall::may_be(idle);
+        } else {
+            *self.idle.lock() = Some(Arc::clone(idle));
+        }
+    }
+
     /// Calls `done` when everything written so far is in the kernel's hands, or the connection is gone.
     pub(crate) fn on_flushed(&self, done: OnFlushed) {
         let earlier = {
@@ -215,8 +226,9 @@ pub(crate) struct Guarded<T: Transport> {
     idle_timeout: Duration,
     since: Option<(Position, Instant)>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// For a peer that does not read.
+    /// For a peer that does not read, and how long it need not.
     writing: Patience,
+    unread: Arc<Idle>,
     closing: Closing,
 }
 
@@ -244,13 +256,15 @@ impl<T: Transport> Guarded<T> {
             io: Some(io),
             prefix,
             link: Arc::new(Link { multiplexed: framing.is_none(), mesh, ..Link::default() }),
-            framing,
             head_timeout: limits.head_timeout,
             idle_timeout: limits.idle_timeout,
             since: None,
             timer: None,
-            writing: Patience::new(limits.body_timeout, None),
+            writing: Patience::new(None),
+            // Streams end by themselves, each in its own time.
+            unread: Idle::new(if framing.is_none() { limits.inbound_idle } else { limits.body_timeout }),
             closing: Closing::No,
+            framing,
         }
     }
 
@@ -361,7 +375,8 @@ impl<T: Transport> Guarded<T> {
             self.writing.reset();
             return result;
         }
-        ready!(self.writing.poll(cx));
+        let idle = self.link.idle.lock().clone();
+        ready!(self.writing.poll_idle(cx, idle.as_ref().unwrap_or(&self.unread)));
         self.link.reset();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

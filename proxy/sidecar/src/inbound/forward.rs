@@ -25,8 +25,8 @@ use crate::{
     carry,
     headers::{self, Way},
     http::{
-        Form, Gate, ResponseBody, Shape, Upload, check_head, check_size, expects_continue, is_idempotent,
-        own_answer,
+        Form, Gate, Idle, ResponseBody, Shape, Upload, check_head, check_size, expects_continue,
+        is_idempotent, own_answer,
     },
     io::Ahead,
     settings::InboundProtocol,
@@ -39,6 +39,10 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// An application may close an idle connection at any time. A request that must not be sent twice takes none that was
 /// idle for longer.
 const FRESH: Duration = Duration::from_millis(100);
+
+/// The caller's sidecar keeps the time that a body may stand still, and tells why; this one only does where that one
+/// cannot, or does not.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// A request on its way to the application.
 struct Prepared {
@@ -94,6 +98,7 @@ impl Inbound {
         }
         let wants_http2 = headers::wants_http2(request.headers());
         let leg = self.leg(wants_http2);
+        let idle = self.idle(headers::idle(request.headers()));
         let asked = headers::asked_upgrade(&request).filter(|_| leg == Leg::Http1);
         let upgrade = asked.is_some().then(|| hyper::upgrade::on(&mut request));
         let (mut head, body) = request.into_parts();
@@ -109,7 +114,7 @@ impl Inbound {
         if gate == Gate::Open {
             head.headers.remove(header::EXPECT);
         }
-        let upload = Upload::new(body, head.version, gate, self.shared.limits.body_timeout, grpc);
+        let upload = Upload::new(body, head.version, gate, idle, grpc);
         exchange.set_upload(&upload);
         let left = timeouts::read(&head.headers, grpc).map_err(|_malformed| Reason::BadRequest)?;
         let deadline = Deadline::new(exchange.head_read().into_std(), None, left);
@@ -123,6 +128,14 @@ impl Inbound {
             Leg::Http2 => absolute(head)?,
         };
         Ok(Prepared { head, upload, leg, upgrade, deadline })
+    }
+
+    /// How long the bodies may stand still: as long as the caller's policy says, if it does, and the own limit allows.
+    fn idle(&self, said: Option<Duration>) -> Duration {
+        let limits = &self.shared.limits;
+        let said = said.unwrap_or(limits.body_timeout);
+        let kept = if said.is_zero() { limits.inbound_idle } else { said.saturating_add(SLACK) };
+        kept.min(limits.inbound_idle)
     }
 
     /// What the application speaks; where that is not declared, what the caller spoke.
@@ -147,6 +160,7 @@ impl Inbound {
             demand: Demand {
                 max_idle: if is_idempotent(&head.method) { Duration::MAX } else { FRESH },
                 keep: KEEP,
+                closes_silently: true,
                 connect_timeout: CONNECT_TIMEOUT,
                 queue_timeout: limits.queue_timeout,
                 connections: limits.app_connections,
@@ -200,8 +214,8 @@ impl Inbound {
             return Response::from_parts(head, ResponseBody::own(bytes::Bytes::new(), None));
         }
         exchange.hold_upstream(occupied);
-        let timeout = self.shared.limits.body_timeout;
-        Response::from_parts(head, ResponseBody::upstream(body, timeout, None, exchange))
+        let idle = exchange.idle().unwrap_or_else(|| Idle::new(self.shared.limits.inbound_idle));
+        Response::from_parts(head, ResponseBody::upstream(body, idle, None, exchange))
     }
 }
 

@@ -253,6 +253,7 @@ impl<'a> Attempts<'a> {
             demand: Demand {
                 max_idle: shared.limits.pool_idle,
                 keep: shared.limits.pool_idle,
+                closes_silently: false,
                 connect_timeout: connect.unwrap_or(self.port.config().connect_timeout),
                 queue_timeout: shared.limits.queue_timeout,
                 connections: self.resilience.limits.connections,

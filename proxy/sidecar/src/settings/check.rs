@@ -39,6 +39,8 @@ pub fn check(settings: &Settings) -> Vec<Defect> {
     times("limits.head_timeout", limits.head_timeout, (100, 600_000), &mut defects);
     times("limits.idle_timeout", limits.idle_timeout, (100, 86_400_000), &mut defects);
     times("limits.detect_timeout", limits.detect_timeout, (100, 1000), &mut defects);
+    times("limits.peer_timeout", limits.peer_timeout, (1000, 600_000), &mut defects);
+    times("limits.inbound_idle_timeout", limits.inbound_idle_timeout, (100, 86_400_000), &mut defects);
     times("drain.withdrawal", settings.drain.withdrawal, (0, 600_000), &mut defects);
     times("drain.timeout", settings.drain.timeout, (0, 3_600_000), &mut defects);
     defects

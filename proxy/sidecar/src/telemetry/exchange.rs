@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::{Calling, Direction, Inside, Record, Telemetry};
 use crate::{
     endpoint::{Counted, Trial},
-    http::{Gate, Link, Upload},
+    http::{Gate, Idle, Link, Upload},
     upstream::Occupied,
 };
 
@@ -157,11 +157,18 @@ impl Exchange {
         self.0.as_ref().is_some_and(|inner| inner.grpc.is_some())
     }
 
-    /// Where the rest of the request's body is.
+    /// Where the rest of the request's body is, and how long the exchange may be idle.
     pub(crate) fn set_upload(&mut self, upload: &Arc<Upload>) {
         if let Some(inner) = &mut self.0 {
+            inner.link.may_be(upload.idle());
             inner.upload = Some(Arc::clone(upload));
         }
+    }
+
+    /// How long it may be without a byte in either direction, once that is known.
+    pub(crate) fn idle(&self) -> Option<Arc<Idle>> {
+        let upload = self.0.as_ref().and_then(|inner| inner.upload.as_ref());
+        upload.map(|upload| Arc::clone(upload.idle()))
     }
 
     /// What the inbound sidecar told of its time.

@@ -1,16 +1,17 @@
 //! One attempt: a request to one upstream, on a connection that was found or made, up to the head of its response. The
 //! same for both directions; what differs is how a connection is made and how long an idle one is trusted.
 
-use std::{error::Error as StdError, pin::Pin, sync::Arc, task::Poll, time::Duration};
+mod stream;
 
-use h2::{RecvStream, client::ResponseFuture};
+use std::{error::Error as StdError, sync::Arc, time::Duration};
+
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, response};
 use hyper::{body::Incoming, ext};
 use outrigger_core::reason::Reason;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    Connect, Failed, Occupied, Protocol, Upstream, UpstreamBody, body,
+    Connect, Failed, Occupied, Protocol, Upstream, UpstreamBody,
     failure::{NoAnswer, no_answer, no_response, not_sent},
     http1::Lease,
 };
@@ -39,6 +40,9 @@ pub(crate) struct Demand {
     pub(crate) max_idle: Duration,
     /// How long one is kept that nobody uses.
     pub(crate) keep: Duration,
+    /// Whether the other side may close one that is shared without a word, which a sidecar never does: then a request that
+    /// may be repeated is kept until it is answered.
+    pub(crate) closes_silently: bool,
     /// TCP and TLS together.
     pub(crate) connect_timeout: Duration,
     /// How long to wait while the destination has no connection left.
@@ -109,7 +113,10 @@ impl<C: Connect> Attempt<'_, C> {
         match self.leg {
             // Boxed: twice the other one.
             Leg::Http1 => Box::pin(self.send_http1(head, upload, exchange)).await,
-            Leg::Http2 => self.send_http2(head, upload, exchange).await,
+            Leg::Http2 => {
+                let mut request = head.stream_request();
+                self.send_http2(&mut request, (&self.demand, false), upload, exchange).await
+            }
         }
     }
 
@@ -208,6 +215,7 @@ impl<C: Connect> Attempt<'_, C> {
         if asked.is_some() {
             lease.connection().may_switch();
         }
+        lease.connection().may_be(upload.idle());
         let expects = upload.is_expecting();
         lease.connection().begin();
         let answer = lease.connection().sender().try_send_request(request);
@@ -252,69 +260,6 @@ impl<C: Connect> Attempt<'_, C> {
             }
         });
     }
-
-    async fn send_http2(
-        &self,
-        head: Head,
-        upload: &Arc<Upload>,
-        exchange: &mut Exchange,
-    ) -> Result<Answer, Failed> {
-        let bodiless = upload.is_bodiless();
-        let request = head.stream_request();
-        loop {
-            let pool = &self.upstream.http2;
-            let (mut sender, stream, waited) =
-                wait(pool.acquire(&self.demand), || pool.is_connecting(), exchange).await?;
-            self.waited(waited, exchange);
-            if let Err(error) = std::future::poll_fn(|cx| Poll::Ready(open(sender.poll_ready(cx)))).await {
-                tracing::debug!(%error, "connection takes no further request");
-                stream.is_last();
-                if waited.fresh {
-                    return Err(Failed::before(not_sent(&stream)));
-                }
-                self.telemetry.metrics().pool_replaced.inc();
-                continue;
-            }
-            let (response, send) = sender.send_request(request, bodiless).map_err(|error| {
-                tracing::debug!(%error, "request could not be written");
-                stream.is_last();
-                Failed::before(not_sent(&stream))
-            })?;
-            drop(sender);
-            if !bodiless {
-                push_on(RequestBody::of(upload), send).await;
-            }
-            return match self.final_response(response).await {
-                Ok(response) => {
-                    exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
-                    if !has_one_length(response.headers()) {
-                        return Err(Failed::after(Reason::BadResponse));
-                    }
-                    let (head, body) = response.into_parts();
-                    let body = UpstreamBody::http2(body).with_begin(is_short(&head.headers)).await;
-
-                    Ok(Answer { head, body, occupied: Some(Occupied::Http2(stream)) })
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "attempt failed");
-                    Err(no_response(&error, &stream, upload, waited.fresh))
-                }
-            };
-        }
-    }
-
-    /// The answer that ends the wait, past those that only inform.
-    async fn final_response(&self, mut response: ResponseFuture) -> Result<Response<RecvStream>, h2::Error> {
-        std::future::poll_fn(|cx| {
-            while let Poll::Ready(Some(Ok(_))) = response.poll_informational(cx) {
-                if self.counts_informational {
-                    self.telemetry.metrics().informational_dropped.inc();
-                }
-            }
-            Pin::new(&mut response).poll(cx)
-        })
-        .await
-    }
 }
 
 /// Waits for a connection. In vain, the time was spent on what the reason says; given up, on what is under way then.
@@ -355,23 +300,6 @@ fn charge(exchange: &mut Exchange, since: Instant, connecting: bool) {
         true => stamps.connecting += since.elapsed(),
         false => stamps.queued += since.elapsed(),
     });
-}
-
-/// Whether a connection is open at all: a sender of its own never waits.
-fn open(ready: Poll<Result<(), h2::Error>>) -> Result<(), h2::Error> {
-    match ready {
-        Poll::Ready(ready) => ready,
-        Poll::Pending => Ok(()),
-    }
-}
-
-/// Sends what is there of the body now; the rest by a task of its own, which ends with the stream.
-async fn push_on(body: RequestBody, stream: h2::SendStream<bytes::Bytes>) {
-    let mut pushing = Box::pin(body::push(body, stream));
-    let done = std::future::poll_fn(|cx| Poll::Ready(pushing.as_mut().poll(cx).is_ready())).await;
-    if !done {
-        tokio::spawn(pushing);
-    }
 }
 
 /// A response that could be understood in two ways, or that leaves HTTP although nobody asked for it.

@@ -25,7 +25,7 @@ impl Failed {
 
     /// `processed`: an application may have seen the request before it failed so.
     pub(super) fn or_processed(self, processed: bool) -> Self {
-        if processed { Self::after(Reason::UpstreamReset) } else { self }
+        if processed && self.unprocessed { Self::after(Reason::UpstreamReset) } else { self }
     }
 }
 

@@ -19,6 +19,7 @@ mod floods;
 mod forward;
 mod hostile_http1;
 mod hostile_http2;
+mod idle;
 mod mesh_leg;
 mod peers;
 mod refusals;

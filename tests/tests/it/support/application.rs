@@ -39,7 +39,14 @@ impl Application {
 
     /// Starts an application whose answers are made by `answer`.
     pub(crate) async fn answering(answer: impl Fn(&Asked) -> Response<Body> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer)
+    }
+
+    /// The same, behind a listener.
+    pub(crate) fn at(
+        listener: TcpListener,
+        answer: impl Fn(&Asked) -> Response<Body> + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (memory, answer) = (Arc::clone(&asked), Arc::new(answer));

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     time::Instant,
@@ -26,16 +26,21 @@ pub(crate) struct Mesh {
     pub(crate) health: SocketAddr,
 }
 
-fn address(value: &Value) -> SocketAddr {
+fn bound(value: &Value) -> SocketAddr {
     value.as_str().unwrap_or_default().parse().unwrap_or_else(|_| panic!("no address: {value}"))
 }
 
 impl Mesh {
     /// Starts a control plane with a fresh state directory.
     pub(crate) async fn start() -> Self {
+        Box::pin(Self::reachable_at(Ipv4Addr::LOCALHOST.into())).await
+    }
+
+    /// The same, where workloads reach it at `address`.
+    pub(crate) async fn reachable_at(address: IpAddr) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let free = "127.0.0.1:0".parse().unwrap();
-        Self::start_in(directory, [free; 3]).await
+        Self::start_in(directory, [free, SocketAddr::new(address, 0), free]).await
     }
 
     async fn start_in(directory: TempDir, listen: [SocketAddr; 3]) -> Self {
@@ -52,9 +57,9 @@ impl Mesh {
         );
         let addresses = control_plane.addresses(&state).await;
         Self {
-            policy: address(&addresses["policy"]),
-            discovery: address(&addresses["discovery"]),
-            health: address(&addresses["health"]),
+            policy: bound(&addresses["policy"]),
+            discovery: bound(&addresses["discovery"]),
+            health: bound(&addresses["health"]),
             directory,
             control_plane,
         }
@@ -187,22 +192,34 @@ impl Proxy {
         token: Option<&Path>,
         flags: &[impl AsRef<OsStr>],
     ) -> Self {
+        let command = Command::new(program("outrigger-proxy"));
+        Box::pin(Self::start_as(mesh, (name, token), command, Ipv4Addr::LOCALHOST.into(), flags)).await
+    }
+
+    /// The same by `command`, to which the flags are added, with its probes at `address`.
+    pub(crate) async fn start_as(
+        mesh: &Mesh,
+        (name, token): (&str, Option<&Path>),
+        mut command: Command,
+        address: IpAddr,
+        flags: &[impl AsRef<OsStr>],
+    ) -> Self {
         let state = mesh.path(name);
         let _stale = fs::remove_file(state.join("addresses.json"));
-        let mut command = Command::new(program("outrigger-proxy"));
+        let health = SocketAddr::new(address, 0).to_string();
         command.args(["--instance", name, "--control-plane", &mesh.discovery.to_string()]);
         command.arg("--state-dir").arg(&state);
-        command.args(["--outbound-listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"]).args(flags);
+        command.args(["--outbound-listen", "127.0.0.1:0", "--health-listen", &health]).args(flags);
         if let Some(token) = token {
             command.arg("--join-token-file").arg(token);
         }
         let mut running = Running::start(&mut command, mesh.path(&format!("{name}.log")));
         let addresses = running.addresses(&state).await;
         let proxy = Self {
-            outbound: address(&addresses["outbound"]),
-            services: addresses["services"].as_array().into_iter().flatten().map(address).collect(),
-            inbound: addresses["inbound"].as_array().and_then(|all| all.first()).map(address),
-            health: address(&addresses["health"]),
+            outbound: bound(&addresses["outbound"]),
+            services: addresses["services"].as_array().into_iter().flatten().map(bound).collect(),
+            inbound: addresses["inbound"].as_array().and_then(|all| all.first()).map(bound),
+            health: bound(&addresses["health"]),
             running,
             state,
         };
@@ -217,6 +234,14 @@ impl Proxy {
 
     pub(crate) fn log(&self) -> String {
         self.running.log()
+    }
+
+    /// A line of its `/proc/PID/status` that is a number of KiB (`VmRSS`, `VmHWM`), in bytes.
+    pub(crate) fn memory(&self, name: &str) -> u64 {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.running.pid().as_raw_nonzero())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) fn state(&self) -> &Path {
