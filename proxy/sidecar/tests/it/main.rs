@@ -20,6 +20,7 @@ mod forward;
 mod hostile_http1;
 mod hostile_http2;
 mod mesh_leg;
+mod overload;
 mod peers;
 mod refusals;
 mod retries;
