@@ -86,21 +86,23 @@ impl Place {
         Ok(Self { concurrency: Arc::clone(concurrency), since: now, told: false })
     }
 
-    /// The head of an answer came, so long after the application had the whole request. An answer that refuses, or tells of a
+    /// The head of an answer came at `now`, so long after the application had the whole request. An answer that refuses, or tells of a
     /// failure, is none: it may come the quicker the more there is to do.
-    pub(crate) fn answered(self, status: StatusCode, took: Duration) {
+    pub(crate) fn answered(self, status: StatusCode, now: std::time::Instant, took: Duration) {
         let failed = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-        self.end(if failed { Ended::GivenUp(took) } else { Ended::Answered(took) });
+        self.end(now, if failed { Ended::GivenUp(took) } else { Ended::Answered(took) });
     }
 
     /// It ended otherwise.
     pub(crate) fn untold(self) {
-        self.end(Ended::Untold);
+        // It is not looked at then.
+        let now = self.since;
+        self.end(now, Ended::Untold);
     }
 
-    fn end(mut self, ended: Ended) {
+    fn end(mut self, now: std::time::Instant, ended: Ended) {
         self.told = true;
-        self.concurrency.end(Instant::now().into_std(), ended);
+        self.concurrency.end(now, ended);
     }
 }
 

@@ -4,6 +4,7 @@ mod clients;
 mod control;
 mod grpc;
 mod nginx;
+mod overload;
 mod postgres;
 mod redis;
 mod request;

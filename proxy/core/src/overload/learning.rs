@@ -64,6 +64,7 @@ struct Window {
 /// What a window says.
 #[derive(Debug, Clone, Copy)]
 struct Figures {
+    begun: Instant,
     now: Instant,
     length: f64,
     /// From admission to end, on average.
@@ -207,6 +208,7 @@ impl Learning {
         }
         let limit = self.limit().unwrap_or(u32::MAX);
         Some(Figures {
+            begun,
             now,
             length,
             time,
@@ -356,8 +358,7 @@ impl Limiting {
             self.settled = figures.settled;
             return false;
         }
-        let begun = figures.now - Duration::try_from_secs_f64(figures.length).unwrap_or_default();
-        let refuses = self.refused.is_some_and(|(_, last)| last >= begun);
+        let refuses = self.refused.is_some_and(|(_, last)| last >= figures.begun);
         if refuses && !self.proven {
             let fewer = figures.rate < 0.75 * self.rate_before;
             if fewer && figures.time > 0.75 * self.time_before {

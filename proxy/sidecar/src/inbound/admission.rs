@@ -56,10 +56,33 @@ pub(super) fn give_back(place: Option<Place>, end: &Result<Answer, Failed>, exch
         Ok(Answer { head, .. }) => {
             let grpc = exchange.is_grpc().then(|| grpc::status(&head.headers)).flatten();
             let status = grpc.map_or(head.status, grpc::Code::http_status);
-            place.answered(status, exchange.application_time());
+            match exchange.application_answered() {
+                Some((at, took)) => place.answered(status, at, took),
+                None => place.untold(),
+            }
         }
         // Nobody waited any longer: dropped.
         Err(Failed { reason: Reason::RequestTimeout | Reason::DeadlineExceeded, .. }) => {}
         Err(_) => place.untold(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_health_check_is_one_of_grpc_and_no_other() {
+        for (path, kind, expected) in [
+            ("/grpc.health.v1.Health/Check", "application/grpc", true),
+            ("/grpc.health.v1.Health/Watch", "application/grpc+proto", true),
+            ("/grpc.health.v1.Health/Check", "text/plain", false),
+            ("/grpc.health.v1.HealthX/Check", "application/grpc", false),
+            ("/demo.Price/Get", "application/grpc", false),
+            ("/healthz", "application/grpc", false),
+        ] {
+            let request = Request::get(path).header(header::CONTENT_TYPE, kind).body(()).unwrap();
+            assert_eq!(is_health_check(&request), expected, "{path} {kind}");
+        }
     }
 }

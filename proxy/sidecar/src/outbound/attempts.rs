@@ -61,7 +61,7 @@ impl<'a> Attempts<'a> {
             if matches!(outcome, Outcome::Status(status) if status.as_u16() < 400) {
                 break end;
             }
-            let Verdict::Retry { after } = retries.next(outcome, &self.situation(&end)) else {
+            let Verdict::Retry { after } = retries.next(outcome, &self.situation(outcome, &end)) else {
                 break end;
             };
             if !self.may_retry() {
@@ -171,14 +171,15 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn situation(&self, end: &Result<Answer, Failed>) -> Situation {
+    fn situation(&self, outcome: Outcome, end: &Result<Answer, Failed>) -> Situation {
         let head = end.as_ref().ok().map(|answer| &answer.head.headers);
         let now = Instant::now().into_std();
         Situation {
             replayable: self.prepared.upload.is_replayable(),
             remaining: self.prepared.deadline.remaining(now),
             untried: self.set.has_untried(now, &self.tried),
-            relief: self.set.has_relief(now, &self.tried),
+            // All endpoints are looked at for it.
+            relief: outcome == Outcome::Refused && self.set.has_relief(now, &self.tried),
             pushback: head.and_then(|head| pushback(head, SystemTime::now())),
             random: rand::random(),
         }

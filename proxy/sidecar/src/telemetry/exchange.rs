@@ -145,17 +145,13 @@ impl Exchange {
         }
     }
 
-    /// How long the application had the whole request before the head of its answer came; zero without an answer.
-    pub(crate) fn application_time(&self) -> Duration {
-        let Some(inner) = &self.0 else {
-            return Duration::ZERO;
-        };
+    /// When the head of the application's answer came, and for how long it had had the whole request by then.
+    pub(crate) fn application_answered(&self) -> Option<(std::time::Instant, Duration)> {
+        let inner = self.0.as_ref()?;
         let Stamps { handed_on, response_head, .. } = inner.stamps;
         let uploaded = inner.upload.as_ref().and_then(|upload| upload.ended()).map(Instant::into_std);
-        let (Some(begun), Some(answered)) = (handed_on.max(uploaded), response_head) else {
-            return Duration::ZERO;
-        };
-        answered.saturating_duration_since(begun)
+        let (begun, answered) = (handed_on.max(uploaded)?, response_head?);
+        Some((answered, answered.saturating_duration_since(begun)))
     }
 
     /// It is a gRPC call: how it ended is told at its end, and whether it is a stream by its messages.

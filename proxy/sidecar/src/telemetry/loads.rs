@@ -23,6 +23,9 @@ struct Inner {
     workers: Mutex<Vec<Arc<Pressure>>>,
 }
 
+/// What is read of an application.
+type Read = fn(&Concurrency) -> u32;
+
 impl Loads {
     /// The application at `address`.
     pub(crate) fn add_application(&self, address: SocketAddr, concurrency: &Arc<Concurrency>) {
@@ -38,7 +41,7 @@ impl Loads {
 impl Collector for Loads {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let applications = self.0.applications.lock().clone();
-        let figures: [(_, _, fn(&Concurrency) -> u32); 2] = [
+        let figures: [(_, _, Read); 2] = [
             (
                 "outrigger_application_requests",
                 "Requests at the application, from their head to the head of its answer",

@@ -9,20 +9,26 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use outrigger_core::model::Endpoint;
 use outrigger_proxy::settings::{InboundProtocol, Limiting, Overload};
 use outrigger_tls::mesh;
-use tokio::{net::TcpListener, task::JoinSet};
-use tokio_rustls::TlsAcceptor;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::support::{
-    Options, Pair, endpoint, header, log,
+    Options, Pair, Side, endpoint, header, log,
     raw::{Raw, soon},
     streams::post,
 };
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: price\r\n\r\n";
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// A sidecar of `price` that has no room for anything.
@@ -155,6 +161,82 @@ async fn an_application_cannot_say_for_its_sidecar_that_it_is_not_to_be_asked_ag
     let address = client.address().to_string();
     let line = log::line(&[("downstream.addr", &address), ("direction", "outbound")]).await;
     assert_eq!(line.get("reason"), None);
+}
+
+/// An application that works on one request at a time, for 5 ms each, but for health checks.
+async fn slow(listener: TcpListener) {
+    let place = Arc::new(Semaphore::new(1));
+    while let Ok((stream, _)) = listener.accept().await {
+        let place = Arc::clone(&place);
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let place = Arc::clone(&place);
+                tokio::spawn(async move {
+                    let _place = match request.uri().path() {
+                        HEALTH => None,
+                        _ => Some(place.acquire_owned().await.unwrap()),
+                    };
+                    sleep(Duration::from_millis(5)).await;
+                    let answer = Response::builder().header("content-type", "application/grpc");
+                    let answer = answer.header("grpc-status", "0").body(()).unwrap();
+                    let _gone = respond.send_response(answer, true);
+                });
+            }
+        });
+    }
+}
+
+/// What the sidecar of `price` answers to a peer.
+async fn call(mut peer: h2::client::SendRequest<Bytes>, path: &'static str) -> HeaderMap {
+    let request = Request::post(path).version(Version::HTTP_11).header("host", "price");
+    let request = request.header("content-type", "application/grpc").body(()).unwrap();
+    let (response, _) = peer.send_request(request, true).unwrap();
+    soon("an answer", response).await.unwrap().into_parts().0.headers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_refuses_what_is_too_much_for_its_application_says_so_and_lets_health_checks_pass() {
+    let options = Options { protocol: InboundProtocol::Grpc, ..Options::default() };
+    let pair = Pair::with(&options).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let identity = pair.price.identity.clone();
+    let side = Side::start(identity, &[listener.local_addr().unwrap()], &options);
+    tokio::spawn(slow(listener));
+    let expected = [pair.price.identity.id().unwrap()];
+    let config = mesh::client_config(&pair.front.identity, expected, &[mesh::ALPN_H2]);
+    let stream = TcpStream::connect(side.path.inbound()[0]).await.unwrap();
+    let stream = TlsConnector::from(config).connect(mesh::server_name(), stream).await.unwrap();
+    let (peer, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+
+    for _ in 0..60 {
+        let answer = call(peer.clone(), "/demo.Price/Get").await;
+        assert_eq!(answer.get("outrigger-unprocessed"), None);
+    }
+    // Three times what it can do, for 3 s.
+    let begin = Instant::now();
+    let mut calls = JoinSet::new();
+    for number in 0..1800 {
+        sleep_until(begin + Duration::from_secs(3) * number / 1800).await;
+        let path = if number % 60 == 0 { HEALTH } else { "/demo.Price/Get" };
+        let peer = peer.clone();
+        calls.spawn(async move { (number, path, call(peer, path).await) });
+    }
+    let mut answers = calls.join_all().await;
+    answers.sort_by_key(|(number, ..)| *number);
+    let mut refused = Vec::new();
+    for (number, path, answer) in answers {
+        if let Some(reason) = answer.get("outrigger-unprocessed") {
+            assert_eq!(reason, "overloaded");
+            assert_ne!(path, HEALTH, "request {number}");
+            assert_eq!(answer.get("retry-after"), None, "the caller's sidecar says it");
+            refused.push(answer.get("outrigger-retry").is_some_and(|retry| retry == "never"));
+        }
+    }
+    assert!(refused.len() > 600, "{} refused", refused.len());
+    assert_eq!((refused.first(), refused.last()), (Some(&false), Some(&true)));
+    assert!(side.metric("outrigger_application_limit{") >= 8.0, "{}", side.metrics());
 }
 
 /// Many requests at once for a name that is not there, all in one piece; how many answers carry `reason`.

@@ -188,6 +188,11 @@ impl Proxy {
         self.running.log()
     }
 
+    /// Its memory, bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        self.running.resident()
+    }
+
     pub(crate) fn state(&self) -> &Path {
         &self.state
     }
