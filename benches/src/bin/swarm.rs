@@ -52,7 +52,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         let file = entry?.path();
         let app = start(arguments, &file, shutdown.clone()).await?;
         let (mut health, outbound) = (app.health().watch(), app.addresses().outbound);
-        proxies.spawn(async move { app.run().await.map(drop) });
+        proxies.spawn(async move { Box::pin(app.run()).await.map(drop) });
         timeout(PATIENCE, health.wait_for(|now| *now == Readiness::Ready)).await??;
         ask(outbound).await?;
     }

@@ -75,6 +75,8 @@ pub fn from_reason(reason: Reason) -> Code {
         | Reason::ConnectionLimit
         | Reason::RequestLimit
         | Reason::PendingLimit
+        | Reason::ProxyOverloaded
+        | Reason::Overloaded
         | Reason::Draining
         | Reason::TlsFailed
         | Reason::PeerRejected

@@ -11,6 +11,7 @@ pub mod limit;
 pub mod model;
 pub mod names;
 pub mod outlier;
+pub mod overload;
 pub mod policy;
 pub mod reason;
 pub mod retry;

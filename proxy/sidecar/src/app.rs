@@ -340,6 +340,7 @@ async fn data_path_settings(settings: &Settings) -> DataPathSettings {
         services: settings.outbound.services.clone(),
         inbound: settings.inbound.clone(),
         limits: crate::http::Limits::from(&settings.limits),
+        overload: settings.overload,
         never_dialled: control_plane_addresses(&settings.control_plane.address).await,
     }
 }

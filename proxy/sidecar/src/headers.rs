@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | own workload -> mesh leg | removed; `-hop`, `-version`, `-timeout`, `-idle` set | removed | `x-request-id`, `traceparent` |
 //! | mesh leg -> application | removed but `-hop`, `-timeout` | the verified peer | `x-request-id`, `traceparent` |
-//! | application -> mesh leg | removed; `-timing`, `-unprocessed`, `-reason` set | untouched | - |
+//! | application -> mesh leg | removed; `-timing`, `-unprocessed`, `-reason`, `-retry` set | untouched | - |
 //! | mesh leg -> own workload | removed | untouched | - |
 //!
 //! `outrigger-timeout` of the own workload is a deadline that it may set for itself: it can only shorten (see `deadline`).
@@ -34,6 +34,9 @@ const IDLE: HeaderName = HeaderName::from_static("outrigger-idle");
 pub(crate) const UNPROCESSED: HeaderName = HeaderName::from_static("outrigger-unprocessed");
 /// Why an inbound answered by itself, where an application may have seen the request.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("outrigger-reason");
+/// `never`: the inbound has been refusing requests for a while, and one that is sent to it again is refused again.
+pub(crate) const RETRY: HeaderName = HeaderName::from_static("outrigger-retry");
+pub(crate) const NEVER: HeaderValue = HeaderValue::from_static("never");
 /// Who the verified peer is, for the application.
 pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// Names a request in every log.
@@ -143,6 +146,11 @@ pub(crate) fn peer_reason(headers: &HeaderMap) -> Option<(Reason, bool)> {
     };
     let unprocessed = named(&UNPROCESSED).map(|reason| (reason, true));
     unprocessed.or_else(|| named(&REASON).map(|reason| (reason, false)))
+}
+
+/// Whether a peer's sidecar asks not to be sent anything again.
+pub(crate) fn asks_not_again(headers: &HeaderMap) -> bool {
+    headers.get(RETRY).is_some_and(|value| value == NEVER)
 }
 
 /// What a request wants its connection to become, as far as it can be had: not HTTP/2, which is spoken from the begin or

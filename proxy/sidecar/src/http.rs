@@ -18,7 +18,7 @@ pub(crate) use guard::{Guarded, Link, Transport};
 pub(crate) use idle::{FOR_EVER, Idle};
 pub use limits::Limits;
 pub(crate) use patience::Patience;
-pub(crate) use reply::{Shape, accepted, own_answer};
+pub(crate) use reply::{Shape, accepted, ask_patience, own_answer};
 pub(crate) use request::{
     Form, Target, check_head, check_size, expects_continue, has_one_length, is_idempotent, to_origin_form,
 };

@@ -1,6 +1,7 @@
 //! Inbound: from the mesh to the own application. Every connection is mutual TLS with a peer of the mesh; nothing else
 //! passes. What comes on it was agreed on by ALPN, and is not detected again.
 
+mod admission;
 mod application;
 mod forward;
 mod tcp;
@@ -10,7 +11,7 @@ use std::{net::SocketAddr, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use outrigger_core::{model::SpiffeId, reason::Reason};
+use outrigger_core::{model::SpiffeId, overload::Concurrency, reason::Reason};
 use outrigger_tls::{
     Evidence,
     mesh::{self, ALPN_H1, ALPN_H2, ALPN_TCP},
@@ -31,6 +32,7 @@ use crate::{
     headers,
     http::{Clients, Guarded, Link, ResponseBody, serve_http1, serve_http2},
     io::Ahead,
+    overload::Line,
     settings::InboundProtocol,
     telemetry::Direction,
     trust::{Trusted, Watch},
@@ -45,6 +47,10 @@ pub(crate) struct Inbound {
     protocol: InboundProtocol,
     tls: Arc<ServerConfig>,
     application: Upstream<Application>,
+    /// The limit on it, if there is to be one.
+    concurrency: Option<Arc<Concurrency>>,
+    /// Its worker's.
+    line: Option<Arc<Line>>,
 }
 
 /// A request that is being answered.
@@ -74,12 +80,18 @@ struct Downstream {
 }
 
 impl Inbound {
-    pub(crate) fn new(shared: Arc<Shared>, app: SocketAddr, protocol: InboundProtocol) -> Arc<Self> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        app: SocketAddr,
+        protocol: InboundProtocol,
+        line: Option<Arc<Line>>,
+    ) -> Arc<Self> {
+        let concurrency = shared.applications.of(app);
         let application = Application { address: app, telemetry: shared.telemetry.clone() };
         let destination = Arc::new(DestinationState::new(Instant::now().into_std()));
         let application = Upstream::new(application, &destination, &shared.limits);
         let tls = mesh::server_config(&shared.identity, carried(protocol));
-        Arc::new(Self { shared, protocol, tls, application })
+        Arc::new(Self { shared, protocol, tls, application, concurrency, line })
     }
 
     /// Serves one connection to its end.

@@ -12,6 +12,7 @@ pub mod http;
 mod inbound;
 mod io;
 pub mod outbound;
+mod overload;
 pub mod snapshot;
 mod tcp;
 pub mod telemetry;

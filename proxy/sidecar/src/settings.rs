@@ -59,6 +59,8 @@ pub struct Settings {
     pub instance: Option<String>,
     /// What a client may ask of the proxy.
     pub limits: Limits,
+    /// What becomes of requests that are too many.
+    pub overload: Overload,
     /// How the proxy stops.
     pub drain: Drain,
     /// What is written to standard error, and how.
@@ -147,6 +149,32 @@ pub struct Limits {
     pub max_connections: usize,
 }
 
+/// What becomes of requests that are too many: they are refused at once with a reason, and never wait without end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Overload {
+    /// Whether the application is given no more at a time than it can do, once it is seen to have too much: `on`
+    /// (default), `off`, or `shadow`, which only counts.
+    pub application: Limiting,
+    /// How long what is ready to run may wait for the proxy's own processor before part of the new requests is refused.
+    /// Default 200 ms; 10 ms to 10 s, 0 for never.
+    #[serde(with = "duration")]
+    pub max_delay: Duration,
+}
+
+/// Whether what is too much is refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Limiting {
+    /// It is.
+    #[default]
+    On,
+    /// It is counted, and let in.
+    Shadow,
+    /// It is not looked at.
+    Off,
+}
+
 /// How the proxy stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -198,6 +226,7 @@ impl Default for Settings {
             workers: NonZeroU16::MIN,
             instance: None,
             limits: Limits::default(),
+            overload: Overload::default(),
             drain: Drain::default(),
             log: Log::default(),
         }
@@ -234,6 +263,12 @@ impl Default for Limits {
             peer_timeout: Duration::from_secs(20),
             max_connections: 10_000,
         }
+    }
+}
+
+impl Default for Overload {
+    fn default() -> Self {
+        Self { application: Limiting::On, max_delay: Duration::from_millis(200) }
     }
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod edges;
 mod exchange;
+mod loads;
 mod metrics;
 mod sparing;
 mod traces;
@@ -21,6 +22,7 @@ pub(crate) use metrics::{Metrics, Open};
 pub use traces::{Calling, Inside, Traces};
 
 use edges::EdgeCollector;
+use loads::Loads;
 use sparing::Sparing;
 
 use crate::report::Activity;
@@ -34,6 +36,7 @@ struct Inner {
     edges: Arc<Edges>,
     traces: Traces,
     metrics: Metrics,
+    loads: Loads,
     access_log: Option<AccessLog>,
     /// For what strangers can make the proxy say, inbound and outbound.
     sparing: [Sparing; 2],
@@ -44,6 +47,8 @@ impl Telemetry {
     /// Registers the data path's metrics. `access_log`: where the line of each request goes; `None`: nowhere.
     pub fn new(registry: &mut Registry, access_log: Option<AccessLog>) -> Self {
         let (edges, traces) = (Arc::new(Edges::default()), Traces::default());
+        let loads = Loads::default();
+        registry.register_collector(Box::new(loads.clone()));
         registry.register_collector(Box::new(EdgeCollector(Arc::clone(&edges), traces.clone())));
         if let Some(log) = &access_log {
             registry.register(
@@ -56,6 +61,7 @@ impl Telemetry {
             edges,
             traces,
             metrics: Metrics::new(registry),
+            loads,
             access_log,
             sparing: Default::default(),
             activity: Activity::default(),
@@ -89,6 +95,10 @@ impl Telemetry {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    pub(crate) fn loads(&self) -> &Loads {
+        &self.0.loads
     }
 
     /// Whether a line may be logged that a peer can cause at will; if so, how many of its kind were left unsaid before.

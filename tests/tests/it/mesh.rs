@@ -6,6 +6,7 @@ mod grpc;
 mod killed;
 mod memory;
 mod nginx;
+mod overload;
 mod postgres;
 mod redis;
 mod request;

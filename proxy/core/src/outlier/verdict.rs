@@ -102,6 +102,8 @@ fn of_reason(reason: Reason) -> Verdict {
         | Reason::ConnectionLimit
         | Reason::RequestLimit
         | Reason::PendingLimit
+        | Reason::ProxyOverloaded
+        | Reason::Overloaded
         | Reason::Draining
         | Reason::InternalError
         | Reason::NoEndpoint

@@ -79,6 +79,9 @@ const CROSSING: &[(&str, &str, &[Direction])] = &[
     ("outrigger-idle", "1s", &[]),
     ("outrigger-unprocessed", "draining", &[]),
     ("outrigger-reason", "draining", &[]),
+    ("outrigger-retry", "never", &[]),
+    ("retry-after", "1", &ALL),
+    ("grpc-retry-pushback-ms", "1000", &ALL),
     ("outrigger-hop", "fedcba9876543210", &[MeshToApplication]),
     ("x-forwarded-client-cert", "URI=forged", &RESPONSES),
 ];

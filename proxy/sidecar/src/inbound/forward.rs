@@ -19,6 +19,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{
     Downstream, Inbound,
+    admission::{give_back, refuse_for_now},
     application::{KEEP, keep_for},
 };
 use crate::{
@@ -29,6 +30,7 @@ use crate::{
         is_idempotent, own_answer,
     },
     io::Ahead,
+    overload::Place,
     settings::InboundProtocol,
     telemetry::{Direction, Exchange, Record},
     upstream::{Answer, Attempt, Demand, Failed, Head, Leg, Occupied},
@@ -67,8 +69,12 @@ impl Inbound {
         record.downstream_identity = Some(downstream.identity.clone());
         let mut exchange = Exchange::begin(&self.shared.telemetry, &downstream.link, record);
         let shape = Shape::of(request.method());
+        let place = match self.admit(&request, &exchange) {
+            Ok(place) => place,
+            Err(refused) => return refuse_for_now(refused, shape, exchange),
+        };
         let answered = match self.prepare(request, downstream, &mut exchange) {
-            Ok(prepared) => self.forward(prepared, &mut exchange).await,
+            Ok(prepared) => self.forward(prepared, place, &mut exchange).await,
             Err(reason) => Err(Failed::after(reason)),
         };
         match answered {
@@ -150,6 +156,7 @@ impl Inbound {
     async fn forward(
         &self,
         prepared: Prepared,
+        place: Option<Place>,
         exchange: &mut Exchange,
     ) -> Result<(Answer, Option<OnUpgrade>), Failed> {
         let Prepared { head, upload, leg, upgrade, deadline } = prepared;
@@ -172,14 +179,15 @@ impl Inbound {
         };
         exchange.enter();
         let sent = attempt.send(head, &upload, exchange);
-        let answer = match deadline.limit() {
+        let sent = match deadline.limit() {
             // A caller that waits no longer must not cost the application any more.
             Some(limit) => timeout_at(Instant::from_std(limit.at), sent)
                 .await
-                .map_err(|_elapsed| Failed::after(limit.reason))?,
+                .unwrap_or(Err(Failed::after(limit.reason))),
             None => sent.await,
         };
-        let mut answer = answer?;
+        give_back(place, &sent, exchange);
+        let mut answer = sent?;
         upload.settle();
         if let Some(Occupied::Http1(lease)) = &mut answer.occupied {
             lease.set_keep(keep_for(&answer.head.headers));
@@ -227,7 +235,7 @@ fn timing_value(exchange: &Exchange) -> HeaderValue {
 }
 
 /// The own answer, which tells the caller's sidecar what it means.
-fn refuse(failed: Failed, shape: Shape, exchange: Exchange) -> Response<ResponseBody> {
+pub(super) fn refuse(failed: Failed, shape: Shape, exchange: Exchange) -> Response<ResponseBody> {
     let timing = timing_value(&exchange);
     let mut response = own_answer(failed.reason, shape, exchange);
     let name = if failed.unprocessed { headers::UNPROCESSED } else { headers::REASON };

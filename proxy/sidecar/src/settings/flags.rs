@@ -39,7 +39,8 @@ Settings
   Every setting is a key of the settings file (--settings, TOML), a variable OUTRIGGER_<KEY> with '__' between the \
 levels (OUTRIGGER_LIMITS__MAX_HEADERS=200), or, for the common ones, a flag; the later wins. Further keys: \
 limits.{max_head_bytes, max_headers, head_timeout, idle_timeout, detect_timeout, inbound_idle_timeout, \
-peer_timeout, max_connections}, drain.{withdrawal, timeout}, log.{format, level, access}. Port 0 takes any free port; the bound addresses are logged and written to \
+peer_timeout, max_connections}, \
+overload.{application, max_delay}, drain.{withdrawal, timeout}, log.{format, level, access}. Port 0 takes any free port; the bound addresses are logged and written to \
 addresses.json in the state directory.
 
 Stopping

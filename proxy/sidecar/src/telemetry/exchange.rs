@@ -1,7 +1,7 @@
 //! One request from its head to its last byte: what it holds, when each step was, and how it ended. However it ends,
 //! it is recorded exactly once.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, StatusCode, header};
 use outrigger_core::{
@@ -143,6 +143,15 @@ impl Exchange {
                 .as_ref()
                 .and_then(|inside| inside.waiting(Instant::from_std(uploaded), Instant::from_std(answered))),
         }
+    }
+
+    /// When the head of the application's answer came, and for how long it had had the whole request by then.
+    pub(crate) fn application_answered(&self) -> Option<(std::time::Instant, Duration)> {
+        let inner = self.0.as_ref()?;
+        let Stamps { handed_on, response_head, .. } = inner.stamps;
+        let uploaded = inner.upload.as_ref().and_then(|upload| upload.ended()).map(Instant::into_std);
+        let (begun, answered) = (handed_on.max(uploaded)?, response_head?);
+        Some((answered, answered.saturating_duration_since(begun)))
     }
 
     /// It is a gRPC call: how it ended is told at its end, and whether it is a stream by its messages.

@@ -21,6 +21,7 @@ mod hostile_http1;
 mod hostile_http2;
 mod idle;
 mod mesh_leg;
+mod overload;
 mod peers;
 mod refusals;
 mod retries;

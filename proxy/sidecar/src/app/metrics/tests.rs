@@ -4,6 +4,7 @@ use std::{fs, net::SocketAddr};
 
 use outrigger_core::{
     model::ServiceName,
+    overload::Concurrency,
     reason::Reason,
     telemetry::{
         EdgeKey,
@@ -30,6 +31,8 @@ fn touch(telemetry: &Telemetry) {
     telemetry.metrics().detection_timed_out(Direction::Outbound);
     let refusal = Refusal { reason: PeerRejected::NoCertificate, presented: None };
     telemetry.distrusted(Direction::Inbound, peer, &refusal);
+    let concurrency = Concurrency::new(std::time::Instant::now(), true);
+    telemetry.loads().add_application(peer, &Arc::new(concurrency));
     let service: ServiceName = "demo/price".parse().unwrap();
     let edge = telemetry.edge_table().of(EdgeKey { destination: Some((service, 80)), ..EdgeKey::OTHER });
     edge.record(&split(&Stamps::new(std::time::Instant::now()), None), false);
