@@ -1,6 +1,12 @@
 //! A mesh whose control plane is gone: what runs goes on, and what is restarted comes back by itself.
 
-use std::fs;
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use super::{PRICE, service};
 use crate::support::{
@@ -56,6 +62,19 @@ async fn a_sidecar_restarted_without_a_control_plane_serves_at_once_in_both_dire
     assert!(price.log().contains("serving from the last known good"), "{}", price.log());
     assert!(price.metric("outrigger_last_known_good_in_force").await > 0.0);
 
+    // Nothing may shrink while the control plane's answers are on their way.
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = [(front.client(), "http://price/"), (price.client(), "http://front/")].map(|(client, url)| {
+        let stop = Arc::clone(&stop);
+        tokio::spawn(async move {
+            let mut sent = 0;
+            while sent < 100 || !stop.load(Ordering::Relaxed) {
+                let answer = client.get(url).await;
+                assert_eq!(answer.map(|answer| answer.status).map_err(|error| error.to_string()), Ok(200));
+                sent += 1;
+            }
+        })
+    });
     let mesh = mesh.start_control_plane().await;
     eventually("confirmation of what the sidecar runs", async || {
         (price.metric("outrigger_last_known_good_in_force").await < 1.0).then_some(())
@@ -66,6 +85,10 @@ async fn a_sidecar_restarted_without_a_control_plane_serves_at_once_in_both_dire
         (status.matches("\"connected\":true").count() == 2).then_some(())
     })
     .await;
+    stop.store(true, Ordering::Relaxed);
+    for load in load {
+        load.await.unwrap();
+    }
     mesh.apply(&documents.replace("port: 80", "port: 8080")).await.ok();
     assert_eq!(status(&front, "http://price:8080/").await, Ok(200));
     assert_eq!(status(&price, "http://front:8080/").await, Ok(200));
