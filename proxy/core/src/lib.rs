@@ -14,6 +14,7 @@ pub mod outlier;
 pub mod policy;
 pub mod reason;
 pub mod retry;
+pub mod rotation;
 pub mod route;
 pub mod telemetry;
 pub mod wire;
