@@ -4,6 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod authority;
+
+pub(crate) use authority::{AuthorityArgs, AuthorityCommand, RotateArgs, WhichArgs};
+
 use crate::duration;
 
 const EXIT_CODES: &str = "\
@@ -85,6 +89,8 @@ pub(crate) enum Command {
     Hops(HopsArgs),
     /// Make join tokens
     Token(TokenArgs),
+    /// Show which root and intermediate sign certificates, and rotate them
+    Authority(AuthorityArgs),
     /// Print the version
     Version,
     /// Print a script that completes this command in a shell
@@ -312,6 +318,22 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_step_of_a_rotation_says_of_what() {
+        let parse = |rest: &[&str]| Arguments::try_parse_from([&["outrigger", "authority"], rest].concat());
+        for good in [&["status"][..], &["rotate"], &["rotate", "--root", "--force"], &["prepare", "--root"]] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+        for bad in [
+            &["prepare"][..],
+            &["activate", "--root", "--intermediate"],
+            &["rotate", "--root", "--intermediate"],
+            &["taint", "--root", "--force"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]
