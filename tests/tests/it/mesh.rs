@@ -9,6 +9,7 @@ mod redis;
 mod request;
 mod retry;
 mod rollout;
+mod rotation;
 mod server_first;
 mod websocket;
 

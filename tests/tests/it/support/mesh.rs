@@ -20,6 +20,8 @@ use super::process::{Finished, PATIENCE, Running, eventually, program};
 pub(crate) struct Mesh {
     directory: TempDir,
     control_plane: Running,
+    /// Settings of the control plane, as variables.
+    settings: Vec<(String, String)>,
     pub(crate) policy: SocketAddr,
     pub(crate) discovery: SocketAddr,
     pub(crate) health: SocketAddr,
@@ -32,16 +34,23 @@ fn address(value: &Value) -> SocketAddr {
 impl Mesh {
     /// Starts a control plane with a fresh state directory.
     pub(crate) async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let free = "127.0.0.1:0".parse().unwrap();
-        Self::start_in(directory, [free; 3]).await
+        Self::start_with(&[]).await
     }
 
-    async fn start_in(directory: TempDir, listen: [SocketAddr; 3]) -> Self {
+    /// The same with these settings of the control plane, as variables.
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let free = "127.0.0.1:0".parse().unwrap();
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Self::start_in(directory, [free; 3], settings.collect()).await
+    }
+
+    async fn start_in(directory: TempDir, listen: [SocketAddr; 3], settings: Vec<(String, String)>) -> Self {
         let state = directory.path().join("control-plane");
         let [policy, discovery, health] = listen;
         let mut control_plane = Running::start(
             Command::new(program("outrigger-control-plane"))
+                .envs(settings.iter().cloned())
                 .arg("--state-dir")
                 .arg(&state)
                 .args(["--policy-listen", &policy.to_string(), "--discovery-listen", &discovery.to_string()])
@@ -55,16 +64,17 @@ impl Mesh {
             health: address(&addresses["health"]),
             directory,
             control_plane,
+            settings,
         }
     }
 
     /// Kills the control plane (SIGKILL) and starts it again on the same state and addresses.
     pub(crate) async fn restart_control_plane(self) -> Self {
-        let Self { directory, mut control_plane, policy, discovery, health } = self;
+        let Self { directory, mut control_plane, policy, discovery, health, settings } = self;
         control_plane.signal(Signal::KILL);
         control_plane.stopped().await;
         fs::remove_file(directory.path().join("control-plane/addresses.json")).unwrap();
-        Self::start_in(directory, [policy, discovery, health]).await
+        Self::start_in(directory, [policy, discovery, health], settings).await
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
