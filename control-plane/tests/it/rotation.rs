@@ -292,7 +292,7 @@ async fn a_token_of_the_old_root_joins_for_as_long_as_that_is_trusted() {
     let join = async |token: &str| {
         let pinned = token.parse::<JoinToken>().unwrap().root_spki_sha256;
         let address = control.addresses.discovery.to_string();
-        let channel = channel(&address, ServerTrust::Pinned(pinned), None).await.map_err(|_| ())?;
+        let channel = channel(&address, ServerTrust::Pinned(pinned), None).await.map_err(drop)?;
         let key = Key::generate().unwrap();
         let request = IssueRequest {
             csr_der: key.anonymous_csr_der().unwrap(),
@@ -301,7 +301,7 @@ async fn a_token_of_the_old_root_joins_for_as_long_as_that_is_trusted() {
         };
         let mut client =
             outrigger_proto::identity::v1alpha1::identity_service_client::IdentityServiceClient::new(channel);
-        let bundle = client.issue(request).await.map_err(|_| ())?.into_inner().bundle.unwrap();
+        let bundle = client.issue(request).await.map_err(drop)?.into_inner().bundle.unwrap();
         Ok::<_, ()>(bundle.x509_authorities.iter().any(|root| spki_sha256(root) == Ok(pinned)))
     };
     prepare(&control, root).await.unwrap();

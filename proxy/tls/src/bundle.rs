@@ -1,5 +1,7 @@
 //! The authorities of a trust domain.
 
+use std::sync::Arc;
+
 use outrigger_core::model::{Outgoing, TrustBundle, TrustDomain};
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
@@ -41,7 +43,7 @@ pub struct Bundle {
     authorities: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
     sequence: u64,
-    outgoing: Outgoing,
+    outgoing: Arc<Outgoing>,
 }
 
 impl Bundle {
@@ -70,7 +72,7 @@ impl Bundle {
                 .map_err(|_malformed| unreadable(InvalidCertificate))?;
             anchors.push(anchor.to_owned());
         }
-        Ok(Self { trust_domain, authorities, anchors, sequence, outgoing: Outgoing::default() })
+        Ok(Self { trust_domain, authorities, anchors, sequence, outgoing: Arc::default() })
     }
 
     /// For whom.
@@ -91,7 +93,7 @@ impl Bundle {
     /// The same, with these on their way out.
     #[must_use]
     pub fn with_outgoing(self, outgoing: Outgoing) -> Self {
-        Self { outgoing, ..self }
+        Self { outgoing: Arc::new(outgoing), ..self }
     }
 
     /// Those who are on their way out.
@@ -126,7 +128,7 @@ impl From<&Bundle> for TrustBundle {
             trust_domain: bundle.trust_domain.clone(),
             x509_authorities: bundle.authorities.iter().map(|der| der.to_vec()).collect(),
             sequence: bundle.sequence,
-            outgoing: bundle.outgoing.clone(),
+            outgoing: Outgoing::clone(&bundle.outgoing),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! A model of proxies that come, go, renew and lag, and of operators who take any step at any time: no proxy that is in
-//! contact with the control plane ever meets a peer with a valid certificate that it cannot verify.
+//! contact with the control plane, or was so within the last minute, ever meets a peer with a valid certificate that it cannot verify.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ const LIFE: Duration = Duration::from_secs(1_000);
 /// A proxy that broke off counts for so long, and so long after a start nobody is known to be missing.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Event {
     Prepare(Kind),
     Activate(Kind),
@@ -62,7 +62,10 @@ struct Model {
     connected: bool,
     /// It applied a bundle since it connected.
     reported: bool,
+    /// When it broke off, as far as the control plane knows.
     lost: Option<SystemTime>,
+    /// When it was connected last, and had applied a bundle.
+    contact: Option<SystemTime>,
 }
 
 struct World {
@@ -88,8 +91,14 @@ fn signers(line: Line) -> Vec<[u8; 32]> {
 impl World {
     fn new() -> Self {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let absent =
-            Model { bundle: Bundle::default(), leaf: None, connected: false, reported: false, lost: None };
+        let absent = Model {
+            bundle: Bundle::default(),
+            leaf: None,
+            connected: false,
+            reported: false,
+            lost: None,
+            contact: None,
+        };
         Self { authorities: Authorities::default(), proxies: vec![absent; 3], now, started: now }
     }
 
@@ -181,14 +190,16 @@ impl World {
             }
             Event::Pass(seconds) => self.now += Duration::from_secs(seconds),
         }
+        for proxy in self.proxies.iter_mut().filter(|proxy| proxy.connected && proxy.reported) {
+            proxy.contact = Some(self.now);
+        }
     }
 
-    /// Who in contact cannot verify whom.
+    /// Who cannot verify whom: of those in contact, or out of it for less than a minute. They run on without.
     fn broken(&self) -> Option<(usize, usize)> {
         let valid = |proxy: &Model| proxy.leaf.filter(|(_, until)| self.now <= *until).map(|(line, _)| line);
-        for (one, model) in
-            self.proxies.iter().enumerate().filter(|(_, model)| model.connected && model.reported)
-        {
+        let in_contact = |model: &Model| model.contact.is_some_and(|contact| self.now < contact + REMEMBERED);
+        for (one, model) in self.proxies.iter().enumerate().filter(|(_, model)| in_contact(model)) {
             for (other, peer) in self.proxies.iter().enumerate() {
                 if valid(peer).is_some_and(|line| !accepts(&model.bundle, line)) {
                     return Some((one, other));
@@ -211,7 +222,7 @@ proptest! {
         let mut world = World::new();
         for event in events {
             let before = world.authorities.sequence;
-            world.happen(event.clone());
+            world.happen(event);
             prop_assert!(world.authorities.sequence >= before);
             prop_assert_eq!(world.broken(), None, "after {:?}", event);
         }
