@@ -4,6 +4,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod authority;
+
+pub(crate) use authority::{AuthorityArgs, AuthorityCommand, RotateArgs, WhichArgs};
+
 use crate::duration;
 
 const EXIT_CODES: &str = "\
@@ -102,6 +106,8 @@ pub(crate) enum Command {
     Token(TokenArgs),
     /// Run a command beside a sidecar of its own, which its HTTP and gRPC clients use as a proxy
     Run(RunArgs),
+    /// Show which root and intermediate sign certificates, and rotate them
+    Authority(AuthorityArgs),
     /// Print the version
     Version,
     /// Print a script that completes this command in a shell
@@ -394,6 +400,22 @@ mod tests {
         assert_eq!(args.command, ["cmd", "--", "-x"]);
         assert_eq!(args.ready_timeout.as_secs(), 1);
         assert!(read(&["run", "cmd"]).unwrap().command.is_empty(), "that is a flag of the sidecar");
+    }
+
+    #[test]
+    fn a_step_of_a_rotation_says_of_what() {
+        let parse = |rest: &[&str]| Arguments::try_parse_from([&["outrigger", "authority"], rest].concat());
+        for good in [&["status"][..], &["rotate"], &["rotate", "--root", "--force"], &["prepare", "--root"]] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+        for bad in [
+            &["prepare"][..],
+            &["activate", "--root", "--intermediate"],
+            &["rotate", "--root", "--intermediate"],
+            &["taint", "--root", "--force"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

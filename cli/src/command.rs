@@ -1,6 +1,7 @@
 //! The commands, one module each.
 
 pub(crate) mod apply;
+pub(crate) mod authority;
 pub(crate) mod completion;
 pub(crate) mod delete;
 pub(crate) mod get;

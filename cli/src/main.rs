@@ -76,6 +76,7 @@ fn run(arguments: Arguments, output: &Output) -> Result<(), Failure> {
             Command::Status(args) => command::status::run(&global, output, args).await,
             Command::Hops(args) => command::hops::run(&global, output, args).await,
             Command::Token(args) => command::token::run(&global, output, args).await,
+            Command::Authority(args) => Box::pin(command::authority::run(&global, output, args)).await,
             Command::Demo(args) => Box::pin(demo::run(output, args)).await,
             Command::Run(_) => Err(Failure::Usage("write it first: outrigger run ...".to_owned())),
             Command::Version => command::version::run(output),

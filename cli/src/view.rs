@@ -1,5 +1,6 @@
 //! What programs read: the stable shape of `-o json` and `-o yaml`, and the words for people made from it.
 
+pub(crate) mod authority;
 mod endpoints;
 pub(crate) mod hops;
 

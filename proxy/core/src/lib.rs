@@ -15,6 +15,7 @@ pub mod overload;
 pub mod policy;
 pub mod reason;
 pub mod retry;
+pub mod rotation;
 pub mod route;
 pub mod telemetry;
 pub mod wire;

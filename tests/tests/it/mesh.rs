@@ -13,6 +13,7 @@ mod request;
 mod retry;
 mod rolling;
 mod rollout;
+mod rotation;
 mod run;
 mod server_first;
 mod stop;

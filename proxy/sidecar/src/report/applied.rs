@@ -38,6 +38,8 @@ impl Reporter {
     fn report(&mut self) -> AppliedReport {
         self.renewed.mark_unchanged();
         let status = self.status.borrow_and_update();
+        let (svid, bundle) = (self.identity.svid(), self.identity.bundle());
+        let authorities = svid.iter().zip(&bundle).flat_map(|(svid, bundle)| svid.authorities(bundle));
         AppliedReport {
             generation: status.generation,
             applied: status
@@ -58,12 +60,14 @@ impl Reporter {
                     cause: pending.cause.clone(),
                 })
                 .collect(),
-            svid_not_after: self.identity.svid().map(|svid| svid.not_after().into()),
+            svid_not_after: svid.as_ref().map(|svid| svid.not_after().into()),
             stream: status.stream.clone(),
             last_known_good: status.last_known_good.map(|origin| LastKnownGood {
                 revision: origin.revision,
                 written: Some(encode_timestamp(origin.written)),
             }),
+            bundle_sequence: bundle.as_ref().map_or(0, |bundle| bundle.sequence()),
+            svid_authorities: authorities.map(|key| key.to_vec()).collect(),
         }
     }
 

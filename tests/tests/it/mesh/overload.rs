@@ -130,7 +130,7 @@ async fn three_times_too_much_is_refused_early_and_is_over_with_the_load() {
 
     let calm = load.run(CAPACITY / 2, 3).await;
     assert!(calm.iter().all(Outcome::is_served), "{calm:?}");
-    let before = [price.memory("VmRSS"), front.resident()];
+    let before = [price.memory("VmRSS"), front.memory("VmRSS")];
 
     let over = Arc::new(Semaphore::new(0));
     let health = tokio::spawn(watch(price.health, Arc::clone(&over)));

@@ -21,6 +21,8 @@ use super::process::{Finished, PATIENCE, Running, eventually, program};
 pub(crate) struct Mesh {
     directory: TempDir,
     control_plane: Running,
+    /// Settings of the control plane, as variables.
+    settings: Vec<(String, String)>,
     pub(crate) policy: SocketAddr,
     pub(crate) discovery: SocketAddr,
     pub(crate) health: SocketAddr,
@@ -33,21 +35,30 @@ fn bound(value: &Value) -> SocketAddr {
 impl Mesh {
     /// Starts a control plane with a fresh state directory.
     pub(crate) async fn start() -> Self {
-        Box::pin(Self::reachable_at(Ipv4Addr::LOCALHOST.into())).await
+        Self::start_with(&[]).await
     }
 
     /// The same, where workloads reach it at `address`.
     pub(crate) async fn reachable_at(address: IpAddr) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let free = "127.0.0.1:0".parse().unwrap();
-        Self::start_in(directory, [free, SocketAddr::new(address, 0), free]).await
+        Self::start_in(directory, [free, SocketAddr::new(address, 0), free], Vec::new()).await
     }
 
-    async fn start_in(directory: TempDir, listen: [SocketAddr; 3]) -> Self {
+    /// The same with these settings of the control plane, as variables.
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let free = "127.0.0.1:0".parse().unwrap();
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Self::start_in(directory, [free; 3], settings.collect()).await
+    }
+
+    async fn start_in(directory: TempDir, listen: [SocketAddr; 3], settings: Vec<(String, String)>) -> Self {
         let state = directory.path().join("control-plane");
         let [policy, discovery, health] = listen;
         let mut control_plane = Running::start(
             Command::new(program("outrigger-control-plane"))
+                .envs(settings.iter().cloned())
                 .arg("--state-dir")
                 .arg(&state)
                 .args(["--policy-listen", &policy.to_string(), "--discovery-listen", &discovery.to_string()])
@@ -62,6 +73,7 @@ impl Mesh {
             health: bound(&addresses["health"]),
             directory,
             control_plane,
+            settings,
         }
     }
 
@@ -80,7 +92,7 @@ impl Mesh {
 
     /// Starts one that was killed again, on the same state and addresses.
     pub(crate) async fn start_control_plane(self) -> Self {
-        Self::start_in(self.directory, [self.policy, self.discovery, self.health]).await
+        Self::start_in(self.directory, [self.policy, self.discovery, self.health], self.settings).await
     }
 
     /// Stops its process as it stands (SIGSTOP): its connections stay open.
@@ -96,10 +108,10 @@ impl Mesh {
     /// Waits for the end of a control plane that was asked to stop, and starts it again on the same state and addresses;
     /// returns when it was over.
     pub(crate) async fn start_again(self) -> (Self, Instant) {
-        let Self { directory, mut control_plane, policy, discovery, health } = self;
+        let Self { directory, mut control_plane, policy, discovery, health, settings } = self;
         control_plane.stopped().await;
         let ended = Instant::now();
-        (Self::start_in(directory, [policy, discovery, health]).await, ended)
+        (Self::start_in(directory, [policy, discovery, health], settings).await, ended)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
