@@ -1,9 +1,12 @@
 //! The command line: every command, flag and exit code, and the texts of `--help`.
 
+mod operate;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::operate::{AuditArgs, BackupArgs, DiffArgs, HistoryArgs, RestoreArgs, RollbackArgs};
 use crate::duration;
 
 const EXIT_CODES: &str = "\
@@ -77,6 +80,23 @@ pub(crate) enum Command {
     /// Delete objects; all of them or none
     #[command(after_help = EXIT_CODES)]
     Delete(DeleteArgs),
+    /// Show what `apply` would change; 0: nothing, 1: something, 2 and above: it cannot be told
+    Diff(DiffArgs),
+    /// Show who changed what and when: one object's versions, or all revisions
+    #[command(after_help = EXIT_CODES)]
+    History(HistoryArgs),
+    /// Go back to an earlier revision, with one object or with all; a new revision with the old content
+    #[command(after_help = EXIT_CODES)]
+    Rollback(RollbackArgs),
+    /// Show every write and every refused call, or prove that the record of them is whole
+    #[command(after_help = EXIT_CODES)]
+    Audit(AuditArgs),
+    /// Copy everything that must not be lost from the running control plane to a file
+    #[command(after_help = EXIT_CODES)]
+    Backup(BackupArgs),
+    /// Make a control plane's state directory from a backup; the control plane need not run, and must not run on it
+    #[command(after_help = EXIT_CODES)]
+    Restore(RestoreArgs),
     /// Show which proxy runs which revision, what it waits for, and what it rejected; or how a service's endpoints are
     #[command(after_help = EXIT_CODES)]
     Status(StatusArgs),
@@ -98,11 +118,24 @@ pub(crate) struct ApplyArgs {
     #[arg(short, long, required = true, value_name = "FILE")]
     pub(crate) file: Vec<PathBuf>,
     #[command(flatten)]
+    pub(crate) set: SetArgs,
+    #[command(flatten)]
     pub(crate) write: WriteArgs,
 }
 
+/// The set of objects that belong together.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct SetArgs {
+    /// Name of the set that these objects belong to from now on; objects of another set are refused
+    #[arg(long, value_name = "NAME")]
+    pub(crate) set: Option<String>,
+    /// Delete what belongs to the set and is not in these files: they must be all of it, at most 64 objects
+    #[arg(long, requires = "set")]
+    pub(crate) prune: bool,
+}
+
 /// What the writing commands share.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct WriteArgs {
     /// Return only when every proxy concerned has applied the change; 4 if one has not
     #[arg(long, conflicts_with = "dry_run")]
@@ -113,6 +146,9 @@ pub(crate) struct WriteArgs {
     /// Check everything, store nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Why, for the history and the audit record
+    #[arg(short, long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub(crate) message: String,
 }
 
 /// `get`.
@@ -126,6 +162,9 @@ pub(crate) struct GetArgs {
     /// Namespace [default: every one for a list, `default` for a name]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
+    /// Show what there is, and then every change, until Ctrl-C
+    #[arg(short, long)]
+    pub(crate) watch: bool,
 }
 
 /// `delete`.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::{signal::unix::SignalKind, sync::mpsc};
 
+pub(crate) use self::process::sibling;
 use self::{
     process::{Death, Stack},
     scenario::Scenario,

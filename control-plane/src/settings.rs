@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub use flags::Flags;
 
+use crate::store::Retention;
+
 /// All settings. Each field is also `OUTRIGGER_<FIELD>` in the environment, `__` between the levels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -36,6 +38,8 @@ pub struct Settings {
     pub health: Port,
     /// What may be registered.
     pub registry: Registry,
+    /// How much of the past is kept, to look at and to go back to.
+    pub history: History,
     /// How the control plane stops.
     pub drain: Drain,
     /// What is written to standard error.
@@ -58,6 +62,16 @@ pub struct Registry {
     pub allow_loopback: bool,
 }
 
+/// How much of the past is kept: as much as both allow, and always the newest revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct History {
+    /// Revisions that changed objects. Default 10 000; 1 to 1 000 000.
+    pub revisions: u64,
+    /// Bytes of what was replaced or deleted. Default 64 MiB.
+    pub bytes: u64,
+}
+
 /// How the control plane stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -70,6 +84,19 @@ pub struct Drain {
 impl Port {
     fn local(port: u16) -> Self {
         Self { listen: (Ipv4Addr::LOCALHOST, port).into() }
+    }
+}
+
+impl Default for History {
+    fn default() -> Self {
+        let Retention { revisions, bytes } = Retention::default();
+        Self { revisions, bytes }
+    }
+}
+
+impl From<&History> for Retention {
+    fn from(history: &History) -> Self {
+        Self { revisions: history.revisions, bytes: history.bytes }
     }
 }
 
@@ -88,6 +115,7 @@ impl Default for Settings {
             discovery: Port::local(17110),
             health: Port::local(17120),
             registry: Registry::default(),
+            history: History::default(),
             drain: Drain::default(),
             log: Logging::default(),
         }

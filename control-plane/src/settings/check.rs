@@ -7,6 +7,7 @@ use outrigger_process::settings::Defect;
 
 use super::Settings;
 
+const MAX_REVISIONS: u64 = 1_000_000;
 const MAX_DRAIN: Duration = Duration::from_mins(10);
 
 /// Everything that is wrong.
@@ -17,6 +18,10 @@ pub(super) fn check(settings: &Settings) -> Vec<Defect> {
     }
     if settings.drain.timeout > MAX_DRAIN {
         defects.push(Defect::new("drain.timeout", "it is longer than 10m", "write a duration of up to 10m"));
+    }
+    if !(1..=MAX_REVISIONS).contains(&settings.history.revisions) {
+        let problem = format!("it is {}", settings.history.revisions);
+        defects.push(Defect::new("history.revisions", problem, format!("write 1 to {MAX_REVISIONS}")));
     }
     if settings.state_dir.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
         defects.push(Defect::new("state_dir", "it is empty", "write a path, or leave it out"));

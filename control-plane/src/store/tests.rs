@@ -90,7 +90,7 @@ async fn the_audit_log_is_one_chain_over_writes_and_refusals() {
     store.commit(commit(vec![put("b", b"1")])).await.unwrap();
     let records = store.audit(1, 10).await.unwrap();
     assert_eq!(records.iter().map(|record| record.revision).collect::<Vec<_>>(), [1, 0, 2]);
-    records.iter().try_fold(Head::start(), |head, record| head.follow(record)).unwrap();
+    records.iter().try_fold(Head::start(), |head, record| audit::follow(&head, record)).unwrap();
     assert_eq!(store.audit(2, 1).await.unwrap(), records[1..2]);
 }
 

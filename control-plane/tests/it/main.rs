@@ -12,3 +12,4 @@ mod running;
 mod support;
 mod telemetry;
 mod traffic_policy;
+mod verbs;
