@@ -7,9 +7,11 @@ use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefiniti
 
 use super::{Inner, Revision, Store, StoreError};
 
-/// Name -> (seconds since the epoch, revision, sha256 of the request, answer).
-pub(super) const REPLIES: TableDefinition<'static, &str, (u64, u64, &[u8], &[u8])> =
-    TableDefinition::new("replies");
+/// Seconds since the epoch, revision, sha256 of the request, answer.
+type Row = (u64, u64, &'static [u8], &'static [u8]);
+
+/// Name -> [`Row`].
+pub(super) const REPLIES: TableDefinition<'static, &str, Row> = TableDefinition::new("replies");
 /// The same by (seconds since the epoch, name).
 pub(super) const REPLIES_BY_AGE: TableDefinition<'static, (u64, &str), ()> =
     TableDefinition::new("replies_by_age");

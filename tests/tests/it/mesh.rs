@@ -1,5 +1,6 @@
 //! The promises of the whole, on real processes.
 
+mod backup;
 mod clients;
 mod control;
 mod grpc;
@@ -10,6 +11,7 @@ mod request;
 mod retry;
 mod rollout;
 mod server_first;
+mod verbs;
 mod websocket;
 
 /// One destination `price`, backed by the account of the same name.
