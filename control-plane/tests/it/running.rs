@@ -1,7 +1,7 @@
 //! A control plane in this process, and everybody who may call it.
 
 use std::{
-    path::PathBuf,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -11,7 +11,7 @@ use outrigger_control_plane::{
     audit::Draft,
     authority::Csr,
     clock::Clock,
-    settings::{Port, Settings},
+    settings::{History, Port, Settings},
     store::{Commit, Key as StoreKey, Op, Store},
 };
 use outrigger_process::{exit::Exit, shutdown::Shutdown};
@@ -36,6 +36,7 @@ pub(crate) struct ControlPlane {
     pub(crate) addresses: app::Addresses,
     pub(crate) state: Arc<app::State>,
     skew: Arc<parking_lot::Mutex<Duration>>,
+    history: History,
     shutdown: Shutdown,
     running: Option<(Runtime, JoinHandle<Exit>)>,
 }
@@ -43,16 +44,23 @@ pub(crate) struct ControlPlane {
 impl ControlPlane {
     /// A first start.
     pub(crate) async fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap()).await
+        Self::start_in(tempfile::tempdir().unwrap(), History::default()).await
+    }
+
+    /// One that keeps so many revisions.
+    pub(crate) async fn keeping(revisions: u64) -> Self {
+        let history = History { revisions, ..History::default() };
+        Self::start_in(tempfile::tempdir().unwrap(), history).await
     }
 
     /// A start on the state in `directory`, on a runtime of its own: what runs on it ends with it, as with a process.
-    async fn start_in(directory: TempDir) -> Self {
+    async fn start_in(directory: TempDir, history: History) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let skew = Arc::new(parking_lot::Mutex::new(Duration::ZERO));
         let shutdown = Shutdown::new(Duration::from_secs(5));
-        let start = start(directory.path().to_owned(), Arc::clone(&skew), shutdown.clone());
+        let settings = settings(directory.path(), history.clone());
+        let start = start(settings, Arc::clone(&skew), shutdown.clone());
         let running = runtime.spawn(start).await.unwrap().unwrap();
         let (addresses, state) = (running.addresses, Arc::clone(&running.state));
         let running = runtime.spawn(running.wait());
@@ -61,6 +69,7 @@ impl ControlPlane {
             addresses,
             state,
             skew,
+            history,
             shutdown,
             running: Some((runtime, running)),
         }
@@ -70,7 +79,7 @@ impl ControlPlane {
     pub(crate) async fn restart(mut self, between: impl AsyncFnOnce(&Store)) -> Self {
         let (runtime, running) = self.running.take().unwrap();
         let directory = self.directory.take().unwrap();
-        let shutdown = self.shutdown.clone();
+        let (shutdown, history) = (self.shutdown.clone(), self.history.clone());
         drop(self);
         runtime.spawn(async move { shutdown.stop() }).await.unwrap();
         assert_eq!(running.await.unwrap().code(), 0, "a clean stop");
@@ -78,7 +87,7 @@ impl ControlPlane {
         let store = Store::open(&directory.path().join("state/store.redb")).unwrap();
         between(&store).await;
         drop(store);
-        Self::start_in(directory).await
+        Self::start_in(directory, history).await
     }
 
     /// Moves the control plane's clock.
@@ -191,20 +200,24 @@ impl Drop for ControlPlane {
     }
 }
 
-/// Starts on the state below `directory`.
-async fn start(
-    directory: PathBuf,
-    skew: Arc<parking_lot::Mutex<Duration>>,
-    shutdown: Shutdown,
-) -> Result<Running, StartError> {
+/// Of a control plane on the state below `directory`.
+fn settings(directory: &Path, history: History) -> Settings {
     let any = || Port { listen: "127.0.0.1:0".parse().unwrap() };
-    let settings = Settings {
+    Settings {
         state_dir: Some(directory.join("state")),
         policy: any(),
         discovery: any(),
         health: any(),
+        history,
         ..Settings::default()
-    };
+    }
+}
+
+async fn start(
+    settings: Settings,
+    skew: Arc<parking_lot::Mutex<Duration>>,
+    shutdown: Shutdown,
+) -> Result<Running, StartError> {
     let clock = Clock::from_fn(move || SystemTime::now() + *skew.lock());
     app::start(&settings, clock, shutdown).await
 }

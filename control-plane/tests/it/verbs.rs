@@ -1,8 +1,13 @@
 //! History, Watch, Rollback, sets and idempotency keys over the policy port.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::SystemTime};
 
-use outrigger_control_plane::access::{Grant, Role};
+use outrigger_control_plane::{
+    access::{Grant, Role},
+    backup,
+    store::Store,
+};
+use outrigger_proto::backup::v1alpha1::{BackupRequest, backup_service_client::BackupServiceClient};
 use outrigger_proto::policy::v1alpha1::{
     self as proto, ApplyRequest, HistoryRequest, Kind, RollbackRequest, WatchEvent, WatchRequest,
     item_result::Action, policy_service_client::PolicyServiceClient, rollback_request::Target,
@@ -278,4 +283,57 @@ async fn a_watch_hears_everything_once_from_the_beginning_or_from_where_it_was()
     let future = WatchRequest { from_revision: third + 100, ..WatchRequest::default() };
     let refused = mesh.admin().watch(future).await.unwrap().into_inner().message().await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_slow_watcher_holds_nobody_up_and_is_told_to_start_over() {
+    let mesh = ControlPlane::keeping(3).await;
+    let mut admin = mesh.admin();
+    let mut watcher = mesh.admin();
+    let mut stream = watcher.watch(WatchRequest::default()).await.unwrap().into_inner();
+    let (_, first) = until_bookmark(&mut stream).await;
+    // More than any buffer between the two takes, while nobody reads.
+    let mut last = 0;
+    for number in 0..120 {
+        let mut large = items(SERVICES);
+        let metadata = large[0].object.as_mut().unwrap().metadata.as_mut().unwrap();
+        metadata.annotations.insert("note".to_owned(), format!("{number}{}", "x".repeat(60_000)));
+        last = apply(&mut admin, large).await.unwrap().revision;
+    }
+    let told = loop {
+        match soon(stream.message()).await {
+            Ok(Some(event)) => assert!(event.revision < last, "it cannot have heard everything"),
+            Ok(None) => panic!("it ended without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(told.code(), Code::OutOfRange);
+    let oldest = format!("the oldest that is kept is {}", last - 2);
+    assert!(told.message().contains(&oldest) && told.message().contains("start over"), "{told:?}");
+    let from = WatchRequest { from_revision: first, ..WatchRequest::default() };
+    let again = watcher.watch(from).await.unwrap().into_inner().message().await.unwrap_err();
+    assert_eq!(again.code(), Code::OutOfRange);
+    let gone = rollback(&mut admin, store_at(first)).await.unwrap_err();
+    assert_eq!(gone.code(), Code::OutOfRange);
+    assert!(gone.message().contains(&oldest), "{gone:?}");
+}
+
+#[tokio::test]
+async fn a_backup_is_on_record_before_it_is_given() {
+    let mesh = ControlPlane::start().await;
+    let mut client = BackupServiceClient::new(mesh.policy_port(Some(&mesh.kept("admin"))));
+    let mut pieces = client.backup(BackupRequest {}).await.unwrap().into_inner();
+    let mut file = Vec::new();
+    while let Some(piece) = soon(pieces.message()).await.unwrap() {
+        file.extend_from_slice(&piece.data);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("backup");
+    std::fs::write(&path, file).unwrap();
+    let restored = backup::restore(&path, &directory.path().join("state"), SystemTime::now()).unwrap();
+    assert_eq!((restored.revision, restored.trust_domain.as_str()), (1, "outrigger.local"));
+    let store = Store::open(&directory.path().join("state/store.redb")).unwrap();
+    let methods: Vec<String> =
+        store.audit(0, 10).await.unwrap().into_iter().map(|record| record.method).collect();
+    assert_eq!(methods, ["control_plane.Start", "backup.Backup", "control_plane.Restore"]);
 }
