@@ -1,17 +1,21 @@
 //! `restore`: a state directory from a backup, made by the control plane's own binary, which knows what is in it.
 
-use std::process::Stdio;
+use std::{process::Stdio, time::Duration};
 
-use tokio::process::Command;
+use tokio::{process::Command, time::timeout};
 
 use crate::{args::RestoreArgs, demo::sibling, failure::Failure, output::Output};
+
+/// How long it may take: most of it is the writing of a file.
+const PATIENCE: Duration = Duration::from_mins(30);
 
 /// Restores, and says how to go on.
 pub(crate) async fn run(output: &Output, args: RestoreArgs) -> Result<(), Failure> {
     let program = sibling("outrigger-control-plane").await?;
     let mut command = Command::new(&program);
     command.arg("--restore").arg(&args.file).arg("--state-dir").arg(&args.state_dir);
-    let run = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
+    let run = timeout(PATIENCE, command.stdin(Stdio::null()).kill_on_drop(true).output()).await;
+    let run = run.unwrap_or_else(|_elapsed| Err(std::io::ErrorKind::TimedOut.into()));
     let ended = run.map_err(|error| Failure::io(format!("cannot run {}", program.display()), error))?;
     if !ended.status.success() {
         let said = String::from_utf8_lossy(&ended.stderr);
