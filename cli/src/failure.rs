@@ -169,6 +169,12 @@ pub(crate) enum Failure {
     /// Promises of the demo that broke; they are printed already.
     #[error("{0} of the demo's promises broke")]
     Broken(usize),
+    /// What `diff` found, which is printed already.
+    #[error("there are differences")]
+    Different,
+    /// `diff` could not tell.
+    #[error(transparent)]
+    Incomparable(Box<Failure>),
     /// By a signal, before it was done.
     #[error("interrupted")]
     Interrupted,
@@ -237,6 +243,12 @@ impl Failure {
         match self {
             Self::Closed => return ExitCode::SUCCESS,
             Self::Passed(code) => return ExitCode::from(*code),
+            Self::Different => Exit::Refused,
+            // 1 says that there are differences.
+            Self::Incomparable(failure) => match **failure {
+                Self::Io { .. } | Self::Refused { .. } => Exit::Usage,
+                _ => return failure.exit(),
+            },
             Self::Usage(_) => Exit::Usage,
             Self::Io { .. } | Self::Refused { .. } | Self::Broken(_) => Exit::Refused,
             Self::Unreachable { .. } => Exit::Unreachable,
@@ -251,6 +263,7 @@ impl Failure {
     /// What to do about it; may be empty.
     pub(crate) fn remedy(&self) -> &str {
         match self {
+            Self::Incomparable(failure) => failure.remedy(),
             Self::Refused { remedy, .. } | Self::Denied { remedy, .. } => remedy,
             Self::Unreachable { .. } => {
                 "start it with `outrigger-control-plane`, or name it: --server HOST:PORT or OUTRIGGER_SERVER"
@@ -265,6 +278,7 @@ impl Failure {
     /// The lines below the first one.
     pub(crate) fn details(&self) -> Vec<String> {
         match self {
+            Self::Incomparable(failure) => failure.details(),
             Self::Refused { defects, .. } => defects.iter().map(ToString::to_string).collect(),
             Self::NotConverged { behind, .. } => behind.clone(),
             _ => Vec::new(),

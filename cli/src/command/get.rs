@@ -1,5 +1,7 @@
 //! `get`: objects as tables, or as documents that `apply` takes back.
 
+mod watch;
+
 use std::time::SystemTime;
 
 use outrigger_core::{
@@ -32,6 +34,9 @@ impl From<KindArg> for Kind {
 pub(crate) async fn run(global: &Global, output: &Output, args: GetArgs) -> Result<(), Failure> {
     let kind = Kind::from(args.kind);
     let control_plane = ControlPlane::new(global)?;
+    if args.watch {
+        return watch::run(&control_plane, output, kind, &args).await;
+    }
     let found = match &args.name {
         Some(name) => {
             let reference = reference(kind, name, args.namespace.as_deref())?;
@@ -67,7 +72,8 @@ pub(crate) fn reference(kind: Kind, name: &str, namespace: Option<&str>) -> Resu
     })
 }
 
-fn decode(object: &proto::Object) -> Result<Object, Failure> {
+/// Reads an object of the control plane.
+pub(crate) fn decode(object: &proto::Object) -> Result<Object, Failure> {
     wire::policy::object(object).map_err(|violations| {
         let what = violations.first().map(ToString::to_string).unwrap_or_default();
         Failure::refused(
