@@ -68,7 +68,7 @@ impl Shutdown {
         };
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             runtime.block_on(watch);
-            #[expect(clippy::exit, reason = "no other thread can be counted on to end the process")]
+            // No other thread can be counted on to end the process.
             process::exit(i32::from(Exit::Forced.code()));
         })?;
         Ok(())
