@@ -17,6 +17,8 @@ use std::{
 /// The end of a connection, and what passed since its last request was begun. Written by whoever has the socket.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
+    /// One was.
+    asked: AtomicBool,
     /// A byte came since then.
     answered: AtomicBool,
     /// Writes that the kernel took since then.
@@ -40,6 +42,7 @@ pub(super) enum End {
 impl Ending {
     /// A request is about to be sent.
     pub(super) fn begin(&self) {
+        self.asked.store(true, Ordering::Relaxed);
         self.answered.store(false, Ordering::Relaxed);
         self.writes.store(0, Ordering::Relaxed);
     }
@@ -57,9 +60,11 @@ impl Ending {
         }
     }
 
-    /// Whether an end was seen.
-    pub(super) fn is_over(&self) -> bool {
-        self.end.load(Ordering::Relaxed) != 0
+    /// Whether a request was begun, and nothing came since: neither an answer nor an end.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+            && !self.answered.load(Ordering::Relaxed)
+            && self.end.load(Ordering::Relaxed) == 0
     }
 
     /// How many writes the request took so far.
@@ -111,7 +116,9 @@ mod tests {
     #[test]
     fn the_first_end_is_the_one_that_counts_and_only_if_nothing_came() {
         let ending = Ending::default();
+        assert!(!ending.is_waited_for());
         ending.begin();
+        assert!(ending.is_waited_for());
         assert_eq!(ending.unanswered(), None, "it is open");
         read(&ending, Err(io::ErrorKind::UnexpectedEof.into()));
         read(&ending, Ok(0));
