@@ -327,9 +327,13 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// A service with its namespace.
+/// A service with its namespace: `NAMESPACE/NAME`, or `NAME.NAMESPACE` as it is called in the mesh.
 fn service(text: &str) -> Result<String, String> {
-    let name = if text.contains('/') { text.to_owned() } else { format!("default/{text}") };
+    let name = match (text.contains('/'), text.split_once('.')) {
+        (true, _) => text.to_owned(),
+        (false, Some((name, namespace))) => format!("{namespace}/{name}"),
+        (false, None) => format!("default/{text}"),
+    };
     let valid = name.parse::<outrigger_core::model::ServiceName>();
     valid.map(|_| name).map_err(|error| error.to_string())
 }
@@ -400,7 +404,8 @@ mod tests {
     fn a_service_without_a_namespace_is_in_default() {
         assert_eq!(service("price"), Ok("default/price".to_owned()));
         assert_eq!(service("demo/price"), Ok("demo/price".to_owned()));
-        for bad in ["", "a/b/c", "Price", "demo/"] {
+        assert_eq!(service("price.demo"), Ok("demo/price".to_owned()));
+        for bad in ["", "a/b/c", "Price", "demo/", "price.", ".demo", "a.b.c", "a/b.c"] {
             assert!(service(bad).is_err(), "{bad}");
         }
     }
