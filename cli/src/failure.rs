@@ -208,6 +208,10 @@ impl Failure {
             tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
                 Self::Unreachable { server: server.to_owned(), cause: root_cause(status) }
             }
+            // The connection broke: what has a source is no answer of the control plane's.
+            tonic::Code::Unknown | tonic::Code::Internal if std::error::Error::source(status).is_some() => {
+                Self::Unreachable { server: server.to_owned(), cause: root_cause(status) }
+            }
             tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => Self::Denied {
                 what: format!("the control plane does not allow this: {what}"),
                 remedy: "use a credential that may do this: --credential DIR or OUTRIGGER_CREDENTIAL"

@@ -21,7 +21,7 @@ pub(super) struct Ending {
     asked: AtomicBool,
     /// A byte came since then.
     answered: AtomicBool,
-    /// Writes that the kernel took since then.
+    /// Writes since then, those that failed too.
     writes: AtomicU32,
     /// The first one counts; 0: it is open.
     end: AtomicU8,
@@ -84,7 +84,7 @@ impl Ending {
 
     /// Something was written, or it was tried.
     pub(super) fn wrote(&self, polled: &Poll<io::Result<usize>>) {
-        if matches!(polled, Poll::Ready(Ok(written)) if *written > 0) {
+        if matches!(polled, Poll::Ready(Ok(1..) | Err(_))) {
             self.writes.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -140,8 +140,12 @@ mod tests {
         ending.begin();
         assert_eq!(ending.writes(), 0);
         ending.wrote(&Poll::Ready(Ok(9)));
+        ending.wrote(&Poll::Ready(Ok(0)));
         read(&ending, Ok(0));
         assert_eq!((ending.unanswered(), ending.writes()), (Some(End::Orderly), 1));
+        // The part that came through may have been read.
+        ending.wrote(&Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())));
+        assert_eq!(ending.writes(), 2);
     }
 
     #[test]
