@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::io::{Ahead, Gather};
+use crate::io::{Ahead, Gather, whole};
 
 use super::{
     Limits,
@@ -421,7 +421,11 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = self.io()?.poll_write_vectored(cx, slices);
+        let written = match self.framing {
+            Some(_) => whole::poll_write(self.io()?, cx, slices),
+            // What is gathered is one already.
+            None => self.io()?.poll_write_vectored(cx, slices),
+        };
         self.poll_progress(cx, written)
     }
 

@@ -18,7 +18,12 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::{endpoint::OpenConnection, http::Transport, io::Ahead, trust::Trusted};
+use crate::{
+    endpoint::OpenConnection,
+    http::Transport,
+    io::{Ahead, whole},
+    trust::Trusted,
+};
 
 /// What is to be spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -231,7 +236,7 @@ impl AsyncWrite for Io {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Plain(stream, _) => whole::poll_write(Pin::new(stream), cx, slices),
             Self::Tls(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
