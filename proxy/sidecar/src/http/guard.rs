@@ -105,9 +105,9 @@ impl Link {
         self.busy.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// It no longer is.
-    pub(crate) fn finish(&self) {
-        *self.answered.lock() = Some(Instant::now());
+    /// It no longer is, since `now`.
+    pub(crate) fn finish(&self, now: Instant) {
+        *self.answered.lock() = Some(now);
         self.busy.fetch_sub(1, Ordering::AcqRel);
     }
 
@@ -304,6 +304,14 @@ impl<T: Transport> Guarded<T> {
 
     /// Nothing to read: has the peer been given enough time? Ready when it has.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Position> {
+        let position = self.position();
+        // Armed where the peer is now, the timer fires too early at worst: no clock is read before it does.
+        if self.since.is_some_and(|(before, _)| before == position)
+            && let Some(timer) = &mut self.timer
+            && timer.as_mut().poll(cx).is_pending()
+        {
+            return Poll::Pending;
+        }
         loop {
             let now = Instant::now();
             let Some(deadline) = self.deadline(now) else {

@@ -95,16 +95,18 @@ struct Replay {
 }
 
 impl Upload {
-    /// `body`, of a request of `version`, behind `gate`; it may stand still for `timeout`. `grpc`: its messages are counted.
+    /// `body`, of a request of `version` whose head was read at `begun`, behind `gate`; it may stand still for `timeout`.
+    /// `grpc`: its messages are counted.
     pub(crate) fn new(
         body: Incoming,
+        begun: Instant,
         version: Version,
         gate: Gate,
         timeout: Duration,
         grpc: bool,
     ) -> Arc<Self> {
         if body.is_end_stream() {
-            return Self::none(Instant::now());
+            return Self::none(begun);
         }
         let length = body.size_hint().exact();
         let source = Source {

@@ -49,10 +49,10 @@ impl Outbound {
         (upgrade, deadline): (Option<OnUpgrade>, Option<Instant>),
         exchange: &mut Exchange,
     ) -> Result<Answer, Reason> {
-        let upstream::Answer { mut head, body, occupied } = answered;
+        let upstream::Answer { mut head, body, occupied, refused } = answered;
         self.read_figures(&head.headers, exchange);
         let mut deadline = deadline;
-        if let Some((reason, _unprocessed)) = headers::peer_reason(&head.headers) {
+        if let Some((reason, _unprocessed)) = refused {
             exchange.note(|record| record.refuse(reason));
             if exchange.is_grpc() {
                 // Said again in gRPC's words.

@@ -65,7 +65,8 @@ impl Outbound {
             head.headers.remove(header::EXPECT);
         }
         let gate = if expects { Gate::Expecting } else { Gate::Open };
-        let upload = Upload::new(body, head.version, gate, self.shared.limits.body_timeout, grpc);
+        let (begun, timeout) = (exchange.head_read(), self.shared.limits.body_timeout);
+        let upload = Upload::new(body, begun, head.version, gate, timeout, grpc);
         let large = !upload.is_bodiless() && upload.length().is_none_or(|length| length > SHARED_BODY);
         let own = over_http1 && (upgrade.is_some() || expects || large);
         let leg = if own { Leg::Http1 } else { Leg::Http2 };

@@ -1,6 +1,8 @@
 //! One attempt: a request to one upstream, on a connection that was found or made, up to the head of its response. The
 //! same for both directions; what differs is how a connection is made and how long an idle one is trusted.
 
+mod waiting;
+
 use std::{error::Error as StdError, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use h2::{RecvStream, client::ResponseFuture};
@@ -9,12 +11,15 @@ use hyper::{body::Incoming, ext};
 use outrigger_core::reason::Reason;
 use tokio::time::{Instant, sleep};
 
+pub(super) use waiting::Waited;
+
 use super::{Connect, Occupied, Upstream, UpstreamBody, body, http1::Lease};
 use crate::{
     headers,
     http::{Gate, Limits, RequestBody, Upload, has_one_length, is_idempotent},
     telemetry::{Exchange, Telemetry},
 };
+use waiting::wait;
 
 /// Longest body that is taken for written together with its head, bytes.
 const SHORT: u64 = 16 * 1024;
@@ -45,19 +50,6 @@ pub(crate) struct Demand {
     pub(crate) pending: u32,
 }
 
-/// How a connection was come by.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Waited {
-    /// For a place in line, or for a stream.
-    pub(super) queued: Duration,
-    /// While it was made.
-    pub(super) connecting: Duration,
-    /// Pooled connections that were found closed.
-    pub(super) closed: u64,
-    /// It was not used before.
-    pub(super) fresh: bool,
-}
-
 /// A request's head, which may be sent more than once.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
@@ -74,6 +66,9 @@ pub(crate) struct Answer {
     pub(crate) body: UpstreamBody,
     /// `None`: the rest is here already.
     pub(crate) occupied: Option<Occupied>,
+    /// What a sidecar said in place of its application, and whether no application saw the request; whoever believes the
+    /// upstream looks for it.
+    pub(crate) refused: Option<(Reason, bool)>,
 }
 
 /// Why there is no response.
@@ -132,14 +127,16 @@ impl<C: Connect> Attempt<'_, C> {
         }
     }
 
-    fn waited(&self, waited: Waited, exchange: &mut Exchange) {
+    /// `begin`: of the wait, which is also its end if there was none.
+    fn waited(&self, waited: Waited, begin: Instant, exchange: &mut Exchange) {
         if waited.closed > 0 {
             self.telemetry.metrics().pool_replaced.inc_by(waited.closed);
         }
+        let end = if waited.is_nothing() { begin } else { Instant::now() };
         exchange.stamp(|stamps| {
             stamps.queued += waited.queued;
             stamps.connecting += waited.connecting;
-            stamps.handed_on = Some(Instant::now().into_std());
+            stamps.handed_on = Some(end.into_std());
         });
     }
 
@@ -157,8 +154,8 @@ impl<C: Connect> Attempt<'_, C> {
         loop {
             let pool = &self.upstream.http1;
             let acquired = wait(pool.acquire(&demand), || pool.is_connecting(), exchange).await;
-            let (mut lease, waited) = acquired.map_err(|failed| failed.or_processed(broke))?;
-            self.waited(waited, exchange);
+            let ((mut lease, waited), begin) = acquired.map_err(|failed| failed.or_processed(broke))?;
+            self.waited(waited, begin, exchange);
             let kept = (repeatable && !waited.fresh && upload.is_replayable()).then(|| Head {
                 method: request.method().clone(),
                 uri: request.uri().clone(),
@@ -173,7 +170,8 @@ impl<C: Connect> Attempt<'_, C> {
                     pause_upload(&response, upload);
                     let (head, body) = response.into_parts();
                     let body = UpstreamBody::Http1(body).with_begin(is_short(&head.headers)).await;
-                    return Ok(Answer { head, body, occupied: Some(Occupied::Http1(lease)) });
+                    let occupied = Some(Occupied::Http1(lease));
+                    return Ok(Answer { head, body, occupied, refused: None });
                 }
                 Err(NoAnswer::Unsent(unsent)) if !waited.fresh => request = *unsent,
                 Err(NoAnswer::Unsent(_)) => {
@@ -263,9 +261,9 @@ impl<C: Connect> Attempt<'_, C> {
         let request = head.stream_request();
         loop {
             let pool = &self.upstream.http2;
-            let (mut sender, stream, waited) =
+            let ((mut sender, stream, waited), begin) =
                 wait(pool.acquire(&self.demand), || pool.is_connecting(), exchange).await?;
-            self.waited(waited, exchange);
+            self.waited(waited, begin, exchange);
             if let Err(error) = std::future::poll_fn(|cx| Poll::Ready(open(sender.poll_ready(cx)))).await {
                 tracing::debug!(%error, "connection takes no further request");
                 stream.is_last();
@@ -292,8 +290,8 @@ impl<C: Connect> Attempt<'_, C> {
                     }
                     let (head, body) = response.into_parts();
                     let body = UpstreamBody::http2(body).with_begin(is_short(&head.headers)).await;
-
-                    Ok(Answer { head, body, occupied: Some(Occupied::Http2(stream)) })
+                    let occupied = Some(Occupied::Http2(stream));
+                    Ok(Answer { head, body, occupied, refused: None })
                 }
                 Err(error) => {
                     tracing::debug!(%error, "attempt failed");
@@ -315,46 +313,6 @@ impl<C: Connect> Attempt<'_, C> {
         })
         .await
     }
-}
-
-/// Waits for a connection. In vain, the time was spent on what the reason says; given up, on what is under way then.
-async fn wait<T>(
-    acquiring: impl Future<Output = Result<T, Reason>>,
-    connecting: impl Fn() -> bool,
-    exchange: &mut Exchange,
-) -> Result<T, Failed> {
-    let mut waiting = Waiting { begin: Instant::now(), connecting, exchange: Some(exchange) };
-    let acquired = acquiring.await;
-    let exchange = waiting.exchange.take();
-    acquired.map_err(|reason| {
-        let queued = matches!(reason, Reason::ConnectionLimit | Reason::PendingLimit);
-        if let Some(exchange) = exchange {
-            charge(exchange, waiting.begin, !queued);
-        }
-        Failed::before(reason)
-    })
-}
-
-/// A wait that may be given up: the deadline comes first, or the client goes away.
-struct Waiting<'a, F: Fn() -> bool> {
-    begin: Instant,
-    connecting: F,
-    exchange: Option<&'a mut Exchange>,
-}
-
-impl<F: Fn() -> bool> Drop for Waiting<'_, F> {
-    fn drop(&mut self) {
-        if let Some(exchange) = self.exchange.take() {
-            charge(exchange, self.begin, (self.connecting)());
-        }
-    }
-}
-
-fn charge(exchange: &mut Exchange, since: Instant, connecting: bool) {
-    exchange.stamp(|stamps| match connecting {
-        true => stamps.connecting += since.elapsed(),
-        false => stamps.queued += since.elapsed(),
-    });
 }
 
 /// Whether a connection is open at all: a sender of its own never waits.
