@@ -170,9 +170,10 @@ impl Inbound {
         self: &Arc<Self>,
         downstream: Downstream,
     ) -> impl Fn(Request<Incoming>) -> Answering + Send + use<> {
-        let this = Arc::clone(self);
+        // One count for all of it, and not one for each part.
+        let (this, downstream) = (Arc::clone(self), Arc::new(downstream));
         move |request| {
-            let (this, downstream) = (Arc::clone(&this), downstream.clone());
+            let (this, downstream) = (Arc::clone(&this), Arc::clone(&downstream));
             Box::pin(async move { this.answer(request, &downstream).await })
         }
     }

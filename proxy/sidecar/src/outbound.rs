@@ -122,9 +122,9 @@ impl Outbound {
         link: &Arc<Link>,
         downstream: Downstream,
     ) -> impl Fn(Request<Incoming>) -> Answering + Send + use<> {
-        let (this, link) = (Arc::clone(self), Arc::clone(link));
+        let (this, link, downstream) = (Arc::clone(self), Arc::clone(link), Arc::new(downstream));
         move |request| {
-            let (this, link, downstream) = (Arc::clone(&this), Arc::clone(&link), downstream.clone());
+            let (this, link, downstream) = (Arc::clone(&this), Arc::clone(&link), Arc::clone(&downstream));
             Box::pin(async move { this.answer(request, &link, &downstream).await })
         }
     }

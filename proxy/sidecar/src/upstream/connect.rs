@@ -19,7 +19,12 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 use super::ending::{End, Ending};
-use crate::{endpoint::OpenConnection, http::Transport, io::Ahead, trust::Trusted};
+use crate::{
+    endpoint::OpenConnection,
+    http::Transport,
+    io::{Ahead, whole},
+    trust::Trusted,
+};
 
 /// What is to be spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -274,7 +279,7 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = match this {
-            Self::Plain(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Plain(stream, _) => whole::poll_write(Pin::new(stream), cx, slices),
             Self::Tls(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
         };
         this.wrote(polled)
