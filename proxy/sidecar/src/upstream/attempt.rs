@@ -144,7 +144,7 @@ impl<C: Connect> Attempt<'_, C> {
             let ((mut lease, waited), begin) = acquired.map_err(|failed| failed.or_processed(broke))?;
             self.waited(waited, begin, exchange);
             let again = repeatable || lease.connection().is_of_a_peer();
-            let kept = (again && !waited.fresh && upload.is_replayable()).then(|| Head {
+            let kept = (again && !waited.fresh && !broke && upload.is_replayable()).then(|| Head {
                 method: request.method().clone(),
                 uri: request.uri().clone(),
                 headers: request.headers().clone(),
