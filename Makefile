@@ -11,6 +11,7 @@
 SHELL     := /bin/bash
 CARGO     ?= cargo
 DEMO_ARGS ?=
+FUZZ_SECONDS ?= 10
 BINARIES  := --workspace --bins
 
 .PHONY: all setup demo test check fuzz bench bench-engines bench-instructions bench-instructions-baseline bench-micro bench-push setup-bench \
@@ -42,7 +43,7 @@ check:
 
 # Coverage-guided, on a stable compiler; fuzz/targets. What is found becomes a test where it belongs.
 fuzz:
-	@./fuzz/run.sh $${FUZZ_SECONDS:-10}
+	@./fuzz/run.sh $(FUZZ_SECONDS)
 
 setup-bench:
 	@./benches/setup.sh compare
@@ -82,7 +83,7 @@ bench-micro:
 soak:
 	$(CARGO) build --locked --release $(BINARIES)
 	PROPTEST_CASES=$${PROPTEST_CASES:-20000} $(CARGO) test --locked --release -p outrigger-core -p outrigger-control-plane
-	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} $(MAKE) fuzz
+	$(MAKE) fuzz FUZZ_SECONDS=60
 	./target/release/outrigger demo --exit
 	$(CARGO) test --locked --release -p outrigger-tests --test it -- --ignored --exact mesh::rolling::soak_of_rolling_restarts --nocapture
 
