@@ -14,12 +14,10 @@
 mod budget;
 mod pushback;
 mod tried;
-mod unanswered;
 
 pub use budget::Budget;
 pub use pushback::{GRPC_PUSHBACK, MAX_PUSHBACK, Pushback, pushback};
 pub use tried::Tried;
-pub use unanswered::Unanswered;
 
 use std::time::Duration;
 

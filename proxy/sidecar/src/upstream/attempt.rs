@@ -9,12 +9,12 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, response};
 use hyper::{body::Incoming, ext};
 use outrigger_core::reason::Reason;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 pub(super) use waiting::Waited;
 
 use super::{
-    Connect, Failed, Occupied, Protocol, Upstream, UpstreamBody,
+    Connect, Failed, Occupied, Upstream, UpstreamBody,
     failure::{NoAnswer, no_answer, no_response, not_sent},
     http1::Lease,
 };
@@ -173,7 +173,11 @@ impl<C: Connect> Attempt<'_, C> {
                 Err(unanswered) => {
                     let harmless = repeatable || matches!(unanswered, NoAnswer::Closed);
                     let Some(head) = kept.filter(|_| harmless) else {
-                        return Err(self.without_answer(&unanswered).await.or_processed(broke));
+                        let failed = match unanswered {
+                            NoAnswer::Closed => Failed::before(Reason::ConnectFailed),
+                            _ => Failed::after(Reason::UpstreamReset),
+                        };
+                        return Err(failed.or_processed(broke));
                     };
                     broke |= matches!(unanswered, NoAnswer::Broke);
                     upload.rewind();
@@ -185,20 +189,6 @@ impl<C: Connect> Attempt<'_, C> {
             demand.max_idle = Duration::ZERO;
             exchange.stamp(|stamps| stamps.begin_attempt(Instant::now().into_std()));
         }
-    }
-
-    /// What a request is that was sent once and not answered.
-    async fn without_answer(&self, unanswered: &NoAnswer) -> Failed {
-        let unprocessed = match unanswered {
-            NoAnswer::Closed => true,
-            // Unread, if nobody is there any more who could have broken off on purpose.
-            NoAnswer::Unread => {
-                let connected = self.upstream.connector().connect(Protocol::Http1);
-                matches!(timeout(self.demand.connect_timeout, connected).await, Ok(Err(_refused)))
-            }
-            NoAnswer::Unsent(_) | NoAnswer::Broke | NoAnswer::For(_) => false,
-        };
-        if unprocessed { Failed::before(Reason::ConnectFailed) } else { Failed::after(Reason::UpstreamReset) }
     }
 
     async fn send_on(

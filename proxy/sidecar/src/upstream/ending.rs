@@ -1,16 +1,16 @@
 //! How a connection ended, as far as that says whether the other side has seen the request on it.
 //!
-//! Two ends prove that it has not, and any request may be sent elsewhere then:
+//! One end proves that it has not, and any request may be sent elsewhere then: a sidecar closes an HTTP/1 connection of the mesh
+//! in order (TLS `close_notify`) only between two requests: one that it began with is answered or reset, and a process
+//! that dies sends no `close_notify`. So an orderly end before the first byte of an answer means that nothing of the request
+//! was looked at.
 //!
-//! * A sidecar closes an HTTP/1 connection of the mesh in order (TLS `close_notify`) only between two requests: one that
-//!   it began with is answered or reset, and a process that dies sends no `close_notify`. So an orderly end before the
-//!   first byte of an answer means that nothing of the request was looked at.
-//! * A reset by an application says that something it was sent was never read (RFC 1122 §4.2.2.13): see
-//!   [`outrigger_core::retry::Unanswered`].
+//! An application proves nothing by its end, once a byte has left. A reset says that something was not read, or that the application asked for
+//! one (`SO_LINGER` of zero) after it read and acted; how much was read nobody says.
 
 use std::{
     io,
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, Ordering},
     task::Poll,
 };
 
@@ -21,8 +21,8 @@ pub(super) struct Ending {
     asked: AtomicBool,
     /// A byte came since then.
     answered: AtomicBool,
-    /// Writes since then, those that failed too.
-    writes: AtomicU32,
+    /// A byte was taken since then for sending.
+    sent: AtomicBool,
     /// The first one counts; 0: it is open.
     end: AtomicU8,
 }
@@ -44,7 +44,7 @@ impl Ending {
     pub(super) fn begin(&self) {
         self.asked.store(true, Ordering::Relaxed);
         self.answered.store(false, Ordering::Relaxed);
-        self.writes.store(0, Ordering::Relaxed);
+        self.sent.store(false, Ordering::Relaxed);
     }
 
     /// How the connection ended, if it did so without a byte of an answer.
@@ -67,9 +67,9 @@ impl Ending {
             && self.end.load(Ordering::Relaxed) == 0
     }
 
-    /// How many writes the request took so far.
-    pub(super) fn writes(&self) -> u32 {
-        self.writes.load(Ordering::Relaxed)
+    /// Whether a byte of the request may have left.
+    pub(super) fn has_sent(&self) -> bool {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Something was read, or it was tried. `reset`: whether the socket says so although it looks like an end.
@@ -84,8 +84,8 @@ impl Ending {
 
     /// Something was written, or it was tried.
     pub(super) fn wrote(&self, polled: &Poll<io::Result<usize>>) {
-        if matches!(polled, Poll::Ready(Ok(1..) | Err(_))) {
-            self.writes.fetch_add(1, Ordering::Relaxed);
+        if matches!(polled, Poll::Ready(Ok(1..))) {
+            self.sent.store(true, Ordering::Relaxed);
         }
     }
 
@@ -138,14 +138,11 @@ mod tests {
         ending.wrote(&Poll::Ready(Ok(9)));
         read(&ending, Ok(1));
         ending.begin();
-        assert_eq!(ending.writes(), 0);
-        ending.wrote(&Poll::Ready(Ok(9)));
-        ending.wrote(&Poll::Ready(Ok(0)));
-        read(&ending, Ok(0));
-        assert_eq!((ending.unanswered(), ending.writes()), (Some(End::Orderly), 1));
-        // The part that came through may have been read.
         ending.wrote(&Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())));
-        assert_eq!(ending.writes(), 2);
+        assert!(!ending.has_sent(), "the one before was");
+        ending.wrote(&Poll::Ready(Ok(9)));
+        read(&ending, Ok(0));
+        assert_eq!((ending.unanswered(), ending.has_sent()), (Some(End::Orderly), true));
     }
 
     #[test]

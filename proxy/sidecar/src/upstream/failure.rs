@@ -1,7 +1,7 @@
 //! Why there is no response, and what that says of the request: whether an application may have seen it.
 
 use http::Request;
-use outrigger_core::{reason::Reason, retry::Unanswered};
+use outrigger_core::reason::Reason;
 
 use super::{ending::End, http1::Connection, http2::Stream};
 use crate::http::{RequestBody, Upload};
@@ -35,8 +35,6 @@ pub(super) enum NoAnswer {
     Unsent(Box<Request<RequestBody>>),
     /// The peer had closed the connection before it looked at the request.
     Closed,
-    /// The application has not read all of it, or broke off on purpose: it has not read any of it if it is gone.
-    Unread,
     /// The connection broke before the first byte of a response.
     Broke,
     /// Everything else.
@@ -52,11 +50,8 @@ pub(super) fn no_answer(error: &hyper::Error, upload: &Upload, connection: &Conn
         return NoAnswer::For(Reason::BadResponse);
     }
     match connection.unanswered() {
+        Some(_) if !connection.has_sent() => NoAnswer::Closed,
         Some(End::Orderly) if connection.is_of_a_peer() => NoAnswer::Closed,
-        Some(End::Reset) if !connection.is_of_a_peer() => {
-            let unanswered = Unanswered { writes: connection.writes(), whole: upload.ended().is_some() };
-            if unanswered.reset_means_unread() { NoAnswer::Unread } else { NoAnswer::Broke }
-        }
         _ => NoAnswer::Broke,
     }
 }

@@ -126,9 +126,9 @@ impl Connection {
         self.standing.ending().unanswered()
     }
 
-    /// How many writes the request took.
-    pub(super) fn writes(&self) -> u32 {
-        self.standing.ending().writes()
+    /// Whether a byte of the request may have left.
+    pub(super) fn has_sent(&self) -> bool {
+        self.standing.ending().has_sent()
     }
 
     /// The next request may turn it into something else.

@@ -28,6 +28,8 @@ use crate::support::{
 };
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: price\r\n\r\n";
+/// Refuses, and leaves the proxy's own delay alone.
+const ENFORCED: Overload = Overload { application: Limiting::On, max_delay: Duration::from_secs(1) };
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -197,7 +199,7 @@ async fn call(mut peer: h2::client::SendRequest<Bytes>, path: &'static str) -> H
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sidecar_refuses_what_is_too_much_for_its_application_says_so_and_lets_health_checks_pass() {
-    let options = Options { protocol: InboundProtocol::Grpc, ..Options::default() };
+    let options = Options { protocol: InboundProtocol::Grpc, overload: ENFORCED, ..Options::default() };
     let pair = Pair::with(&options).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let identity = pair.price.identity.clone();

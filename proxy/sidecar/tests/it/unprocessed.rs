@@ -1,7 +1,5 @@
 //! Requests of which nobody saw anything are sent elsewhere, whatever their method; those of which somebody may have are not.
 
-use std::{fs, net::SocketAddr};
-
 use outrigger_core::model::Endpoint;
 use outrigger_proxy::settings::InboundProtocol;
 use outrigger_tls::mesh::{self, ALPN_H1, ALPN_H2};
@@ -17,7 +15,6 @@ use crate::support::{
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-/// Goes out in one write, whatever the machine is busy with.
 const POST: &str = "POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 0\r\n\r\n";
 /// Of unknown length: it crosses the mesh on a connection of its own.
 const CHUNKED: &str =
@@ -124,36 +121,18 @@ async fn a_peer_that_closes_in_order_within_its_answer_has_begun() {
     two.is_lost(&mut client).await;
 }
 
-/// Waits until a connection that nobody accepted holds bytes.
-async fn waits_unread(address: SocketAddr) {
-    let local = format!(":{:04X}", address.port());
-    let waiting = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        // Established, with something in the queue of what was received.
-        fields[1].ends_with(&local) && fields[3] == "01" && !fields[4].ends_with(":00000000")
-    };
-    soon("a request in the backlog", async {
-        while !fs::read_to_string("/proc/net/tcp").unwrap().lines().skip(1).any(waiting) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
-
 #[tokio::test]
-async fn an_application_that_stops_listening_has_not_seen_what_it_did_not_accept() {
+async fn an_application_that_does_not_listen_has_seen_nothing() {
     let Two { mut pair, second, _side, _held } = Two::start(Pair::endpoint).await;
-    let app = std::mem::replace(&mut pair.app, Server::listen().await);
+    drop(std::mem::replace(&mut pair.app, Server::listen().await));
     let two = Two { pair, second, _side, _held };
     let mut client = two.pair.client().await;
     client.send(POST).await;
-    waits_unread(app.address()).await;
-    drop(app);
     two.goes_elsewhere(&mut client).await;
 }
 
 #[tokio::test]
-async fn an_application_that_ends_has_not_seen_what_it_did_not_read() {
+async fn an_application_that_ends_without_reading_may_have_read_as_far_as_anybody_knows() {
     let Two { mut pair, second, _side, _held } = Two::start(Pair::endpoint).await;
     let app = std::mem::replace(&mut pair.app, Server::listen().await);
     let two = Two { pair, second, _side, _held };
@@ -163,7 +142,7 @@ async fn an_application_that_ends_has_not_seen_what_it_did_not_read() {
     accepted.peek(&mut [0]).await.unwrap();
     drop(app);
     drop(accepted);
-    two.goes_elsewhere(&mut client).await;
+    two.is_lost(&mut client).await;
 }
 
 #[tokio::test]

@@ -123,7 +123,11 @@ async fn three_times_too_much_is_refused_early_and_is_over_with_the_load() {
         }
     })
     .await;
-    let price = mesh.join("price-1", "price", &[], Some(app.address)).await;
+    let settings = mesh.path("price.toml");
+    std::fs::write(&settings, "[overload]\napplication = 'on'\n").unwrap();
+    let (settings, pair) =
+        (settings.to_string_lossy().into_owned(), format!("127.0.0.1:0={},name=http", app.address));
+    let price = mesh.join_with("price-1", "price", &["--settings", &settings, "--inbound", &pair]).await;
     let front = mesh.join("front-1", "front", &[], None).await;
     mesh.apply(PRICE).await.ok();
     let load = Load::through(front.outbound).await;

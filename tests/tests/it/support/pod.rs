@@ -28,7 +28,7 @@ use tokio::{
 
 use super::{
     Mesh, Proxy,
-    process::{Running, eventually},
+    process::{Running, eventually, program, run},
 };
 
 /// An application that waits for the load to go elsewhere before it ends has not been asked for so long.
@@ -80,9 +80,14 @@ impl Pod {
         Self { name: name.to_owned(), ending, application, proxy, log }
     }
 
-    /// Both are told to stop at once, end, and are started again.
+    /// Both are told to stop at once, end, and are started again. Where the application does not wait for its sidecar, a hook
+    /// asks the sidecar to drain before.
     pub(crate) async fn restart(self, mesh: &Mesh) -> Self {
         let Self { name, ending, mut application, proxy, .. } = self;
+        if ending == Ending::AtOnce {
+            let mut drain = Command::new(program("outrigger-proxy"));
+            run(drain.args(["drain", "--wait", "--state-dir"]).arg(proxy.state()), b"").await.ok();
+        }
         application.signal(Signal::TERM);
         assert_eq!(proxy.stop().await, 0, "nothing had to be cut off at {name}");
         assert!(application.stopped().await.success(), "{}", application.log());
