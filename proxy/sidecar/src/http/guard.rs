@@ -70,11 +70,12 @@ impl<T: Transport> Transport for tokio_rustls::client::TlsStream<T> {
     }
 }
 
+/// What is still listened to when our side has ended.
 #[derive(Debug)]
-enum Closing {
-    No,
-    Lingering { until: Instant, bytes: usize },
-    Done,
+enum Linger {
+    NotYet,
+    Listening { until: Instant, bytes: usize },
+    Over,
 }
 
 /// A transport with the watch described above.
@@ -94,7 +95,7 @@ pub(crate) struct Guarded<T: Transport> {
     /// For a peer that does not read, and how long it need not.
     writing: Patience,
     unread: Arc<Idle>,
-    closing: Closing,
+    linger: Linger,
 }
 
 impl<T: Transport> Guarded<Gather<T>> {
@@ -128,7 +129,7 @@ impl<T: Transport> Guarded<T> {
             writing: Patience::new(None),
             // Streams end by themselves, each in its own time.
             unread: Idle::new(if framing.is_none() { limits.inbound_idle } else { limits.body_timeout }),
-            closing: Closing::No,
+            linger: Linger::NotYet,
             framing,
         }
     }
@@ -270,7 +271,7 @@ impl<T: Transport> Guarded<T> {
             match io.poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() && bytes > 0 => {
                     bytes = bytes.saturating_sub(buffer.filled().len());
-                    self.closing = Closing::Lingering { until, bytes };
+                    self.linger = Linger::Listening { until, bytes };
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
@@ -344,23 +345,23 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         loop {
-            match this.closing {
-                Closing::No => {
+            match this.linger {
+                Linger::NotYet => {
                     // Sends what says "no more" and only then listens to what the peer still has to say.
                     ready!(this.io()?.poll_shutdown(cx))?;
                     let position = this.framing.as_ref().map_or(Position::Between, Framing::position);
-                    this.closing = match position {
-                        Position::Between if !this.link.is_mesh() => Closing::Done,
+                    this.linger = match position {
+                        Position::Between if !this.link.is_mesh() => Linger::Over,
                         Position::Between | Position::Head | Position::Body => {
-                            Closing::Lingering { until: Instant::now() + LINGER, bytes: LINGER_BYTES }
+                            Linger::Listening { until: Instant::now() + LINGER, bytes: LINGER_BYTES }
                         }
                     };
                 }
-                Closing::Lingering { until, bytes } => {
+                Linger::Listening { until, bytes } => {
                     ready!(this.poll_linger(cx, until, bytes));
-                    this.closing = Closing::Done;
+                    this.linger = Linger::Over;
                 }
-                Closing::Done => return Poll::Ready(Ok(())),
+                Linger::Over => return Poll::Ready(Ok(())),
             }
         }
     }
