@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use client::{ClientError, drain};
-pub(crate) use server::{Bound, Served};
+pub(crate) use server::{Bound, LONGEST_PATH, Served};
 
 use crate::data_path::OpenConnections;
 

@@ -166,12 +166,14 @@ impl App {
             telemetry: telemetry.clone(),
         };
         let data_path = DataPath::start(&data_path_settings(&settings).await, handles)?;
+        let socket = stop::bind(&state)?;
         let addresses = Addresses {
             outbound: data_path.outbound(),
             services: data_path.services().to_vec(),
             inbound: data_path.inbound().to_vec(),
             health: health_address,
         };
+        // Who finds them there finds everything there.
         state.write_addresses(&addresses, settings.addresses_file.as_deref())?;
         tracing::info!(
             outbound = %addresses.outbound,
@@ -187,7 +189,7 @@ impl App {
         let registry = Arc::new(registry);
         let metrics: health::Metrics = Arc::new(move |text| encode(text, &registry));
         tasks.spawn(health::serve(listener, health.clone(), metrics, stop.clone()));
-        let progress = stop::listen(&state, &data_path, &shutdown, (&stop, &tasks))?;
+        let progress = stop::serve(socket, &data_path, &shutdown, (&stop, &tasks));
         Ok(Self {
             settings,
             state,

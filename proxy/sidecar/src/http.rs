@@ -6,6 +6,7 @@ mod framing;
 mod guard;
 mod idle;
 mod limits;
+mod link;
 mod patience;
 mod reply;
 mod request;
@@ -14,9 +15,10 @@ mod stall;
 mod upload;
 
 pub(crate) use body::{BodyError, ResponseBody};
-pub(crate) use guard::{Guarded, Link, Transport};
+pub(crate) use guard::{Guarded, Transport};
 pub(crate) use idle::{FOR_EVER, Idle};
 pub use limits::Limits;
+pub(crate) use link::Link;
 pub(crate) use patience::Patience;
 pub(crate) use reply::{Shape, accepted, ask_patience, own_answer};
 pub(crate) use request::{

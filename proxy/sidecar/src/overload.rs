@@ -54,11 +54,11 @@ impl Applications {
     }
 }
 
-/// A request's place at the application, until the head of its answer. Dropped before, nobody waited any longer.
+/// A request's place at the application, until the head of its answer. Dropped before, it says nothing.
 #[derive(Debug)]
 pub(crate) struct Place {
     concurrency: Arc<Concurrency>,
-    since: std::time::Instant,
+    taken: std::time::Instant,
     told: bool,
 }
 
@@ -83,7 +83,7 @@ impl Place {
                 }
             }
         }
-        Ok(Self { concurrency: Arc::clone(concurrency), since: now, told: false })
+        Ok(Self { concurrency: Arc::clone(concurrency), taken: now, told: false })
     }
 
     /// The head of an answer came at `now`, so long after the application had the whole request. An answer that refuses, or tells of a
@@ -93,11 +93,12 @@ impl Place {
         self.end(now, if failed { Ended::GivenUp(took) } else { Ended::Answered(took) });
     }
 
-    /// It ended otherwise.
-    pub(crate) fn untold(self) {
-        // It is not looked at then.
-        let now = self.since;
-        self.end(now, Ended::Untold);
+    /// Nobody waits any longer, at `now`; the application has had the whole request `since` then. If it never had, it was not it
+    /// that was waited for: a client may take its time with a body, and leave in the middle of it.
+    pub(crate) fn given_up(self, now: std::time::Instant, since: Option<std::time::Instant>) {
+        if let Some(since) = since {
+            self.end(now, Ended::GivenUp(now.saturating_duration_since(since)));
+        }
     }
 
     fn end(mut self, now: std::time::Instant, ended: Ended) {
@@ -109,8 +110,8 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if !self.told {
-            let now = Instant::now().into_std();
-            self.concurrency.end(now, Ended::GivenUp(now.saturating_duration_since(self.since)));
+            // The moment is not looked at then.
+            self.concurrency.end(self.taken, Ended::Untold);
         }
     }
 }

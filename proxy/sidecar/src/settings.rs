@@ -40,7 +40,7 @@ pub struct Settings {
     pub control_plane: ControlPlane,
     /// How to join when there is no kept credential.
     pub join: Join,
-    /// The proxy's own directory, 0700. Default: `/var/lib/outrigger/proxy` for root, else
+    /// The proxy's own directory, 0700; its path has at most 96 bytes. Default: `/var/lib/outrigger/proxy` for root, else
     /// `$XDG_STATE_HOME/outrigger/proxy`, else `~/.local/state/outrigger/proxy`.
     pub state_dir: Option<PathBuf>,
     /// Where the bound addresses are written as well, as JSON. Default: only to `addresses.json` in the state directory.

@@ -59,6 +59,10 @@ impl Pressure {
         let now = self.moment(now);
         let due = self.asked.load(Relaxed) == 0 && now >= self.seen.load(Relaxed) + micros(INTERVAL);
         if due {
+            if self.is_stale(now) {
+                // Nothing came since: whatever it was, it is over, and the next one is to be the first of its kind.
+                self.over.store(0, Relaxed);
+            }
             self.asked.store(now, Relaxed);
         }
         due
@@ -102,12 +106,15 @@ impl Pressure {
     }
 
     fn delay_at(&self, now: u64) -> u64 {
-        let last = self.delay.load(Relaxed);
+        let last = if self.is_stale(now) { 0 } else { self.delay.load(Relaxed) };
         match self.asked.load(Relaxed) {
-            0 if now > self.seen.load(Relaxed).saturating_add(micros(STALE)) => 0,
             0 => last,
             asked => last.max(now.saturating_sub(asked)),
         }
+    }
+
+    fn is_stale(&self, now: u64) -> bool {
+        now > self.seen.load(Relaxed).saturating_add(micros(STALE))
     }
 
     fn moment(&self, now: Instant) -> u64 {
@@ -190,6 +197,37 @@ mod tests {
         assert!(pressure.probe(after + 20 * MILLI));
         assert_eq!(pressure.delay(after + 1520 * MILLI), 1500 * MILLI);
         assert!(refuses(&pressure, after + 1520 * MILLI, 0));
+    }
+
+    #[test]
+    fn the_first_request_after_an_overload_that_is_long_over_is_let_in() {
+        let start = Instant::now();
+        let pressure = Pressure::new(start, BOUND);
+        let after = pass(&pressure, start + 20 * MILLI, 700 * MILLI);
+        let after = pass(&pressure, after + 100 * MILLI, 700 * MILLI);
+        assert!(refuses(&pressure, after, 0));
+        // As requests do it: each asks for a probe, and then for itself.
+        let later = after + 1001 * MILLI;
+        assert!(pressure.probe(later));
+        assert!(!refuses(&pressure, later, 0));
+        assert_eq!(pressure.delay(later), Duration::ZERO);
+        // One delay that is over the bound is no more than a pause again.
+        pressure.observe(later + 700 * MILLI);
+        assert!(!refuses(&pressure, later + 700 * MILLI, 0));
+    }
+
+    #[test]
+    fn a_probe_that_takes_longer_than_anything_is_believed_ends_no_overload() {
+        let start = Instant::now();
+        let pressure = Pressure::new(start, BOUND);
+        let after = pass(&pressure, start + 20 * MILLI, 700 * MILLI);
+        assert!(pressure.probe(after + 10 * MILLI));
+        let later = after + 1510 * MILLI;
+        assert!(!pressure.probe(later), "it is on its way");
+        assert_eq!(pressure.admit(later, || 0), Admission::Refused { lasting: true });
+        pressure.observe(later);
+        assert!(pressure.probe(later + 10 * MILLI));
+        assert_eq!(pressure.admit(later + 10 * MILLI, || 0), Admission::Refused { lasting: true });
     }
 
     /// A thread that serves what is in line: a request takes 1 ms, refusing one 0.2 ms.

@@ -23,6 +23,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{DRAIN, DRAINED, Phase, Stop};
 
+/// Bytes of the longest path that a socket can have (unix(7): 108 with the zero at its end).
+pub(crate) const LONGEST_PATH: usize = 107;
+
 /// Connections at once; a further one waits in the listener's queue.
 const CONNECTIONS: usize = 16;
 /// For a request's head.
@@ -53,7 +56,7 @@ impl Bound {
     /// Takes the place of one that was left behind: the directory is the caller's alone.
     ///
     /// # Errors
-    /// If there is no place for it: a path of more than 107 bytes is too long for the system.
+    /// If there is no place for it, or its path is longer than [`LONGEST_PATH`].
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

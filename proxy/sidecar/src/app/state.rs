@@ -12,12 +12,25 @@ use outrigger_core::model::{InvalidName, Name};
 use outrigger_process::files::{DirectoryError, private_dir, write_atomic};
 use serde::Serialize;
 
+use crate::admin;
+
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// There is no place for it.
     #[error("there is no home directory to keep state in: set state_dir (--state-dir)")]
     NoPlace,
+    /// Where it is, there is no room for its socket.
+    #[error(
+        "state_dir: {} is too long for the socket in it: give the directory a path of at most {most} bytes (--state-dir)",
+        path.display()
+    )]
+    TooLong {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes that its path may have.
+        most: usize,
+    },
     /// It is not private.
     #[error("state_dir")]
     Directory(#[from] DirectoryError),
@@ -61,6 +74,7 @@ impl StateDir {
     /// Makes or checks it, and locks it.
     pub(super) fn open(path: Option<&Path>) -> Result<Self, StateError> {
         let path = place(path)?;
+        has_room(&path)?;
         private_dir(&path)?;
         let file = path.join("lock");
         let lock = File::create(&file).map_err(|source| StateError::File { path: file.clone(), source })?;
@@ -112,6 +126,16 @@ impl StateDir {
         }
         Ok(())
     }
+}
+
+/// Sockets have shorter paths than files; better said before anything is made there.
+fn has_room(path: &Path) -> Result<(), StateError> {
+    let name = admin::socket(path).as_os_str().len().saturating_sub(path.as_os_str().len());
+    let most = admin::LONGEST_PATH.saturating_sub(name);
+    if path.as_os_str().len() <= most {
+        return Ok(());
+    }
+    Err(StateError::TooLong { path: path.to_owned(), most })
 }
 
 /// The host's name as a DNS label, and five random digits: several proxies may share a host.
@@ -166,6 +190,22 @@ mod tests {
         assert!(matches!(StateDir::open(Some(&path)), Err(StateError::InUse(_))));
         drop(first);
         assert!(StateDir::open(Some(&path)).is_ok());
+    }
+
+    #[test]
+    fn a_path_that_leaves_no_room_for_the_socket_is_refused_and_one_byte_less_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |length: usize| {
+            let rest = length - dir.path().as_os_str().len() - 1;
+            dir.path().join("x".repeat(rest))
+        };
+        let Err(StateError::TooLong { path, most }) = StateDir::open(Some(&of(97))) else {
+            panic!("it has room");
+        };
+        assert_eq!((path.exists(), most), (false, 96));
+        let longest = StateDir::open(Some(&of(96))).unwrap();
+        assert!(std::os::unix::net::UnixListener::bind(admin::socket(longest.path())).is_ok());
+        assert!(std::os::unix::net::UnixListener::bind(admin::socket(&of(97))).is_err());
     }
 
     #[test]

@@ -31,19 +31,23 @@ pub fn shutdown_deadline(settings: &Settings) -> Duration {
     settings.drain.withdrawal.saturating_add(settings.drain.timeout).saturating_add(LAST)
 }
 
-/// Opens the admin socket; what is sent to the result is told there.
-pub(super) fn listen(
-    state: &StateDir,
+/// Makes the admin socket: who asks there waits until it is served.
+pub(super) fn bind(state: &StateDir) -> Result<Bound, StateError> {
+    let path = admin::socket(state.path());
+    Bound::bind(&path).map_err(|source| StateError::File { path, source })
+}
+
+/// Serves the admin socket; what is sent to the result is told there.
+pub(super) fn serve(
+    bound: Bound,
     data_path: &DataPath,
     shutdown: &Shutdown,
     (end, tasks): (&CancellationToken, &TaskTracker),
-) -> Result<watch::Sender<Progress>, StateError> {
-    let path = admin::socket(state.path());
-    let bound = Bound::bind(&path).map_err(|source| StateError::File { path, source })?;
+) -> watch::Sender<Progress> {
     let (sender, progress) = watch::channel(Progress::RUNNING);
     let stop = Stop { shutdown: shutdown.clone(), progress, open: data_path.open() };
     tasks.spawn(bound.serve(Served { stop, end: end.clone(), tasks: tasks.clone() }));
-    Ok(sender)
+    sender
 }
 
 impl App {

@@ -6,16 +6,12 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -25,9 +21,8 @@ use tokio::{
 use crate::io::{Ahead, Gather, whole};
 
 use super::{
-    Idle, Limits, Patience,
+    Idle, Limits, Link, Patience,
     framing::{Framing, Position},
-    stall,
 };
 
 /// How long, and for how many bytes, a peer that is still sending is listened to after the answer: closing at once
@@ -75,141 +70,12 @@ impl<T: Transport> Transport for tokio_rustls::client::TlsStream<T> {
     }
 }
 
-/// Called once with the moment at which the last byte of a response was accepted by the kernel, or `None` when the
-/// connection ended before.
-type OnFlushed = Box<dyn FnOnce(Option<Instant>) + Send>;
-
-/// What the requests of a connection and its socket share.
-#[derive(Default)]
-pub(crate) struct Link {
-    multiplexed: bool,
-    /// Between two sidecars.
-    mesh: bool,
-    /// Requests that are being answered.
-    busy: AtomicUsize,
-    /// When the last answer was complete.
-    answered: Mutex<Option<Instant>>,
-    ambiguous: AtomicBool,
-    timed_out: AtomicBool,
-    reset: AtomicBool,
-    flushed: Mutex<Vec<OnFlushed>>,
-    /// How long the exchange that has the connection may be idle.
-    idle: Mutex<Option<Arc<Idle>>>,
-}
-
-impl std::fmt::Debug for Link {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link").field("busy", &self.busy).finish_non_exhaustive()
-    }
-}
-
-impl Link {
-    /// A request is being answered: meanwhile neither the idle nor the head timeout runs.
-    pub(crate) fn begin(&self) {
-        self.busy.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// It no longer is, since `now`.
-    pub(crate) fn finish(&self, now: Instant) {
-        *self.answered.lock() = Some(now);
-        self.busy.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Acquire) > 0
-    }
-
-    /// Whether there has been a request yet.
-    pub(super) fn is_used(&self) -> bool {
-        self.is_busy() || self.answered.lock().is_some()
-    }
-
-    /// Since when there is no request, at the earliest since `born`; `None`: there is one.
-    pub(super) fn idle_since(&self, born: Instant) -> Option<Instant> {
-        (!self.is_busy()).then(|| self.answered.lock().unwrap_or(born))
-    }
-
-    /// Since when the peer is waited for: at the earliest since it has the last answer, and not at all before: one that
-    /// reads slowly is not idle, and nothing may be written into the middle of what it still has to get.
-    fn waiting_since(&self, since: Instant, now: Instant) -> Instant {
-        if self.is_busy() || !self.flushed.lock().is_empty() {
-            return now;
-        }
-        self.answered.lock().map_or(since, |answered| answered.max(since))
-    }
-
-    /// The peer's framing can be understood in two ways: nothing more of this connection may be believed.
-    pub(crate) fn is_ambiguous(&self) -> bool {
-        self.ambiguous.load(Ordering::Relaxed)
-    }
-
-    /// The peer did not finish a head in time and was told so.
-    pub(crate) fn head_timed_out(&self) -> bool {
-        self.timed_out.load(Ordering::Relaxed)
-    }
-
-    /// A response had to be cut short: the peer must see a reset, never an end. A stream is reset by its own parser.
-    pub(crate) fn cut_short(&self) {
-        if !self.multiplexed {
-            self.reset();
-        }
-    }
-
-    /// The whole connection has to end with a reset.
-    pub(crate) fn reset(&self) {
-        self.reset.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it is one of HTTP/1 between two sidecars.
-    pub(super) fn is_mesh(&self) -> bool {
-        self.mesh
-    }
-
-    /// Whether its requests are streams, each with a window of its own.
-    pub(crate) fn is_multiplexed(&self) -> bool {
-        self.multiplexed
-    }
-
-    /// The exchange that runs may be `idle` for so long: whoever does not take what he is sent has as long as well.
-    pub(crate) fn may_be(&self, idle: &Arc<Idle>) {
-        if self.multiplexed {
-            stall::may_be(idle);
-        } else {
-            *self.idle.lock() = Some(Arc::clone(idle));
-        }
-    }
-
-    /// Calls `done` when everything written so far is in the kernel's hands, or the connection is gone.
-    pub(crate) fn on_flushed(&self, done: OnFlushed) {
-        let earlier = {
-            let mut flushed = self.flushed.lock();
-            // A pipelined response may follow before the one before it was flushed.
-            let earlier = if self.multiplexed { None } else { flushed.pop() };
-            flushed.push(done);
-            earlier
-        };
-        if let Some(earlier) = earlier {
-            earlier(Some(Instant::now()));
-        }
-    }
-
-    fn flushed(&self, at: Option<Instant>) {
-        let done = std::mem::take(&mut *self.flushed.lock());
-        if done.is_empty() {
-            return;
-        }
-        *self.answered.lock() = at;
-        for done in done {
-            done(at);
-        }
-    }
-}
-
+/// What is still listened to when our side has ended.
 #[derive(Debug)]
-enum Closing {
-    No,
-    Lingering { until: Instant, bytes: usize },
-    Done,
+enum Linger {
+    NotYet,
+    Listening { until: Instant, bytes: usize },
+    Over,
 }
 
 /// A transport with the watch described above.
@@ -229,7 +95,7 @@ pub(crate) struct Guarded<T: Transport> {
     /// For a peer that does not read, and how long it need not.
     writing: Patience,
     unread: Arc<Idle>,
-    closing: Closing,
+    linger: Linger,
 }
 
 impl<T: Transport> Guarded<Gather<T>> {
@@ -255,7 +121,7 @@ impl<T: Transport> Guarded<T> {
         Self {
             io: Some(io),
             prefix,
-            link: Arc::new(Link { multiplexed: framing.is_none(), mesh, ..Link::default() }),
+            link: Arc::new(Link::new(framing.is_none(), mesh)),
             head_timeout: limits.head_timeout,
             idle_timeout: limits.idle_timeout,
             since: None,
@@ -263,7 +129,7 @@ impl<T: Transport> Guarded<T> {
             writing: Patience::new(None),
             // Streams end by themselves, each in its own time.
             unread: Idle::new(if framing.is_none() { limits.inbound_idle } else { limits.body_timeout }),
-            closing: Closing::No,
+            linger: Linger::NotYet,
             framing,
         }
     }
@@ -303,7 +169,7 @@ impl<T: Transport> Guarded<T> {
         if let Some(framing) = &mut self.framing {
             framing.feed(bytes);
             if framing.is_ambiguous() {
-                self.link.ambiguous.store(true, Ordering::Relaxed);
+                self.link.became_ambiguous();
             }
         }
     }
@@ -361,7 +227,7 @@ impl<T: Transport> Guarded<T> {
     /// Tells the peer that its head took too long. Nothing else is being written then, so the few bytes fit or the peer
     /// does not read anyway.
     fn answer_timeout(&mut self, cx: &mut Context<'_>) {
-        self.link.timed_out.store(true, Ordering::Relaxed);
+        self.link.timed_out();
         if let Ok(mut io) = self.io()
             && io.as_mut().poll_write(cx, REQUEST_TIMEOUT).is_ready()
         {
@@ -372,7 +238,7 @@ impl<T: Transport> Guarded<T> {
     /// Tells those who wait for it that everything written so far is in the kernel's hands, if it is.
     fn note_flushed(&self) {
         let held = self.io.as_ref().is_some_and(Transport::holds_back);
-        if !held && !self.link.flushed.lock().is_empty() {
+        if !held && self.link.awaits_flush() {
             self.link.flushed(Some(Instant::now()));
         }
     }
@@ -383,7 +249,7 @@ impl<T: Transport> Guarded<T> {
             self.writing.reset();
             return result;
         }
-        let idle = self.link.idle.lock().clone();
+        let idle = self.link.idle();
         ready!(self.writing.poll_idle(cx, idle.as_ref().unwrap_or(&self.unread)));
         self.link.reset();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -405,7 +271,7 @@ impl<T: Transport> Guarded<T> {
             match io.poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() && bytes > 0 => {
                     bytes = bytes.saturating_sub(buffer.filled().len());
-                    self.closing = Closing::Lingering { until, bytes };
+                    self.linger = Linger::Listening { until, bytes };
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
@@ -479,23 +345,23 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         loop {
-            match this.closing {
-                Closing::No => {
+            match this.linger {
+                Linger::NotYet => {
                     // Sends what says "no more" and only then listens to what the peer still has to say.
                     ready!(this.io()?.poll_shutdown(cx))?;
                     let position = this.framing.as_ref().map_or(Position::Between, Framing::position);
-                    this.closing = match position {
-                        Position::Between if !this.link.mesh => Closing::Done,
+                    this.linger = match position {
+                        Position::Between if !this.link.is_mesh() => Linger::Over,
                         Position::Between | Position::Head | Position::Body => {
-                            Closing::Lingering { until: Instant::now() + LINGER, bytes: LINGER_BYTES }
+                            Linger::Listening { until: Instant::now() + LINGER, bytes: LINGER_BYTES }
                         }
                     };
                 }
-                Closing::Lingering { until, bytes } => {
+                Linger::Listening { until, bytes } => {
                     ready!(this.poll_linger(cx, until, bytes));
-                    this.closing = Closing::Done;
+                    this.linger = Linger::Over;
                 }
-                Closing::Done => return Poll::Ready(Ok(())),
+                Linger::Over => return Poll::Ready(Ok(())),
             }
         }
     }
@@ -503,7 +369,7 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
 
 impl<T: Transport> Drop for Guarded<T> {
     fn drop(&mut self) {
-        if self.link.reset.load(Ordering::Relaxed)
+        if self.link.is_reset()
             && let Some(io) = &self.io
         {
             io.reset_on_close();

@@ -50,20 +50,16 @@ pub(super) fn refuse_for_now(refused: Refused, shape: Shape, exchange: Exchange)
 }
 
 /// Gives a request's place back: with the answer that came, or with what it ended with in its place.
-pub(super) fn give_back(place: Option<Place>, end: &Result<Answer, Failed>, exchange: &Exchange) {
-    let Some(place) = place else { return };
+pub(super) fn give_back(end: &Result<Answer, Failed>, exchange: &mut Exchange) {
     match end {
         Ok(Answer { head, .. }) => {
             let grpc = exchange.is_grpc().then(|| grpc::status(&head.headers)).flatten();
             let status = grpc.map_or(head.status, grpc::Code::http_status);
-            match exchange.application_answered() {
-                Some((at, took)) => place.answered(status, at, took),
-                None => place.untold(),
-            }
+            exchange.leave_answered(status);
         }
-        // Nobody waited any longer: dropped.
-        Err(Failed { reason: Reason::RequestTimeout | Reason::DeadlineExceeded, .. }) => {}
-        Err(_) => place.untold(),
+        // Nobody waited any longer.
+        Err(Failed { reason: Reason::RequestTimeout | Reason::DeadlineExceeded, .. }) => exchange.leave(),
+        Err(_) => exchange.hold_place(None),
     }
 }
 

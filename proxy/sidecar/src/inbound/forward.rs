@@ -30,7 +30,6 @@ use crate::{
         is_idempotent, own_answer,
     },
     io::Ahead,
-    overload::Place,
     settings::InboundProtocol,
     telemetry::{Direction, Exchange, Record},
     upstream::{Answer, Attempt, Demand, Failed, Head, Leg, Occupied},
@@ -69,12 +68,12 @@ impl Inbound {
         record.downstream_identity = Some(downstream.identity.clone());
         let mut exchange = Exchange::begin(&self.shared.telemetry, &downstream.link, record);
         let shape = Shape::of(request.method());
-        let place = match self.admit(&request, &exchange) {
-            Ok(place) => place,
+        match self.admit(&request, &exchange) {
+            Ok(place) => exchange.hold_place(place),
             Err(refused) => return refuse_for_now(refused, shape, exchange),
-        };
+        }
         let answered = match self.prepare(request, downstream, &mut exchange) {
-            Ok(prepared) => self.forward(prepared, place, &mut exchange).await,
+            Ok(prepared) => self.forward(prepared, &mut exchange).await,
             Err(reason) => Err(Failed::after(reason)),
         };
         match answered {
@@ -156,7 +155,6 @@ impl Inbound {
     async fn forward(
         &self,
         prepared: Prepared,
-        place: Option<Place>,
         exchange: &mut Exchange,
     ) -> Result<(Answer, Option<OnUpgrade>), Failed> {
         let Prepared { head, upload, leg, upgrade, deadline } = prepared;
@@ -186,7 +184,7 @@ impl Inbound {
                 .unwrap_or(Err(Failed::after(limit.reason))),
             None => sent.await,
         };
-        give_back(place, &sent, exchange);
+        give_back(&sent, exchange);
         let mut answer = sent?;
         upload.settle();
         if let Some(Occupied::Http1(lease)) = &mut answer.occupied {

@@ -1,7 +1,7 @@
 //! One request from its head to its last byte: what it holds, when each step was, and how it ended. However it ends,
 //! it is recorded exactly once.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use http::{HeaderMap, StatusCode, header};
 use outrigger_core::{
@@ -22,6 +22,7 @@ use super::{Calling, Direction, Inside, Record, Telemetry};
 use crate::{
     endpoint::{Counted, Trial},
     http::{Gate, Idle, Link, Upload},
+    overload::Place,
     upstream::Occupied,
 };
 
@@ -40,7 +41,9 @@ struct Held {
     trial: Option<Trial>,
     /// Counts it at its destination.
     counted: Option<Counted>,
-    /// An inbound's: the request is in the application.
+    /// An inbound's: the place at the application, until it answers.
+    place: Option<Place>,
+    /// Likewise: the request is in the application.
     inside: Option<Inside>,
     /// An outbound's: the application waits for it.
     calling: Option<Calling>,
@@ -126,8 +129,7 @@ impl Exchange {
         };
         // One that did not answer was waited for all the same.
         let answered = stamps.response_head.unwrap_or(now);
-        let uploaded = inner.upload.as_ref().and_then(|upload| upload.ended()).map(Instant::into_std);
-        let uploaded = uploaded.unwrap_or(answered).clamp(handed_on, answered.max(handed_on));
+        let uploaded = inner.uploaded().unwrap_or(answered).clamp(handed_on, answered.max(handed_on));
         Figures {
             total,
             upload: uploaded.saturating_duration_since(handed_on),
@@ -140,13 +142,29 @@ impl Exchange {
         }
     }
 
-    /// When the head of the application's answer came, and for how long it had had the whole request by then.
-    pub(crate) fn application_answered(&self) -> Option<(std::time::Instant, Duration)> {
-        let inner = self.0.as_ref()?;
-        let Stamps { handed_on, response_head, .. } = inner.stamps;
-        let uploaded = inner.upload.as_ref().and_then(|upload| upload.ended()).map(Instant::into_std);
-        let (begun, answered) = (handed_on.max(uploaded)?, response_head?);
-        Some((answered, answered.saturating_duration_since(begun)))
+    /// Keeps its place at the application until that answers, or it does not get that far.
+    pub(crate) fn hold_place(&mut self, place: Option<Place>) {
+        if let Some(inner) = &mut self.0 {
+            inner.held.place = place;
+        }
+    }
+
+    /// The application answered with `status`, and its place is free.
+    pub(crate) fn leave_answered(&mut self, status: StatusCode) {
+        if let Some(inner) = &mut self.0
+            && let Some(place) = inner.held.place.take()
+            && let Some(answered) = inner.stamps.response_head
+            && let Some(begun) = inner.stamps.handed_on.max(inner.uploaded())
+        {
+            place.answered(status, answered, answered.saturating_duration_since(begun));
+        }
+    }
+
+    /// Nobody waits for the application's answer any longer, and its place is free.
+    pub(crate) fn leave(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            inner.leave(Instant::now());
+        }
     }
 
     /// It is a gRPC call: how it ended is told at its end, and whether it is a stream by its messages.
@@ -333,6 +351,7 @@ impl Exchange {
     fn cancel(&mut self) {
         if let Some(mut inner) = self.0.take() {
             let now = Instant::now();
+            inner.leave(now);
             inner.release(false);
             inner.link.finish(now);
             inner.end(now, Some(Reason::ClientClosed));
@@ -348,6 +367,18 @@ impl Drop for Exchange {
 }
 
 impl Inner {
+    /// When the last byte of the request was handed on.
+    fn uploaded(&self) -> Option<std::time::Instant> {
+        self.upload.as_ref().and_then(|upload| upload.ended()).map(Instant::into_std)
+    }
+
+    fn leave(&mut self, now: Instant) {
+        if let Some(place) = self.held.place.take() {
+            let whole = self.stamps.handed_on.zip(self.uploaded());
+            place.given_up(now.into_std(), whole.map(|(handed_on, uploaded)| handed_on.max(uploaded)));
+        }
+    }
+
     /// Gives back what is held. A connection whose request is not over is of no use to another one.
     fn release(&mut self, whole: bool) {
         let uploaded = self.upload.as_ref().is_none_or(|upload| upload.ended().is_some());
@@ -357,8 +388,8 @@ impl Inner {
         {
             upload.set_gate(Gate::Abandoned);
         }
-        let Held { occupied, trial, counted, inside, calling } = std::mem::take(&mut self.held);
-        drop((trial, counted, inside, calling));
+        let Held { occupied, trial, counted, place, inside, calling } = std::mem::take(&mut self.held);
+        drop((trial, counted, place, inside, calling));
         match occupied {
             Some(Occupied::Http1(lease)) if whole && uploaded => lease.keep(),
             occupied => drop(occupied),
@@ -409,9 +440,7 @@ impl Inner {
             Class::Stream | Class::Upgrade => self.stamps.head_sent.unwrap_or(self.stamps.end),
             Class::Tcp => self.stamps.handed_on.unwrap_or(self.stamps.end),
         };
-        if let Some(upload) = &self.upload {
-            self.stamps.uploaded = upload.ended().map(Instant::into_std);
-        }
+        self.stamps.uploaded = self.uploaded();
         let split = hop::split(&self.stamps, self.figures.as_ref());
         if split.clamped {
             self.telemetry.metrics().timings_clamped.inc();
@@ -430,3 +459,6 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     let begin = b"text/event-stream";
     kind.get(..begin.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(begin))
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,7 +60,7 @@ pub(super) struct Pool<C> {
 #[derive(Default)]
 struct State {
     /// The one used last is at the end.
-    idle: Vec<Idle>,
+    idle: Vec<Resting>,
     /// First come, first served.
     line: VecDeque<oneshot::Sender<Result<Connection, Reason>>>,
     connecting: usize,
@@ -155,8 +155,9 @@ impl Connection {
     }
 }
 
+/// A connection that nobody uses, since when, and how long it is kept.
 #[derive(Debug)]
-struct Idle {
+struct Resting {
     connection: Connection,
     since: Instant,
     until: Instant,
@@ -315,7 +316,7 @@ impl<C: Connect> Pool<C> {
             return;
         }
         let since = Instant::now();
-        state.idle.push(Idle { connection, since, until: since + keep });
+        state.idle.push(Resting { connection, since, until: since + keep });
         if !state.reaped {
             state.reaped = true;
             tokio::spawn(reap(Arc::downgrade(self)));

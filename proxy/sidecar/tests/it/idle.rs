@@ -40,8 +40,8 @@ async fn a_response_that_stands_still_ends_when_the_policy_says_so() {
     client.send("GET / HTTP/1.1\r\nhost: price\r\nx-request-id: still-1\r\n\r\n").await;
     let mut app = pair.app.accept().await;
     app.head().await;
-    app.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
     let begin = Instant::now();
+    app.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
     client.until("abc").await;
     assert_eq!(client.rest().await.1, End::Reset);
     assert!(begin.elapsed() >= SOON, "{:?}", begin.elapsed());
@@ -103,28 +103,33 @@ async fn a_reader_may_pause_for_longer_than_by_default_if_the_policy_says_so() {
 
 #[tokio::test]
 async fn a_stream_of_which_one_direction_moves_does_not_stand_still() {
-    let pair = with(Limits::default(), InboundProtocol::Http2, Some(SOON)).await;
-    for downwards in [true, false] {
-        let mut client = pair.streams().await;
-        let mut sent = client.send(post("/"), false).await;
-        let mut app = App::accept(&pair.app).await;
-        let mut call = app.call().await;
-        let mut body = call.answer(200, false);
-        let (_, mut stream) = soon("a response", &mut sent.response).await.unwrap().into_parts();
-        for _ in 0..8 {
-            tokio::time::sleep(SOON / 2).await;
-            if downwards {
-                send(&mut body, "x");
-                assert_eq!(piece(&mut stream).await.unwrap().unwrap(), "x");
-            } else {
-                send(&mut sent.body, "x");
-                assert_eq!(piece(call.request.body_mut()).await.unwrap().unwrap(), "x");
-            }
+    tokio::join!(moving(true), moving(false));
+}
+
+/// Moves one direction many times within what both sidecars allow, for longer than either does, and then neither.
+async fn moving(downwards: bool) {
+    const IDLE: Duration = Duration::from_secs(3);
+    let pair = with(Limits::default(), InboundProtocol::Http2, Some(IDLE)).await;
+    let mut client = pair.streams().await;
+    let mut sent = client.send(post("/"), false).await;
+    let mut app = App::accept(&pair.app).await;
+    let mut call = app.call().await;
+    let mut body = call.answer(200, false);
+    let (_, mut stream) = soon("a response", &mut sent.response).await.unwrap().into_parts();
+    let begin = Instant::now();
+    // The callee's sidecar allows a second more.
+    while begin.elapsed() < IDLE + LONG {
+        tokio::time::sleep(IDLE / 12).await;
+        if downwards {
+            send(&mut body, "x");
+            assert_eq!(piece(&mut stream).await.unwrap().unwrap(), "x");
+        } else {
+            send(&mut sent.body, "x");
+            assert_eq!(piece(call.request.body_mut()).await.unwrap().unwrap(), "x");
         }
-        // Then neither does.
-        let over = soon("the end", async { stream.data().await.unwrap() }).await;
-        assert!(over.unwrap_err().is_reset(), "{downwards}");
     }
+    let over = soon("the end", async { stream.data().await.unwrap() }).await;
+    assert!(over.unwrap_err().is_reset(), "{downwards}");
 }
 
 #[tokio::test]

@@ -53,7 +53,8 @@ async fn ended(proxy: Proxy) -> Exit {
 async fn a_hook_begins_the_drain_and_hears_of_its_end() {
     let fake = Fake::start();
     fake.change(|seen| seen.confirm = false);
-    let withdrawal = Duration::from_secs(3);
+    // Long enough for all that is looked at before it is over.
+    let withdrawal = Duration::from_secs(30);
     let (proxy, _state, dir) =
         registered_with(&fake, |settings| settings.drain.withdrawal = withdrawal).await;
     let socket = dir.join("admin.sock");
@@ -66,7 +67,7 @@ async fn a_hook_begins_the_drain_and_hears_of_its_end() {
     assert_eq!(proxy.health.readiness(), Readiness::Ready);
     TcpStream::connect(proxy.inbound[0]).await.unwrap();
 
-    // Nobody confirms: it has its time.
+    fake.change(|seen| seen.confirm = true);
     let report = drain(&dir, true).await.unwrap();
     assert_eq!((report.phase, report.cut), (Phase::Drained, 0));
     assert_eq!(proxy.health.readiness(), Readiness::NotReady("draining".to_owned()));
@@ -78,6 +79,18 @@ async fn a_hook_begins_the_drain_and_hears_of_its_end() {
         matches!(absent, ClientError::Absent(_)) && absent.to_string().contains("--state-dir"),
         "{absent}"
     );
+}
+
+#[tokio::test]
+async fn a_drain_that_nobody_confirms_goes_on_after_its_time() {
+    let fake = Fake::start();
+    fake.change(|seen| seen.confirm = false);
+    let withdrawal = Duration::from_millis(100);
+    let (proxy, _state, dir) =
+        registered_with(&fake, |settings| settings.drain.withdrawal = withdrawal).await;
+    let report = drain(&dir, true).await.unwrap();
+    assert_eq!((report.phase, report.cut), (Phase::Drained, 0));
+    assert_eq!(ended(proxy).await, Exit::Success);
 }
 
 #[tokio::test]

@@ -167,6 +167,9 @@ async fn the_addresses_that_were_bound_are_written_down() {
         ["127.0.0.1:0=price", "[::1]:0=db.shop:5432"].map(|pair| pair.parse().unwrap()).into();
     let proxy = Proxy::run(settings, Some(&fake.token())).await.unwrap();
     let text = fs::read(dir.join("addresses.json")).unwrap();
+    // They are the last to be there: whoever waits for them may ask for a drain next.
+    let made = |name: &str| fs::metadata(dir.join(name)).unwrap().modified().unwrap();
+    assert!(made("admin.sock") <= made("addresses.json"));
     let written: serde_json::Value = serde_json::from_slice(&text).unwrap();
     let services: Vec<SocketAddr> = serde_json::from_value(written["services"].clone()).unwrap();
     assert!(services[0].is_ipv4() && services[1].is_ipv6(), "{written}");
