@@ -90,10 +90,14 @@ impl Catalog {
         self.services.insert(name, Entry { absent: true, ..Entry::default() });
     }
 
-    /// Takes back an endpoint set that a service names; returns whether one does.
+    /// Takes back an endpoint set that a service waits for; returns whether one does. What is known of it already is
+    /// newer than anything that was kept: several services may name it.
     pub(in crate::discovery) fn restore_endpoint_set(&mut self, name: &str, set: Held<EndpointSet>) -> bool {
-        self.put_endpoint_set(name, set);
-        self.sets.contains_key(name)
+        let awaited = matches!(self.sets.get(name), Some(Set::Awaited));
+        if awaited {
+            self.put_endpoint_set(name, set);
+        }
+        awaited
     }
 
     /// All that was kept is taken back; `revision` was the newest in it.

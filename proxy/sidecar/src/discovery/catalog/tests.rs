@@ -341,3 +341,32 @@ fn what_nobody_uses_any_more_is_kept_as_its_last_answer_until_there_is_a_newer_o
         assert!(retired(&test).is_empty());
     }
 }
+
+#[test]
+fn a_last_answer_takes_nothing_newer_out_of_force() {
+    let mut test = Test::configured();
+    let panics = |test: &Test| {
+        let snapshot = test.catalog.snapshot(&States::default(), 0);
+        snapshot.services[&name("demo/shop")].endpoint_sets["one"].set.panic
+    };
+    for (service_name, nonce) in [("demo/shop", "1-1"), ("demo/shop-v2", "1-2")] {
+        test.catalog.want(&name(service_name));
+        test.service(service(service_name, &["one"]), nonce);
+    }
+    test.set("one", "1-3");
+    test.catalog.give_up(&name("demo/shop-v2"));
+    test.turn();
+    // It goes on for the service that still names it.
+    let newer = EndpointSet { panic: true, ..set("demo/shop-v2") };
+    test.catalog.put_endpoint_set("one", held(newer));
+    test.turn();
+    assert!(panics(&test));
+    assert!(test.catalog.take_retired(&name("demo/shop-v2")).is_some());
+    test.catalog.restore_service(held(service("demo/shop-v2", &["one"])));
+    test.turn();
+    assert!(!test.catalog.restore_endpoint_set("one", held(set("demo/shop-v2"))));
+    assert!(panics(&test));
+    // Nor does it bring back what the control plane took away.
+    test.catalog.remove_endpoint_set("one");
+    assert!(!test.catalog.restore_endpoint_set("one", held(set("demo/shop-v2"))));
+}
