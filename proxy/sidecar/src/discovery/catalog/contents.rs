@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use outrigger_core::model::{EndpointSet, Service, ServiceName};
 use outrigger_proto::type_url;
 
-use super::{Catalog, Entry, Held, Set};
+use super::{Absent, Catalog, Entry, Held, Set};
 use crate::{
     discovery::{
         last_known_good::{Contents, Item, MAX_BYTES, MAX_NAMES},
@@ -47,7 +47,8 @@ impl Catalog {
             collected.add(items.iter().cloned());
             count += 1;
         }
-        let absent = names.iter().filter(|name| self.services.get(name).is_some_and(|entry| entry.absent));
+        let absent =
+            names.iter().filter(|name| self.services.get(name).is_some_and(|entry| entry.absent.is_some()));
         Some(Contents {
             revision: self.newest_revision(),
             items: active,
@@ -85,9 +86,9 @@ impl Catalog {
         self.retired.take(name)
     }
 
-    /// Takes back that there is no such service.
+    /// Takes back that there was no such service.
     pub(in crate::discovery) fn restore_absent(&mut self, name: ServiceName) {
-        self.services.insert(name, Entry { absent: true, ..Entry::default() });
+        self.services.insert(name, Entry { absent: Some(Absent::Predecessor), ..Entry::default() });
     }
 
     /// Takes back an endpoint set that a service waits for; returns whether one does. What is known of it already is

@@ -370,3 +370,20 @@ fn a_last_answer_takes_nothing_newer_out_of_force() {
     test.catalog.remove_endpoint_set("one");
     assert!(!test.catalog.restore_endpoint_set("one", held(set("demo/shop-v2"))));
 }
+
+#[test]
+fn what_was_absent_before_a_restart_is_so_again_once_the_control_plane_says_it() {
+    let mut test = Test::configured();
+    for absent in ["demo/nobody", "demo/new"] {
+        test.catalog.restore_absent(name(absent));
+        assert_eq!(test.catalog.answer(&name(absent)), Some(Answer::AbsentOnce));
+    }
+    test.catalog.restored(7);
+    assert_eq!(test.kept().1, ["demo/new", "demo/nobody"], "as long as nothing else is known");
+    test.catalog.remove_service(&name("demo/nobody"));
+    assert_eq!(test.catalog.answer(&name("demo/nobody")), Some(Answer::Absent));
+    test.service(service("demo/new", &["one"]), "1-1");
+    assert_eq!(test.catalog.answer(&name("demo/new")), Some(Answer::Awaited));
+    test.set("one", "1-2");
+    assert_eq!(test.catalog.answer(&name("demo/new")), Some(Answer::Visible));
+}

@@ -160,6 +160,18 @@ async fn a_restarted_proxys_first_question_waits_for_its_first_stream() {
 }
 
 #[tokio::test]
+async fn what_did_not_exist_before_a_restart_is_asked_for_before_it_is_denied() {
+    let mut fake = Fake::start();
+    let dir = tempfile::tempdir().unwrap();
+    run_before(&mut fake, dir.path(), &["demo/front"]).await;
+    put(&fake, "demo/nobody");
+    fake.resume();
+    let running = Running::start(&fake, dir.path());
+    running.resolve("demo/nobody").await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn the_control_planes_state_replaces_what_was_kept_and_no_set_is_empty_in_between() {
     let mut fake = Fake::start();
     let dir = tempfile::tempdir().unwrap();
