@@ -1,7 +1,7 @@
 //! What of the catalog is kept on disk, and how it comes back: only what is visible, since what is still warming would
 //! have nobody to bring its endpoint sets.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use outrigger_core::model::{EndpointSet, Service, ServiceName};
 use outrigger_proto::type_url;
@@ -26,10 +26,10 @@ impl Catalog {
         if self.revision == 0 { self.former_revision } else { self.revision }
     }
 
-    /// What is to be kept, of at most [`MAX_NAMES`] names and about [`MAX_BYTES`]; `None` as long as there is no own side
+    /// What is to be kept as it is at `now`, of at most [`MAX_NAMES`] names and about [`MAX_BYTES`]; `None` as long as there is no own side
     /// and nobody to trust. `names`: all that are wanted, those in use last first. Those that do not exist come after
     /// all that do, so that whoever asks for ever new names drives nothing out that works.
-    pub(in crate::discovery) fn contents(&self, names: &[ServiceName]) -> Option<Contents> {
+    pub(in crate::discovery) fn contents(&self, names: &[ServiceName], now: SystemTime) -> Option<Contents> {
         let (config, (trust_domain, bundle)) = (self.config.as_ref()?, self.bundle.as_ref()?);
         let mut collected = Collected::default();
         collected.add([
@@ -50,6 +50,7 @@ impl Catalog {
         let absent =
             names.iter().filter(|name| self.services.get(name).is_some_and(|entry| entry.absent.is_some()));
         Some(Contents {
+            as_of: now,
             revision: self.newest_revision(),
             items: active,
             retired: collected.items,

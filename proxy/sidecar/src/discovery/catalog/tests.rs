@@ -1,6 +1,6 @@
 //! Warming, and what counts as applied.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outrigger_core::model::{AppProtocol, ServicePort};
 
@@ -231,7 +231,7 @@ impl Test {
     /// Names of services and endpoint sets that would be kept, and of services that do not exist.
     fn kept(&self) -> (Vec<String>, Vec<String>) {
         let names: Vec<_> = self.catalog.names().cloned().collect();
-        let contents = self.catalog.contents(&names).unwrap();
+        let contents = self.catalog.contents(&names, SystemTime::UNIX_EPOCH).unwrap();
         let others = contents.items.iter().skip(2).map(|item| item.name.to_string()).collect();
         (others, contents.absent.iter().map(ToString::to_string).collect())
     }
@@ -240,7 +240,10 @@ impl Test {
 #[test]
 fn what_is_visible_is_kept_and_its_successor_is_not_before_it_is() {
     let mut test = Test::configured();
-    assert!(Catalog::default().contents(&[]).is_none(), "without an own side there is nothing worth it");
+    assert!(
+        Catalog::default().contents(&[], SystemTime::UNIX_EPOCH).is_none(),
+        "without an own side there is nothing worth it"
+    );
     test.catalog.want(&name("demo/price"));
     test.service(service("demo/price", &["one"]), "1-1");
     assert_eq!(test.kept(), (vec![], vec![]));
@@ -249,7 +252,7 @@ fn what_is_visible_is_kept_and_its_successor_is_not_before_it_is() {
     test.service(service("demo/price", &["two"]), "1-3");
     let names = [name("demo/price")];
     let version = |test: &Test| {
-        let contents = test.catalog.contents(&names).unwrap();
+        let contents = test.catalog.contents(&names, SystemTime::UNIX_EPOCH).unwrap();
         String::from_utf8(contents.items[2].raw.content.to_vec()).unwrap()
     };
     assert!(version(&test).contains("one"));
@@ -318,7 +321,7 @@ fn a_stream_confirms_what_was_held_with_an_answer_to_each_type_wanted() {
 fn what_nobody_uses_any_more_is_kept_as_its_last_answer_until_there_is_a_newer_one() {
     let mut test = Test::configured();
     let retired = |test: &Test| {
-        let contents = test.catalog.contents(&[]).unwrap();
+        let contents = test.catalog.contents(&[], SystemTime::UNIX_EPOCH).unwrap();
         contents.retired.iter().map(|item| item.name.to_string()).collect::<Vec<_>>()
     };
     test.catalog.want(&name("demo/price"));

@@ -1,6 +1,6 @@
 //! Both ways of the last known good: taking it up at the start, and handing out what is to be kept.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use outrigger_core::model::{ServiceName, Violation};
 use outrigger_proto::type_url;
@@ -118,7 +118,7 @@ impl Task {
         }
         if self.origin.is_none()
             && self.catalog.take_unkept()
-            && let Some(contents) = self.catalog.contents(&self.usage.by_recency())
+            && let Some(contents) = self.catalog.contents(&self.usage.by_recency(), SystemTime::now())
         {
             self.contents.send_replace(Some(Arc::new(contents)));
         }
