@@ -3,7 +3,7 @@
 //!
 //! Both happen to many connections at the same moment, so each waits a random part of [`Limits::distrust_spread`] first:
 //! neither the verifications nor the handshakes that follow come all at once. Only what was revoked in a hurry waits no
-//! more than a moment.
+//! more than a moment, also when it comes while a connection waits for its turn.
 //!
 //! A tainted authority is another matter: it is the holder of a certificate under it who knows when there is a better one,
 //! and then closes the connections that were opened with the old.
@@ -27,6 +27,8 @@ use crate::http::Limits;
 const LOOK: Duration = Duration::from_secs(600);
 /// "At once", for many connections.
 const MOMENT: Duration = Duration::from_secs(1);
+/// The one that a certificate names as its last is part of its life.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What was in force when a handshake began.
 #[derive(Debug)]
@@ -63,34 +65,48 @@ impl Watch {
     }
 
     async fn refusal(mut self, evidence: &Evidence, spread: Duration) -> Refusal {
+        let mut tainted = false;
+        // When the peer is judged anew. What is learnt until then can only bring it forward.
+        let mut turn: Option<Instant> = None;
         loop {
-            let expiry = evidence.next_expiry(SystemTime::now());
-            let mut hurry = false;
-            tokio::select! {
+            let expiry = evidence.next_expiry(SystemTime::now() - SECOND);
+            let spread = tokio::select! {
                 Ok(()) = self.changed.changed() => {
-                    let bundle = self.identity.bundle();
-                    let same = match (&self.bundle, &bundle) {
-                        (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-                        (before, now) => before.is_none() && now.is_none(),
-                    };
-                    self.bundle = bundle;
-                    if self.is_tainted() {
-                        sleep(spread.min(MOMENT).mul_f64(rand::random())).await;
+                    let changed = self.take_bundle();
+                    tainted |= self.is_tainted();
+                    let hurry = self.bundle.as_ref().is_some_and(|bundle| bundle.outgoing().at_once);
+                    match () {
+                        () if tainted || changed && hurry => spread.min(MOMENT),
+                        () if changed => spread,
+                        () => continue,
+                    }
+                }
+                () = over(expiry), if turn.is_none() => spread,
+                () = sleep_until(turn.unwrap_or_else(Instant::now)), if turn.is_some() => {
+                    turn = None;
+                    if tainted {
                         return Refusal::new(PeerRejected::Tainted);
                     }
-                    if same {
-                        continue;
+                    if let Err(refusal) = evidence.judge(&self.identity, UnixTime::now()) {
+                        return refusal;
                     }
-                    hurry = self.bundle.as_ref().is_some_and(|bundle| bundle.outgoing().at_once);
+                    continue;
                 }
-                () = over(expiry) => {}
-            }
-            let spread = if hurry { spread.min(MOMENT) } else { spread };
-            sleep(spread.mul_f64(rand::random())).await;
-            if let Err(refusal) = evidence.judge(&self.identity, UnixTime::now()) {
-                return refusal;
-            }
+            };
+            let at = Instant::now() + spread.mul_f64(rand::random());
+            turn = Some(turn.map_or(at, |turn| turn.min(at)));
         }
+    }
+
+    /// Takes the bundle in force; returns whether it is another one.
+    fn take_bundle(&mut self) -> bool {
+        let now = self.identity.bundle();
+        let same = match (&self.bundle, &now) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (before, now) => before.is_none() && now.is_none(),
+        };
+        self.bundle = now;
+        !same
     }
 
     /// Whether what we showed hangs on a tainted authority, and what we would show now does not.
@@ -109,8 +125,7 @@ async fn over(expiry: Option<SystemTime>) {
     let Some(expiry) = expiry else {
         return std::future::pending().await;
     };
-    // The second that a certificate names is the last one in which it is valid.
-    let over = expiry + Duration::from_secs(1);
+    let over = expiry + SECOND;
     while let Ok(left) = over.duration_since(SystemTime::now()) {
         if left.is_zero() {
             return;

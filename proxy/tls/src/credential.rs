@@ -1,5 +1,7 @@
-//! A credential on disk: a directory (0700) with `tls.crt` (the chain), `tls.key` (0600) and `ca.crt` (the roots), all
-//! PEM. An operator's command and a restarted proxy come back with it.
+//! A credential on disk: a directory (0700) with `tls.crt` (the chain), `tls.key` (0600) and `ca.crt` (the roots, and
+//! which authorities are revoked), all PEM. An operator's command and a restarted proxy come back with it.
+
+mod roots;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -21,7 +23,7 @@ const MAX_BYTES: u64 = 256 * 1024;
 pub struct Credential {
     /// Who we are.
     pub svid: Svid,
-    /// Whom we trust: the roots of the SVID's trust domain.
+    /// Whom we trust: the roots of the SVID's trust domain, and nobody who is revoked.
     pub bundle: Bundle,
 }
 
@@ -103,9 +105,11 @@ pub fn load(dir: &Path) -> Result<Credential, CredentialError> {
         }
         outcome => outcome?,
     };
-    let roots = certificates(dir, ROOTS)?;
-    let bundle = Bundle::new(svid.id().trust_domain().clone(), roots, 0)
-        .map_err(|source| CredentialError::Bundle { path: dir.to_owned(), source })?;
+    let bundle =
+        roots::read(&read(dir, ROOTS)?, svid.id().trust_domain().clone()).map_err(|error| match error {
+            roots::Invalid::Text => CredentialError::NotPem(dir.join(ROOTS)),
+            roots::Invalid::Bundle(source) => CredentialError::Bundle { path: dir.to_owned(), source },
+        })?;
     Ok(Credential { svid, bundle })
 }
 
@@ -117,7 +121,7 @@ pub fn load(dir: &Path) -> Result<Credential, CredentialError> {
 pub fn save(dir: &Path, svid: &Svid, bundle: &Bundle) -> Result<(), CredentialError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| failed(dir, source))?;
     refuse_open(dir, "700")?;
-    write(dir, ROOTS, &pem::encode(bundle.authorities()))?;
+    write(dir, ROOTS, &roots::write(bundle))?;
     write(dir, CHAIN, &pem::encode(svid.chain()))?;
     write(dir, KEY, &svid.key().to_pem())?;
     sync(dir)?;

@@ -40,6 +40,8 @@ pub(super) enum Answer {
     Visible,
     /// There is no such service, or this workload may not know it.
     Absent,
+    /// So it was told to an earlier process. This one has asked again, since there may be one by now.
+    AbsentOnce,
 }
 
 use retired::Retired;
@@ -61,7 +63,15 @@ impl<T> Held<T> {
 struct Entry {
     visible: Option<Held<Service>>,
     warming: Option<Warming>,
-    absent: bool,
+    absent: Option<Absent>,
+}
+
+/// Whom the control plane told that there is no such service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Absent {
+    Us,
+    /// An earlier process, by what that kept.
+    Predecessor,
 }
 
 #[derive(Debug)]
@@ -127,7 +137,8 @@ impl Catalog {
         let entry = self.services.get(name)?;
         Some(match entry {
             Entry { visible: Some(_), .. } => Answer::Visible,
-            Entry { absent: true, .. } => Answer::Absent,
+            Entry { absent: Some(Absent::Us), .. } => Answer::Absent,
+            Entry { absent: Some(Absent::Predecessor), .. } => Answer::AbsentOnce,
             _ => Answer::Awaited,
         })
     }
@@ -148,12 +159,16 @@ impl Catalog {
             self.retired.put(name.clone(), self.with_sets(service, &BTreeSet::new()));
         }
         self.changed |= entry.visible.is_some();
-        self.unkept |= entry.visible.is_some() || entry.absent;
+        self.unkept |= entry.visible.is_some() || entry.absent.is_some();
     }
 
     /// Names that do not exist: the first to go when there are too many.
     pub(super) fn absent(&self) -> Vec<ServiceName> {
-        self.services.iter().filter(|(_, entry)| entry.absent).map(|(name, _)| name.clone()).collect()
+        self.services
+            .iter()
+            .filter(|(_, entry)| entry.absent.is_some())
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     pub(super) fn put_config(&mut self, config: Held<ProxyConfig>) {
@@ -174,7 +189,7 @@ impl Catalog {
         let Some(entry) = self.services.get_mut(&service.value.name) else { return };
         let until = now.checked_add(service.value.warm_timeout).unwrap_or(now);
         self.retired.take(&service.value.name);
-        entry.absent = false;
+        entry.absent = None;
         entry.warming = Some(Warming { service, until });
     }
 
@@ -182,9 +197,9 @@ impl Catalog {
     pub(super) fn remove_service(&mut self, name: &ServiceName) {
         if let Some(entry) = self.services.get_mut(name) {
             self.changed |= entry.visible.is_some();
-            self.unkept |= !entry.absent;
+            self.unkept |= entry.absent.is_none();
             self.retired.take(name);
-            *entry = Entry { absent: true, ..Entry::default() };
+            *entry = Entry { absent: Some(Absent::Us), ..Entry::default() };
         }
     }
 

@@ -73,6 +73,8 @@ impl Item {
 /// What is in force, to be kept. Cheap to clone for its size: the bytes are shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
+    /// When the control plane stood for it, at least.
+    pub(super) as_of: SystemTime,
     pub(super) revision: u64,
     pub(super) items: Vec<Item>,
     /// Each service followed by its endpoint sets; those used last first.
@@ -96,7 +98,7 @@ pub struct LastKnownGood {
 pub struct Origin {
     /// The newest revision in it.
     pub revision: u64,
-    /// When it was written.
+    /// When it was written, or since when the control plane had not stood for it then.
     pub written: SystemTime,
 }
 

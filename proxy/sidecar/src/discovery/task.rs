@@ -281,8 +281,8 @@ impl Task {
         let known = match answer {
             Some(Answer::Visible) => Some(Ok(self.snapshot.load())),
             Some(Answer::Absent) => Some(Err(DiscoverError::NotFound)),
-            Some(Answer::Awaited) | None if self.connected || self.hope.is_some() => None,
-            Some(Answer::Awaited) | None => Some(self.last_answer(&service)),
+            _ if self.connected || self.hope.is_some() => None,
+            _ => Some(self.last_answer(&service)),
         };
         match known {
             // Whoever asked may be gone by now.
@@ -398,7 +398,7 @@ impl Task {
             let answer = match catalog.answer(name) {
                 Some(Answer::Visible) => Ok(snapshot.load()),
                 Some(Answer::Absent) => Err(DiscoverError::NotFound),
-                Some(Answer::Awaited) => return true,
+                Some(Answer::Awaited | Answer::AbsentOnce) => return true,
                 // It was given up meanwhile; the caller's own timeout answers.
                 None => {
                     waiting.retain(|reply| !reply.is_closed());
@@ -453,6 +453,10 @@ impl Task {
     }
 
     fn last_answer(&mut self, service: &ServiceName) -> Result<Arc<Snapshot>, DiscoverError> {
-        if self.recall(service) { Ok(self.snapshot.load()) } else { Err(DiscoverError::Disconnected) }
+        match self.catalog.answer(service) {
+            Some(Answer::AbsentOnce) => Err(DiscoverError::NotFound),
+            _ if self.recall(service) => Ok(self.snapshot.load()),
+            _ => Err(DiscoverError::Disconnected),
+        }
     }
 }

@@ -48,6 +48,15 @@ pub struct Renewal {
     pub failures: Arc<AtomicU64>,
 }
 
+/// What of a credential is kept and may change.
+#[derive(Debug, PartialEq, Eq)]
+struct Fingerprint {
+    leaf: Vec<u8>,
+    roots: Vec<Vec<u8>>,
+    revoked: Vec<[u8; 32]>,
+    sequence: u64,
+}
+
 impl Renewal {
     /// Renews, and keeps what changes, until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
@@ -161,10 +170,14 @@ impl Renewal {
     }
 
     /// Tells one state of the credential from another.
-    fn fingerprint(&self) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
-        let leaf = self.identity.svid()?.chain().first()?.to_vec();
-        let roots = self.identity.bundle()?.authorities().iter().map(|der| der.to_vec()).collect();
-        Some((leaf, roots))
+    fn fingerprint(&self) -> Option<Fingerprint> {
+        let bundle = self.identity.bundle()?;
+        Some(Fingerprint {
+            leaf: self.identity.svid()?.chain().first()?.to_vec(),
+            roots: bundle.authorities().iter().map(|der| der.to_vec()).collect(),
+            revoked: bundle.outgoing().revoked.clone(),
+            sequence: bundle.sequence(),
+        })
     }
 
     /// Writes the credential down; returns whether it is.
@@ -282,13 +295,21 @@ mod tests {
         let stop = CancellationToken::new();
         let running = tokio::spawn(renewal.run(stop.clone()));
         sleep_until(Instant::now() + Duration::from_secs(1)).await;
+        let revoked = Outgoing { revoked: vec![[7; 32]], ..Outgoing::default() };
+        identity.set_bundle(authority.bundle().with_outgoing(revoked.clone()));
         let next = authority.workload("demo", "price");
         let leaf = next.chain()[0].clone();
         identity.set_svid(next);
         sleep_until(Instant::now() + Duration::from_secs(1)).await;
         std::fs::remove_file(&dir).unwrap();
         sleep_until(Instant::now() + 2 * LOOK).await;
-        assert_eq!(credential::load(&dir).unwrap().svid.chain()[0], leaf);
+        let kept = credential::load(&dir).unwrap();
+        assert_eq!((&kept.svid.chain()[0], kept.bundle.outgoing()), (&leaf, &revoked));
+        // Also when nothing else of it changes.
+        identity.set_bundle(authority.bundle());
+        sleep_until(Instant::now() + Duration::from_secs(1)).await;
+        spawn_blocking(|| {}).await.unwrap();
+        assert!(credential::load(&dir).unwrap().bundle.outgoing().revoked.is_empty());
         stop.cancel();
         running.await.unwrap();
     }

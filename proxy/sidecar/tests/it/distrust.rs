@@ -237,6 +237,67 @@ async fn what_is_revoked_in_haste_waits_for_no_turn() {
     until("the judgement", || pair.front.metric(&distrusted("outbound", "unknown_authority")) == 1.0).await;
 }
 
+/// A caller that gives each of its peers a turn within the hour, and has one that waits for its own: the bundle changed.
+struct Waiting {
+    pair: Pair,
+    client: Raw,
+    app: Raw,
+    /// Trusted by the caller as of the change.
+    next: Authority,
+}
+
+impl Waiting {
+    async fn begin() -> Self {
+        let limits = Limits { distrust_spread: LONG, distrust_grace: LONG, ..Limits::default() };
+        let pair = Pair::with(&Options { limits, ..Options::default() }).await;
+        let mut client = pair.client().await;
+        client.send(GET).await;
+        let mut app = pair.app.accept().await;
+        app.head().await;
+        app.send(OK).await;
+        client.head().await;
+        let next = Authority::new(TRUST_DOMAIN);
+        pair.front.identity.set_bundle(bundle(&[&pair.authority, &next]));
+        let mut waiting = Self { pair, client, app, next };
+        waiting.pass().await;
+        waiting
+    }
+
+    /// Whoever was woken before has run when this is through.
+    async fn pass(&mut self) {
+        for _ in 0..3 {
+            self.client.send(GET).await;
+            self.app.head().await;
+            self.app.send(OK).await;
+            self.client.head().await;
+        }
+    }
+
+    async fn until_distrusted(&self, reason: &str) {
+        let figure = distrusted("outbound", reason);
+        until("the judgement", || self.pair.front.metric(&figure) == 1.0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_revoked_in_haste_overtakes_a_change_whose_turn_has_not_come() {
+    let waiting = Box::pin(Waiting::begin()).await;
+    let haste = Outgoing { at_once: true, ..Outgoing::default() };
+    waiting.pair.front.identity.set_bundle(bundle(&[&waiting.next]).with_outgoing(haste));
+    waiting.until_distrusted("unknown_authority").await;
+}
+
+#[tokio::test]
+async fn a_better_certificate_takes_its_connections_along_before_the_turn_that_the_taint_gave_them() {
+    let mut waiting = Box::pin(Waiting::begin()).await;
+    let front = waiting.pair.front.identity.clone();
+    let tainted = Outgoing { tainted: vec![key(&waiting.pair.authority)], ..Outgoing::default() };
+    front.set_bundle(bundle(&[&waiting.pair.authority, &waiting.next]).with_outgoing(tainted));
+    waiting.pass().await;
+    front.set_svid(waiting.next.workload("demo", "front"));
+    waiting.until_distrusted("tainted").await;
+}
+
 #[tokio::test]
 async fn a_renewed_certificate_closes_nothing() {
     let pair = pair(Duration::ZERO).await;

@@ -2,8 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use outrigger_core::model::Outgoing;
 use outrigger_tls::{
-    InvalidSvid, Key, Svid,
+    Bundle, InvalidSvid, Key, Svid,
     credential::{CredentialError, load, save},
     testing::{Authority, Leaf},
 };
@@ -34,6 +35,36 @@ fn a_credential_comes_back_as_it_was_and_is_closed_to_others() {
     }
     names.sort();
     assert_eq!(names, ["ca.crt", "tls.crt", "tls.key"]);
+}
+
+#[test]
+fn who_is_revoked_is_kept_with_the_roots_and_who_is_on_the_way_out_is_not() {
+    let authority = Authority::new(TRUST_DOMAIN);
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("admin");
+    let roots = || vec![authority.root_der(), Authority::new(TRUST_DOMAIN).root_der()];
+    for revoked in [Vec::new(), vec![[0xff; 32]], vec![[0; 32], [b'-'; 32]]] {
+        let outgoing = Outgoing {
+            revoked: revoked.clone(),
+            tainted: vec![[1; 32]],
+            at_once: true,
+            ..Outgoing::default()
+        };
+        let bundle = Bundle::new(TRUST_DOMAIN.parse().unwrap(), roots(), u64::MAX).unwrap();
+        let bundle = bundle.with_outgoing(outgoing);
+        save(&dir, &authority.operator("admin"), &bundle).unwrap();
+        let back = load(&dir).unwrap().bundle;
+        assert_eq!((back.authorities(), back.sequence()), (bundle.authorities(), u64::MAX));
+        assert_eq!(*back.outgoing(), Outgoing { revoked, ..Outgoing::default() });
+    }
+    // Nothing but certificates, as it was written once and as others may write it.
+    let text = fs::read_to_string(dir.join("ca.crt")).unwrap();
+    let bare: String =
+        text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    fs::write(dir.join("ca.crt"), bare).unwrap();
+    let back = load(&dir).unwrap().bundle;
+    assert_eq!((back.authorities().len(), back.sequence()), (2, 0));
+    assert!(back.outgoing().revoked.is_empty());
 }
 
 #[test]
@@ -85,10 +116,14 @@ fn a_damaged_credential_is_an_error_that_names_the_file() {
     let authority = Authority::new(TRUST_DOMAIN);
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("admin");
+    save(&dir, &authority.operator("admin"), &authority.bundle()).unwrap();
+    let roots = fs::read_to_string(dir.join("ca.crt")).unwrap();
     for (name, content) in [
         ("tls.crt", ""),
         ("tls.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n"),
         ("ca.crt", "x"),
+        ("ca.crt", &format!("# revoked: AAAA\n{roots}")),
+        ("ca.crt", &format!("# sequence: -1\n{roots}")),
         ("tls.key", "x"),
     ] {
         save(&dir, &authority.operator("admin"), &authority.bundle()).unwrap();

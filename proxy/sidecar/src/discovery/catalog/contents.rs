@@ -1,12 +1,12 @@
 //! What of the catalog is kept on disk, and how it comes back: only what is visible, since what is still warming would
 //! have nobody to bring its endpoint sets.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use outrigger_core::model::{EndpointSet, Service, ServiceName};
 use outrigger_proto::type_url;
 
-use super::{Catalog, Entry, Held, Set};
+use super::{Absent, Catalog, Entry, Held, Set};
 use crate::{
     discovery::{
         last_known_good::{Contents, Item, MAX_BYTES, MAX_NAMES},
@@ -26,10 +26,10 @@ impl Catalog {
         if self.revision == 0 { self.former_revision } else { self.revision }
     }
 
-    /// What is to be kept, of at most [`MAX_NAMES`] names and about [`MAX_BYTES`]; `None` as long as there is no own side
+    /// What is to be kept as it is at `now`, of at most [`MAX_NAMES`] names and about [`MAX_BYTES`]; `None` as long as there is no own side
     /// and nobody to trust. `names`: all that are wanted, those in use last first. Those that do not exist come after
     /// all that do, so that whoever asks for ever new names drives nothing out that works.
-    pub(in crate::discovery) fn contents(&self, names: &[ServiceName]) -> Option<Contents> {
+    pub(in crate::discovery) fn contents(&self, names: &[ServiceName], now: SystemTime) -> Option<Contents> {
         let (config, (trust_domain, bundle)) = (self.config.as_ref()?, self.bundle.as_ref()?);
         let mut collected = Collected::default();
         collected.add([
@@ -47,8 +47,10 @@ impl Catalog {
             collected.add(items.iter().cloned());
             count += 1;
         }
-        let absent = names.iter().filter(|name| self.services.get(name).is_some_and(|entry| entry.absent));
+        let absent =
+            names.iter().filter(|name| self.services.get(name).is_some_and(|entry| entry.absent.is_some()));
         Some(Contents {
+            as_of: now,
             revision: self.newest_revision(),
             items: active,
             retired: collected.items,
@@ -85,15 +87,19 @@ impl Catalog {
         self.retired.take(name)
     }
 
-    /// Takes back that there is no such service.
+    /// Takes back that there was no such service.
     pub(in crate::discovery) fn restore_absent(&mut self, name: ServiceName) {
-        self.services.insert(name, Entry { absent: true, ..Entry::default() });
+        self.services.insert(name, Entry { absent: Some(Absent::Predecessor), ..Entry::default() });
     }
 
-    /// Takes back an endpoint set that a service names; returns whether one does.
+    /// Takes back an endpoint set that a service waits for; returns whether one does. What is known of it already is
+    /// newer than anything that was kept: several services may name it.
     pub(in crate::discovery) fn restore_endpoint_set(&mut self, name: &str, set: Held<EndpointSet>) -> bool {
-        self.put_endpoint_set(name, set);
-        self.sets.contains_key(name)
+        let awaited = matches!(self.sets.get(name), Some(Set::Awaited));
+        if awaited {
+            self.put_endpoint_set(name, set);
+        }
+        awaited
     }
 
     /// All that was kept is taken back; `revision` was the newest in it.

@@ -1,6 +1,6 @@
 //! Warming, and what counts as applied.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outrigger_core::model::{AppProtocol, ServicePort};
 
@@ -231,7 +231,7 @@ impl Test {
     /// Names of services and endpoint sets that would be kept, and of services that do not exist.
     fn kept(&self) -> (Vec<String>, Vec<String>) {
         let names: Vec<_> = self.catalog.names().cloned().collect();
-        let contents = self.catalog.contents(&names).unwrap();
+        let contents = self.catalog.contents(&names, SystemTime::UNIX_EPOCH).unwrap();
         let others = contents.items.iter().skip(2).map(|item| item.name.to_string()).collect();
         (others, contents.absent.iter().map(ToString::to_string).collect())
     }
@@ -240,7 +240,10 @@ impl Test {
 #[test]
 fn what_is_visible_is_kept_and_its_successor_is_not_before_it_is() {
     let mut test = Test::configured();
-    assert!(Catalog::default().contents(&[]).is_none(), "without an own side there is nothing worth it");
+    assert!(
+        Catalog::default().contents(&[], SystemTime::UNIX_EPOCH).is_none(),
+        "without an own side there is nothing worth it"
+    );
     test.catalog.want(&name("demo/price"));
     test.service(service("demo/price", &["one"]), "1-1");
     assert_eq!(test.kept(), (vec![], vec![]));
@@ -249,7 +252,7 @@ fn what_is_visible_is_kept_and_its_successor_is_not_before_it_is() {
     test.service(service("demo/price", &["two"]), "1-3");
     let names = [name("demo/price")];
     let version = |test: &Test| {
-        let contents = test.catalog.contents(&names).unwrap();
+        let contents = test.catalog.contents(&names, SystemTime::UNIX_EPOCH).unwrap();
         String::from_utf8(contents.items[2].raw.content.to_vec()).unwrap()
     };
     assert!(version(&test).contains("one"));
@@ -318,7 +321,7 @@ fn a_stream_confirms_what_was_held_with_an_answer_to_each_type_wanted() {
 fn what_nobody_uses_any_more_is_kept_as_its_last_answer_until_there_is_a_newer_one() {
     let mut test = Test::configured();
     let retired = |test: &Test| {
-        let contents = test.catalog.contents(&[]).unwrap();
+        let contents = test.catalog.contents(&[], SystemTime::UNIX_EPOCH).unwrap();
         contents.retired.iter().map(|item| item.name.to_string()).collect::<Vec<_>>()
     };
     test.catalog.want(&name("demo/price"));
@@ -340,4 +343,50 @@ fn what_nobody_uses_any_more_is_kept_as_its_last_answer_until_there_is_a_newer_o
         }
         assert!(retired(&test).is_empty());
     }
+}
+
+#[test]
+fn a_last_answer_takes_nothing_newer_out_of_force() {
+    let mut test = Test::configured();
+    let panics = |test: &Test| {
+        let snapshot = test.catalog.snapshot(&States::default(), 0);
+        snapshot.services[&name("demo/shop")].endpoint_sets["one"].set.panic
+    };
+    for (service_name, nonce) in [("demo/shop", "1-1"), ("demo/shop-v2", "1-2")] {
+        test.catalog.want(&name(service_name));
+        test.service(service(service_name, &["one"]), nonce);
+    }
+    test.set("one", "1-3");
+    test.catalog.give_up(&name("demo/shop-v2"));
+    test.turn();
+    // It goes on for the service that still names it.
+    let newer = EndpointSet { panic: true, ..set("demo/shop-v2") };
+    test.catalog.put_endpoint_set("one", held(newer));
+    test.turn();
+    assert!(panics(&test));
+    assert!(test.catalog.take_retired(&name("demo/shop-v2")).is_some());
+    test.catalog.restore_service(held(service("demo/shop-v2", &["one"])));
+    test.turn();
+    assert!(!test.catalog.restore_endpoint_set("one", held(set("demo/shop-v2"))));
+    assert!(panics(&test));
+    // Nor does it bring back what the control plane took away.
+    test.catalog.remove_endpoint_set("one");
+    assert!(!test.catalog.restore_endpoint_set("one", held(set("demo/shop-v2"))));
+}
+
+#[test]
+fn what_was_absent_before_a_restart_is_so_again_once_the_control_plane_says_it() {
+    let mut test = Test::configured();
+    for absent in ["demo/nobody", "demo/new"] {
+        test.catalog.restore_absent(name(absent));
+        assert_eq!(test.catalog.answer(&name(absent)), Some(Answer::AbsentOnce));
+    }
+    test.catalog.restored(7);
+    assert_eq!(test.kept().1, ["demo/new", "demo/nobody"], "as long as nothing else is known");
+    test.catalog.remove_service(&name("demo/nobody"));
+    assert_eq!(test.catalog.answer(&name("demo/nobody")), Some(Answer::Absent));
+    test.service(service("demo/new", &["one"]), "1-1");
+    assert_eq!(test.catalog.answer(&name("demo/new")), Some(Answer::Awaited));
+    test.set("one", "1-2");
+    assert_eq!(test.catalog.answer(&name("demo/new")), Some(Answer::Visible));
 }

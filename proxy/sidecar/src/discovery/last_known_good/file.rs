@@ -100,11 +100,11 @@ impl Refused {
     }
 }
 
-/// Writes `contents` for `own`, atomically, 0600. Blocks.
-pub(super) fn write(path: &Path, own: &SpiffeId, contents: &Contents, now: SystemTime) -> io::Result<()> {
+/// Writes `contents` for `own`, atomically, 0600; its age counts from `as_of`. Blocks.
+pub(super) fn write(path: &Path, own: &SpiffeId, contents: &Contents, as_of: SystemTime) -> io::Result<()> {
     let document = Document {
         spiffe_id: own.to_string(),
-        written: Some(encode_timestamp(now)),
+        written: Some(encode_timestamp(as_of)),
         revision: contents.revision,
         resources: contents.items.iter().map(Resource::from).collect(),
         retired: contents.retired.iter().map(Resource::from).collect(),

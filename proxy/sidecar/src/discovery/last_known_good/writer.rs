@@ -1,6 +1,6 @@
 //! Keeps what is in force on disk: soon after a change, not too often, and again every hour while the control plane
-//! confirms it, since a file's age counts from its writing. Nothing is written for what the control plane has not
-//! confirmed, so that a restart without one makes nothing younger than it is.
+//! confirms it, since a file's age counts from then. Nothing is written for what the control plane has not confirmed, and
+//! what is written late counts from when it had, so that without a control plane nothing becomes younger than it is.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -44,6 +44,7 @@ impl Keeper {
     /// Writes until `stop`, and what is unwritten then.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut written = None;
+        let mut confirmed = SystemTime::UNIX_EPOCH;
         let mut last = None;
         let mut due = Instant::now() + REFRESH;
         let mut waiting = false;
@@ -51,7 +52,7 @@ impl Keeper {
             tokio::select! {
                 () = stop.cancelled() => {
                     if !self.is_newest(written.as_ref()) {
-                        self.write().await;
+                        self.write(&mut confirmed).await;
                     }
                     return;
                 }
@@ -70,7 +71,7 @@ impl Keeper {
             due = now + REFRESH;
             if waiting || self.is_confirmed() {
                 last = Some(now);
-                match self.write().await {
+                match self.write(&mut confirmed).await {
                     Some(contents) => (written, waiting) = (Some(contents), false),
                     // A disk that is full may not be for long.
                     None => (waiting, due) = (true, now + RETRY),
@@ -91,13 +92,15 @@ impl Keeper {
         status.connected && status.last_known_good.is_none() && self.contents.borrow().is_some()
     }
 
-    /// Writes what there is; returns it once it is on disk.
-    async fn write(&mut self) -> Option<Arc<Contents>> {
+    /// Writes what there is; returns it once it is on disk. `confirmed`: when the control plane was last known to stand
+    /// for it.
+    async fn write(&mut self, confirmed: &mut SystemTime) -> Option<Arc<Contents>> {
         let contents = self.contents.borrow_and_update().clone()?;
         let own = self.identity.id()?;
         let (path, now) = (self.store.path.clone(), SystemTime::now());
-        let content = Arc::clone(&contents);
-        let outcome = spawn_blocking(move || file::write(&path, &own, &content, now)).await;
+        *confirmed = if self.is_confirmed() { now } else { contents.as_of.max(*confirmed) };
+        let (content, as_of) = (Arc::clone(&contents), *confirmed);
+        let outcome = spawn_blocking(move || file::write(&path, &own, &content, as_of)).await;
         match outcome {
             Ok(Ok(())) => {
                 self.store.figures.note_written(now);

@@ -1,9 +1,10 @@
 //! Both ways of the last known good: taking it up at the start, and handing out what is to be kept.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use outrigger_core::model::{ServiceName, Violation};
 use outrigger_proto::type_url;
+use outrigger_tls::Bundle;
 use prost_types::Any;
 use tokio::time::Instant;
 
@@ -29,12 +30,10 @@ impl Task {
                     self.catalog.put_config(Held::new(config, raw));
                 }
                 Resource::Bundle(bundle) => {
-                    // The credential's own copy is never older, since it is written first: another one is not claimed,
-                    // so that the control plane sends the one that counts.
-                    let ours = self.link.identity.bundle();
-                    if ours.is_none_or(|ours| ours.authorities() == bundle.authorities()) {
+                    // Another one than the credential's is not claimed, so that the control plane sends the one that
+                    // counts.
+                    if self.restore_bundle(bundle) {
                         self.client.restore(type_url, &name, &raw.version);
-                        self.link.identity.set_bundle(bundle);
                         self.catalog.put_bundle(name.to_string(), raw);
                     }
                     self.has_bundle = true;
@@ -66,6 +65,25 @@ impl Task {
         self.usage.assume(self.catalog.names(), Instant::now());
         self.origin = Some(origin);
         self.publish();
+    }
+
+    /// Puts the bundle that was kept in force; returns whether it is. The credential's own copy is never older, since it is
+    /// written first: where they differ that stays, less whom either revokes.
+    fn restore_bundle(&self, kept: Bundle) -> bool {
+        let identity = &self.link.identity;
+        let Some(ours) = identity.bundle() else {
+            identity.set_bundle(kept);
+            return true;
+        };
+        let (revoked, known) = (&ours.outgoing().revoked, &kept.outgoing().revoked);
+        if ours.authorities() == kept.authorities() && revoked.iter().all(|key| known.contains(key)) {
+            identity.set_bundle(kept);
+            return true;
+        }
+        let mut outgoing = ours.outgoing().clone();
+        outgoing.revoked.extend(known.iter().filter(|key| !revoked.contains(key)));
+        identity.set_bundle(Bundle::clone(&ours).with_outgoing(outgoing));
+        false
     }
 
     /// Without a stream: puts the last answer for a name in force that nobody had used for a while; returns whether there
@@ -118,7 +136,7 @@ impl Task {
         }
         if self.origin.is_none()
             && self.catalog.take_unkept()
-            && let Some(contents) = self.catalog.contents(&self.usage.by_recency())
+            && let Some(contents) = self.catalog.contents(&self.usage.by_recency(), SystemTime::now())
         {
             self.contents.send_replace(Some(Arc::new(contents)));
         }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use outrigger_core::model::{Outgoing, TrustBundle};
 use outrigger_process::{exit::Exit, health::Readiness};
 use outrigger_proto::{mesh::v1alpha1 as mesh, type_url};
 use outrigger_proxy::{
@@ -19,7 +20,11 @@ use outrigger_proxy::{
     report,
     snapshot::{self, Snapshot},
 };
-use outrigger_tls::grpc::{ServerTrust, channel_lazy};
+use outrigger_tls::{
+    Bundle, Identity,
+    grpc::{ServerTrust, channel_lazy},
+    testing::Authority,
+};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +48,11 @@ struct Running {
 impl Running {
     /// Begins with what the directory holds, which must be usable.
     fn start(fake: &Fake, dir: &Path) -> Self {
-        let identity = fake.authority.identity(fake.authority.workload("demo", "price"));
+        Self::start_as(fake, dir, fake.authority.identity(fake.authority.workload("demo", "price")))
+    }
+
+    /// As `start`, with the credential that `identity` is of.
+    fn start_as(fake: &Fake, dir: &Path, identity: Identity) -> Self {
         let trust = ServerTrust::Bundle(identity.clone());
         let channel = channel_lazy(&fake.address.to_string(), trust, Some(&identity)).unwrap();
         let handle = snapshot::Handle::default();
@@ -54,8 +63,8 @@ impl Running {
         if let Some(kept) = kept {
             discovery.restore(kept);
         }
-        let (identity_too, contents) = (identity.clone(), discovery.contents());
-        let keeper = Keeper { store, identity: identity_too, contents, status: status.clone() };
+        let (keeping, contents) = (identity.clone(), discovery.contents());
+        let keeper = Keeper { store, identity: keeping, contents, status: status.clone() };
         let stop = CancellationToken::new();
         let link = Link { channel, identity, instance: "price-1".parse().unwrap() };
         let tasks = [tokio::spawn(keeper.run(stop.clone())), tokio::spawn(discovery.run(link, stop.clone()))];
@@ -160,6 +169,18 @@ async fn a_restarted_proxys_first_question_waits_for_its_first_stream() {
 }
 
 #[tokio::test]
+async fn what_did_not_exist_before_a_restart_is_asked_for_before_it_is_denied() {
+    let mut fake = Fake::start();
+    let dir = tempfile::tempdir().unwrap();
+    run_before(&mut fake, dir.path(), &["demo/front"]).await;
+    put(&fake, "demo/nobody");
+    fake.resume();
+    let running = Running::start(&fake, dir.path());
+    running.resolve("demo/nobody").await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn the_control_planes_state_replaces_what_was_kept_and_no_set_is_empty_in_between() {
     let mut fake = Fake::start();
     let dir = tempfile::tempdir().unwrap();
@@ -249,6 +270,35 @@ async fn a_name_that_was_given_up_has_its_last_answer_without_a_stream_also_afte
     let snapshot = running.resolve("demo/front").await.unwrap();
     assert_eq!(endpoints(&snapshot, "demo/front"), 2);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn who_was_revoked_before_a_restart_is_so_after_it_whatever_else_is_taken_back() {
+    let mut fake = Fake::start();
+    let dir = tempfile::tempdir().unwrap();
+    let revoking = |key: u8| Outgoing { revoked: vec![[key; 32]], ..Outgoing::default() };
+    let told = TrustBundle::from(&fake.authority.bundle().with_outgoing(revoking(1)));
+    let told = mesh::TrustBundle::from(&told);
+    fake.change(|seen| seen.put(type_url::TRUST_BUNDLE, "outrigger.local", &told));
+    run_before(&mut fake, dir.path(), &["demo/front"]).await;
+    let with_next = vec![fake.authority.root_der(), Authority::new("outrigger.local").root_der()];
+    let with_next = Bundle::new("outrigger.local".parse().unwrap(), with_next, 9).unwrap();
+    let own = |bundle: Bundle| Identity::new(fake.authority.workload("demo", "price"), bundle);
+    // A credential that knows nothing of it, one that knows of another, and one of another step of a rotation.
+    for (bundle, revoked, sequence) in [
+        (fake.authority.bundle(), vec![[1; 32]], 1),
+        (fake.authority.bundle().with_outgoing(revoking(2)), vec![[2; 32], [1; 32]], 1),
+        (with_next.clone(), vec![[1; 32]], 9),
+        (with_next.with_outgoing(revoking(1)), vec![[1; 32]], 9),
+    ] {
+        let (identity, roots) = (own(bundle.clone()), bundle.authorities().len());
+        let mut running = Running::start_as(&fake, dir.path(), identity.clone());
+        running.until("configured", |status| status.configured).await;
+        let taken = identity.bundle().unwrap();
+        assert_eq!((taken.authorities().len(), taken.sequence()), (roots, sequence));
+        assert_eq!(taken.outgoing().revoked, revoked);
+        running.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ fn contents(versions: &[String], absent: &[String]) -> Contents {
     let absent = absent.iter().map(|name| name.parse().unwrap()).collect();
     // An answer is a service and its endpoint sets.
     let retired = vec![item(type_url::SERVICE, "demo/idle", "1", &service("demo/idle"))];
-    Contents { revision: 7, items, retired, absent }
+    Contents { as_of: now(), revision: 7, items, retired, absent }
 }
 
 struct Kept {

@@ -5,7 +5,7 @@ use std::path::Path;
 use outrigger_tls::testing::Authority;
 
 use super::*;
-use crate::discovery::last_known_good::Origin;
+use crate::discovery::last_known_good::{MAX_AGE, Origin, Refused};
 
 struct Running {
     contents: watch::Sender<Option<Arc<Contents>>>,
@@ -33,8 +33,19 @@ fn start(dir: &Path) -> Running {
 
 impl Running {
     fn put(&self, revision: u64) {
-        let contents = Contents { revision, items: Vec::new(), retired: Vec::new(), absent: Vec::new() };
+        self.put_as_of(revision, SystemTime::now());
+    }
+
+    fn put_as_of(&self, revision: u64, as_of: SystemTime) {
+        let contents =
+            Contents { as_of, revision, items: Vec::new(), retired: Vec::new(), absent: Vec::new() };
         self.contents.send_replace(Some(Arc::new(contents)));
+    }
+
+    /// Whether what is on disk is at least as old as whatever was confirmed at `moment`.
+    fn is_as_old_as(&self, moment: SystemTime) -> bool {
+        let own = "spiffe://outrigger.local/ns/demo/sa/front".parse().unwrap();
+        matches!(file::read(&self.store.path, &own, moment + MAX_AGE), Err(Refused::TooOld(_)))
     }
 
     /// Reads whether the file is there, and takes it away.
@@ -130,4 +141,25 @@ async fn a_failure_is_counted_and_tried_again() {
     std::fs::remove_dir(&running.store.path).unwrap();
     pass(RETRY + Duration::from_secs(1)).await;
     assert!(running.take());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_late_is_as_old_as_the_control_planes_word_for_it() {
+    for heard_later in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let running = start(dir.path());
+        std::fs::create_dir(&running.store.path).unwrap();
+        let handed_out = SystemTime::now() - MAX_AGE;
+        running.status.send_modify(|status| status.connected = heard_later);
+        running.put_as_of(1, handed_out);
+        pass(Duration::from_secs(2)).await;
+        assert_eq!(running.store.figures.failures(), 1);
+        let lost = SystemTime::now();
+        running.status.send_modify(|status| status.connected = false);
+        std::fs::remove_dir(&running.store.path).unwrap();
+        pass(RETRY + Duration::from_secs(1)).await;
+        assert!(running.store.path.exists());
+        assert!(running.is_as_old_as(if heard_later { lost } else { handed_out }));
+        assert_eq!(running.is_as_old_as(handed_out), !heard_later);
+    }
 }
