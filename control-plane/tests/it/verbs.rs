@@ -1,6 +1,9 @@
 //! History, Watch, Rollback, sets and idempotency keys over the policy port.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use outrigger_control_plane::{
     access::{Grant, Role},
@@ -218,6 +221,29 @@ async fn a_set_is_pruned_of_what_is_not_applied_any_more_and_of_nothing_else() {
     assert!(told(&gone.results).contains(&("price".to_owned(), Action::Deleted)));
 }
 
+fn annotations(item: &mut proto::ApplyItem) -> &mut BTreeMap<String, String> {
+    &mut item.object.as_mut().unwrap().metadata.as_mut().unwrap().annotations
+}
+
+#[tokio::test]
+async fn an_object_as_large_as_one_may_be_is_taken_into_a_set_and_survives_a_restart() {
+    let mesh = ControlPlane::start().await;
+    let mut full = items(SERVICES);
+    annotations(&mut full[0]).extend((0..64).map(|number| (format!("z{number}"), String::new())));
+    annotations(&mut full[1]).insert("a".to_owned(), "x".repeat(65_535));
+
+    let request = ApplyRequest { items: full, set: "prices".to_owned(), ..ApplyRequest::default() };
+    let applied = mesh.admin().apply(request.clone()).await.unwrap().into_inner();
+    assert_eq!(applied.results.len(), 2);
+    let mesh = mesh.restart(async |_| ()).await;
+    let again = mesh.admin().apply(request.clone()).await.unwrap().into_inner();
+    assert!(again.results.iter().all(|result| result.action() == Action::Unchanged), "{again:?}");
+
+    let mut over = request;
+    annotations(&mut over.items[0]).insert("one-more".to_owned(), String::new());
+    assert_eq!(mesh.admin().apply(over).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
 #[tokio::test]
 async fn what_is_pruned_must_be_the_callers_to_delete() {
     let mesh = ControlPlane::start().await;
@@ -296,8 +322,7 @@ async fn a_slow_watcher_holds_nobody_up_and_is_told_to_start_over() {
     let mut last = 0;
     for number in 0..120 {
         let mut large = items(SERVICES);
-        let metadata = large[0].object.as_mut().unwrap().metadata.as_mut().unwrap();
-        metadata.annotations.insert("note".to_owned(), format!("{number}{}", "x".repeat(60_000)));
+        annotations(&mut large[0]).insert("note".to_owned(), format!("{number}{}", "x".repeat(60_000)));
         last = apply(&mut admin, large).await.unwrap().revision;
     }
     let told = loop {

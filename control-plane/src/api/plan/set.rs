@@ -1,14 +1,11 @@
 //! Sets of objects that are applied together: what an earlier Apply of the same set wrote, and this one does not have, is
 //! pruned. Which set an object is in stands on the object itself. Pure.
 
-use outrigger_core::model::{Name, Object, ObjectRef, Violation};
+use outrigger_core::model::{Metadata, Name, Object, ObjectRef, Violation};
 use tonic::Code;
 
 use super::{Items, Rejected};
 use crate::store::objects::Objects;
-
-/// The annotation with the name of an object's set.
-pub(in crate::api) const ANNOTATION: &str = "outrigger.dev/applied-set";
 
 /// The set of an Apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,12 +56,12 @@ pub(super) fn placed(wanted: &Object, current: Option<&Object>, set: Option<&Set
     let mut object = wanted.clone();
     let name = set.map(|set| set.name.as_str()).or_else(|| current.and_then(set_of));
     match name {
-        Some(name) => object.metadata.annotations.insert(ANNOTATION.to_owned(), name.to_owned()),
-        None => object.metadata.annotations.remove(ANNOTATION),
+        Some(name) => object.metadata.annotations.insert(Metadata::APPLIED_SET.to_owned(), name.to_owned()),
+        None => object.metadata.annotations.remove(Metadata::APPLIED_SET),
     };
     object
 }
 
 fn set_of(object: &Object) -> Option<&str> {
-    object.metadata.annotations.get(ANNOTATION).map(String::as_str)
+    object.metadata.annotations.get(Metadata::APPLIED_SET).map(String::as_str)
 }
