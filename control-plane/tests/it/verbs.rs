@@ -7,15 +7,18 @@ use std::{
 
 use outrigger_control_plane::{
     access::{Grant, Role},
+    audit::Draft,
     backup,
-    store::Store,
+    store::{Commit, Key, Op, Store},
 };
+use outrigger_core::model::{self, ObjectRef};
 use outrigger_proto::backup::v1alpha1::{BackupRequest, backup_service_client::BackupServiceClient};
 use outrigger_proto::policy::v1alpha1::{
     self as proto, ApplyRequest, HistoryRequest, Kind, RollbackRequest, WatchEvent, WatchRequest,
     item_result::Action, policy_service_client::PolicyServiceClient, rollback_request::Target,
     watch_event::Event,
 };
+use prost::Message;
 use tonic::{Code, Streaming};
 
 use crate::{
@@ -309,6 +312,26 @@ async fn a_watch_hears_everything_once_from_the_beginning_or_from_where_it_was()
     let future = WatchRequest { from_revision: third + 100, ..WatchRequest::default() };
     let refused = mesh.admin().watch(future).await.unwrap().into_inner().message().await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+/// A write is in the store before it is in the picture that lists show: here it never gets there.
+#[tokio::test]
+async fn a_watch_from_the_revision_of_a_list_misses_nothing_that_the_list_does_not_show() {
+    let mesh = ControlPlane::start().await;
+    let mut admin = mesh.admin();
+    apply(&mut admin, items(SERVICES)).await.unwrap();
+    let object = items(ROUTE).remove(0).object.unwrap();
+    let namespace = Some("demo".parse().unwrap());
+    let key = Key::object(&ObjectRef { kind: model::Kind::Route, namespace, name: "canary".parse().unwrap() });
+    let ops = vec![Op::Put { key, value: object.encode_to_vec() }];
+    let audit = Draft::own(SystemTime::now(), "test", "test.Write", "");
+    let written = mesh.state.store.commit(Commit { expect: Vec::new(), ops, audit }).await.unwrap();
+
+    let listed = admin.list(proto::ListRequest::default()).await.unwrap().into_inner();
+    assert_eq!(listed.objects.len(), 2);
+    let from = WatchRequest { from_revision: listed.revision, ..WatchRequest::default() };
+    let mut stream = admin.watch(from).await.unwrap().into_inner();
+    assert_eq!(until_bookmark(&mut stream).await, (vec!["+canary".to_owned()], written));
 }
 
 #[tokio::test]
