@@ -248,23 +248,50 @@ async fn an_object_as_large_as_one_may_be_is_taken_into_a_set_and_survives_a_res
 }
 
 #[tokio::test]
-async fn what_is_pruned_must_be_the_callers_to_delete() {
+async fn a_set_is_pruned_in_the_namespaces_of_the_request_and_what_stays_is_said() {
     let mesh = ControlPlane::start().await;
     let elsewhere = SERVICES.replace("namespace: demo", "namespace: other");
     apply_set(&mut mesh.admin(), "prices", &format!("{SERVICES}---{elsewhere}")).await.unwrap();
     let mesh = mesh
         .restart(async |store| {
-            let grant = Grant { role: Role::Admin, namespaces: Some(BTreeSet::from(["demo".to_owned()])) };
-            store.commit(role("ann", &grant)).await.unwrap();
+            for namespace in ["demo", "other"] {
+                let namespaces = Some(BTreeSet::from([namespace.to_owned()]));
+                store.commit(role(namespace, &Grant { role: Role::Admin, namespaces })).await.unwrap();
+            }
         })
         .await;
-    let mut ann = PolicyServiceClient::new(mesh.policy_port(Some(&mesh.operator("ann"))));
-    assert_eq!(apply_set(&mut ann, "prices", SERVICES).await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(rollback(&mut ann, store_at(1)).await.unwrap_err().code(), Code::PermissionDenied);
-    let seen = history(&mut ann, HistoryRequest::default()).await.versions;
-    assert!(seen.iter().all(|version| version.results.len() == 2), "{seen:#?}");
-    let all = list(&mut mesh.admin()).await;
-    assert_eq!(all.len(), 4);
+    let price = SERVICES.split("---").next().unwrap();
+    let deleted = ("price-v2".to_owned(), Action::Deleted);
+
+    // Who may write to one namespace prunes there, and does not learn what is elsewhere.
+    let mut demo = PolicyServiceClient::new(mesh.policy_port(Some(&mesh.operator("demo"))));
+    let pruned = apply_set(&mut demo, "prices", price).await.unwrap();
+    assert_eq!(told(&pruned.results), [("price".to_owned(), Action::Unchanged), deleted.clone()]);
+    let mut other = PolicyServiceClient::new(mesh.policy_port(Some(&mesh.operator("other"))));
+    let theirs = price.replace("namespace: demo", "namespace: other");
+    assert!(told(&apply_set(&mut other, "prices", &theirs).await.unwrap().results).contains(&deleted));
+    assert_eq!(rollback(&mut demo, store_at(1)).await.unwrap_err().code(), Code::PermissionDenied);
+    let seen = history(&mut demo, HistoryRequest::default()).await.versions;
+    let all = seen.iter().flat_map(|version| &version.results);
+    assert!(
+        all.clone().count() > 0 && all.clone().all(|one| one.r#ref.as_ref().unwrap().namespace == "demo")
+    );
+
+    // Who may write to both has only what the request reaches deleted, too.
+    let request = ApplyRequest {
+        items: items(price),
+        set: "prices".to_owned(),
+        prune: true,
+        ..ApplyRequest::default()
+    };
+    for dry_run in [true, false] {
+        let request = ApplyRequest { dry_run, ..request.clone() };
+        let results = mesh.admin().apply(request).await.unwrap().into_inner().results;
+        let [_, left] = results.as_slice() else { panic!("{results:?}") };
+        assert_eq!(left.r#ref.as_ref().unwrap().namespace, "other");
+        assert_eq!((left.action(), left.diagnostics[0].code.as_str()), (Action::Unchanged, "not_pruned"));
+    }
+    assert_eq!(list(&mut mesh.admin()).await.len(), 2);
 }
 
 /// What comes until the next bookmark, and where that is.
@@ -322,7 +349,8 @@ async fn a_watch_from_the_revision_of_a_list_misses_nothing_that_the_list_does_n
     apply(&mut admin, items(SERVICES)).await.unwrap();
     let object = items(ROUTE).remove(0).object.unwrap();
     let namespace = Some("demo".parse().unwrap());
-    let key = Key::object(&ObjectRef { kind: model::Kind::Route, namespace, name: "canary".parse().unwrap() });
+    let key =
+        Key::object(&ObjectRef { kind: model::Kind::Route, namespace, name: "canary".parse().unwrap() });
     let ops = vec![Op::Put { key, value: object.encode_to_vec() }];
     let audit = Draft::own(SystemTime::now(), "test", "test.Write", "");
     let written = mesh.state.store.commit(Commit { expect: Vec::new(), ops, audit }).await.unwrap();
