@@ -25,7 +25,8 @@ pub(crate) struct SetArgs {
     /// Name of the set that these objects belong to from now on; objects of another set are refused
     #[arg(long, value_name = "NAME")]
     pub(crate) set: Option<String>,
-    /// Delete what belongs to the set and is not in these files: they must be all of it, at most 64 objects
+    /// Delete what belongs to the set and is not in these files, in the namespaces that they have objects of: they must be
+    /// all of it, at most 64 objects
     #[arg(long, requires = "set")]
     pub(crate) prune: bool,
 }

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::{
@@ -23,7 +23,12 @@ pub(crate) async fn run(global: &Global, output: &Output, args: BackupArgs) -> R
         control_plane.backup(|piece| stdout.write_all(piece).map_err(failed)).await?;
         return stdout.flush().map_err(failed);
     }
-    let mut file = create(&args.file)?;
+    let failed_to_make = |error| Failure::io(format!("cannot make {}", args.file.display()), error);
+    if args.file.try_exists().map_err(failed_to_make)? {
+        return Err(failed_to_make(io::ErrorKind::AlreadyExists.into()));
+    }
+    let part = part(&args.file);
+    let mut file = create(&part).map_err(failed_to_make)?;
     let mut bytes = 0;
     let copied = control_plane
         .backup(|piece| {
@@ -31,9 +36,9 @@ pub(crate) async fn run(global: &Global, output: &Output, args: BackupArgs) -> R
             file.write_all(piece).map_err(failed)
         })
         .await;
-    if let Err(failure) = copied.and_then(|()| file.sync_all().map_err(failed)) {
-        // Half a backup is none, and would be taken for one.
-        let _gone = fs::remove_file(&args.file);
+    let whole = copied.and_then(|()| file.sync_all().map_err(failed));
+    if let Err(failure) = whole.and_then(|()| publish(&part, &args.file).map_err(failed)) {
+        let _gone = fs::remove_file(&part);
         return Err(failure);
     }
     output.note(&format!(
@@ -43,7 +48,28 @@ pub(crate) async fn run(global: &Global, output: &Output, args: BackupArgs) -> R
     Ok(())
 }
 
-fn create(path: &Path) -> Result<File, Failure> {
-    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    opened.map_err(|error| Failure::io(format!("cannot make {}", path.display()), error))
+/// Where it is written. Half a backup is none, and would be taken for one: it gets its name when it is whole, whatever ends
+/// this process before.
+fn part(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".part");
+    name.into()
+}
+
+/// Makes the file anew: what an earlier call left may be open to others.
+fn create(part: &Path) -> io::Result<File> {
+    match fs::remove_file(part) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(part)
+}
+
+/// Gives the backup its name, and makes the name durable.
+fn publish(part: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(part, path)?;
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => File::open(".")?.sync_all(),
+    }
 }

@@ -41,7 +41,8 @@ struct Differences<'a> {
 
 /// Shows what would change. Its exit code is that of `diff`: whatever is refused is above 1.
 pub(crate) async fn run(global: &Global, output: &Output, args: DiffArgs) -> Result<(), Failure> {
-    let found = look(global, args).await.map_err(|failure| Failure::Incomparable(Box::new(failure)))?;
+    let found =
+        look(global, output, args).await.map_err(|failure| Failure::Incomparable(Box::new(failure)))?;
     match output.format() {
         Format::Table => output.print(text(&found).trim_end())?,
         Format::Json | Format::Yaml => output.document(&Differences { differences: &found })?,
@@ -49,11 +50,17 @@ pub(crate) async fn run(global: &Global, output: &Output, args: DiffArgs) -> Res
     if found.is_empty() { Ok(()) } else { Err(Failure::Different) }
 }
 
-async fn look(global: &Global, args: DiffArgs) -> Result<Vec<Difference>, Failure> {
+async fn look(global: &Global, output: &Output, args: DiffArgs) -> Result<Vec<Difference>, Failure> {
     let objects = document::read(&args.file)?;
     let control_plane = ControlPlane::new(global)?;
     let applying = Applying { objects: &objects, set: &args.set, dry_run: true, message: "" };
-    differences(control_plane.apply_with(applying).await?.results)
+    let results = control_plane.apply_with(applying).await?.results;
+    for result in results.iter().filter(|result| !result.diagnostics.is_empty()) {
+        for warning in view::Change::new(result.clone()).warnings {
+            output.warning(&warning);
+        }
+    }
+    differences(results)
 }
 
 /// The objects that a dry run would change, and how.

@@ -126,6 +126,14 @@ impl Fake {
         run(arguments, &self.address, &admin, stdin).await
     }
 
+    /// Runs the command where it may write no file of more than some kilobytes: the kernel kills it when it does.
+    pub(crate) async fn run_until_it_writes_much(&self, arguments: &[&str]) -> Ran {
+        let mut shell = tokio::process::Command::new("sh");
+        shell.args(["-c", "ulimit -c 0; ulimit -f 8; exec \"$0\" \"$@\"", OUTRIGGER]).args(arguments);
+        let child = start_as(shell, &self.address, &self.directory.path().join("admin"));
+        ran(child, "").await
+    }
+
     /// Starts the command and leaves it running.
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
         start(arguments, &self.address, &self.directory.path().join("admin"))
@@ -140,9 +148,16 @@ pub(crate) struct Ran {
     pub(crate) stderr: String,
 }
 
+const OUTRIGGER: &str = env!("CARGO_BIN_EXE_outrigger");
+
 fn start(arguments: &[&str], server: &str, credential: &Path) -> Child {
-    tokio::process::Command::new(env!("CARGO_BIN_EXE_outrigger"))
-        .args(arguments)
+    let mut command = tokio::process::Command::new(OUTRIGGER);
+    command.args(arguments);
+    start_as(command, server, credential)
+}
+
+fn start_as(mut command: tokio::process::Command, server: &str, credential: &Path) -> Child {
+    command
         .env("OUTRIGGER_SERVER", server)
         .env("OUTRIGGER_CREDENTIAL", credential)
         .stdin(Stdio::piped())
@@ -155,7 +170,10 @@ fn start(arguments: &[&str], server: &str, credential: &Path) -> Child {
 
 /// Runs the command against `server` with the credential in `credential`.
 pub(crate) async fn run(arguments: &[&str], server: &str, credential: &Path, stdin: &str) -> Ran {
-    let mut child = start(arguments, server, credential);
+    ran(start(arguments, server, credential), stdin).await
+}
+
+async fn ran(mut child: Child, stdin: &str) -> Ran {
     let mut input = child.stdin.take().expect("piped");
     // A command that does not read its input may be gone already.
     drop(input.write_all(stdin.as_bytes()).await);

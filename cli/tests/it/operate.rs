@@ -195,9 +195,29 @@ async fn a_backup_is_its_owners_alone_is_never_overwritten_and_never_half() {
 
     fake.script.lock().expect("the script").backup =
         vec![piece(b"one "), Err(Status::unavailable("stopped"))];
-    let half = fake.directory.path().join("half");
+    let (half, part) = (fake.directory.path().join("half"), fake.directory.path().join("half.part"));
     assert_eq!(fake.run(&["backup", &half.display().to_string()]).await.code, Some(3));
-    assert!(!half.exists());
+    assert!(!half.exists() && !part.exists());
+}
+
+#[tokio::test]
+async fn a_backup_that_is_killed_leaves_nothing_that_could_be_taken_for_one() {
+    let fake = Fake::start().await;
+    let piece = BackupChunk { data: vec![7; 64 << 10] };
+    fake.script.lock().expect("the script").backup = vec![Ok(piece.clone())];
+    let (file, part) = (fake.directory.path().join("backup"), fake.directory.path().join("backup.part"));
+    let path = file.display().to_string();
+    let ran = fake.run_until_it_writes_much(&["backup", &path]).await;
+    assert_eq!(ran.code, None, "killed: {ran:?}");
+    assert!(!file.exists());
+    let length = std::fs::metadata(&part).expect("the part").len();
+    assert!((1..64 << 10).contains(&length), "{length}");
+
+    std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o644)).expect("opened to others");
+    assert_eq!(fake.run(&["backup", &path]).await.code, Some(0));
+    assert_eq!(std::fs::read(&file).expect("the backup"), piece.data);
+    assert_eq!(std::fs::metadata(&file).expect("the file").permissions().mode() & 0o777, 0o600);
+    assert!(!part.exists());
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use outrigger_core::{
 use outrigger_proto::policy::v1alpha1::{self as proto, item_result::Action, precondition};
 use tonic::Code;
 
-pub(super) use set::Set;
+pub(super) use set::{Left, Set};
 
 use super::{
     compiled,
@@ -47,6 +47,8 @@ pub(super) struct Plan {
     pub(super) changes: Vec<Change>,
     /// One for each item, in the order of the request. The revision of what changes is not known yet.
     pub(super) results: Vec<proto::ItemResult>,
+    /// What of the set is not in the request and stays, whoever may know of it.
+    pub(super) left: Vec<Left>,
 }
 
 impl Plan {
@@ -167,10 +169,11 @@ pub(super) fn apply(
         draft.changes.extend(change.map(|object| Change::Put(Box::new(object))));
         draft.results.push(result(&reference, action, revision));
     }
-    for reference in set.map_or_else(Vec::new, |set| set.pruned(base, items)) {
+    let set::Rest { gone, left } = set.map_or_else(set::Rest::default, |set| set.rest(base, items));
+    for reference in gone {
         draft.delete(&reference);
     }
-    draft.judge(base)
+    draft.judge(base).map(|plan| Plan { left, ..plan })
 }
 
 /// The references of a Delete.
@@ -272,7 +275,7 @@ impl Draft {
             let said = |found: &compiled::Unacceptable| diagnostic(&found.violation, Some(&found.object), "");
             return Err(Rejected::invalid(unacceptable.iter().map(said).collect()));
         }
-        Ok(Plan { changes, results })
+        Ok(Plan { changes, results, left: Vec::new() })
     }
 }
 

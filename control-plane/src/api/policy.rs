@@ -136,9 +136,10 @@ impl PolicyService for PolicyApi {
         }
         let page = list::Page::new(wanted, &request)?;
         let objects = self.parts.objects.current();
+        // That of the picture: the store may be ahead of it, and a watch from there would miss what is between.
+        let revision = objects.revision();
         let applied = (self.parts.progress)();
         let (objects, next_page_token) = page.of(&objects, &call.caller, &applied);
-        let revision = self.parts.store.revision();
         Ok(Response::new(proto::ListResponse { objects, revision, next_page_token }))
     }
 

@@ -111,6 +111,9 @@ impl Shelf {
         known_root: Option<&[u8]>,
         now: SystemTime,
     ) -> Result<Lines, AuthorityError> {
+        if known_root.is_none() {
+            self.refuse_other_roots(state.active)?;
+        }
         let root = self.active_root(state.active, known_root, now)?;
         let other = match state.other {
             None => None,
@@ -144,8 +147,28 @@ impl Shelf {
                 Some(Pairs { root, workload, operator })
             }
         };
-        self.tidy(&state);
+        if known_root.is_some() {
+            self.tidy(&state);
+        }
         Ok(Lines { state, active, other })
+    }
+
+    /// A store that knows no root beside the root of a rotation is not the one that these keys were made with: it cannot
+    /// say which of them is in force, and must take none of them for a leftover.
+    fn refuse_other_roots(&self, active: Line) -> Result<(), AuthorityError> {
+        let directory = &self.directory;
+        let entries = fs::read_dir(directory)
+            .map_err(|source| AuthorityError::Io { path: directory.clone(), source })?;
+        let active = file("root", active.root);
+        let found = entries.flatten().find(|entry| {
+            let name = entry.file_name();
+            let name = name.to_str().unwrap_or_default();
+            name != active && name.starts_with("root") && is_ours(name)
+        });
+        match found {
+            Some(entry) => Err(AuthorityError::AnotherRoot { path: entry.path() }),
+            None => Ok(()),
+        }
     }
 
     fn active_root(

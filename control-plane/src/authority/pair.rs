@@ -46,10 +46,11 @@ pub enum AuthorityError {
         /// What the settings say.
         wanted: String,
     },
-    /// The store knows a root, and it is not this one: proxies that joined would be locked out without a word.
+    /// The store knows a root, and it is not this one; or it knows none, and this one is of a rotation that it does not
+    /// know. Proxies that joined would be locked out without a word.
     #[error(
-        "{path} is not the root that this store's proxies joined under; restore it from a backup, or move the store \
-         away too to start anew (every proxy then has to join again)"
+        "{path} is not the root that this store's proxies joined under; restore store and keys from one backup, or move \
+         both away to start anew (every proxy then has to join again)"
     )]
     AnotherRoot {
         /// The root's file.

@@ -354,6 +354,39 @@ fn keys_of_a_step_that_never_was_are_removed_at_the_next_start() {
     assert_eq!(left, ["operator.pem", "root-x.pem", "root.pem", "workload.pem"]);
 }
 
+/// The store was moved away to start with an empty one, after a rotation of the root or in the middle of one.
+#[test]
+fn an_empty_store_takes_no_root_of_a_rotation_for_a_leftover() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let first = open(dir.path(), &time).unwrap();
+    first.prepare(Kind::Root).unwrap();
+    let kept = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    let next = kept("root-1.pem");
+    let refused = open(dir.path(), &time).unwrap_err();
+    assert!(
+        matches!(refused, AuthorityError::AnotherRoot { ref path } if path.ends_with("root-1.pem")),
+        "{refused}"
+    );
+    assert_eq!(kept("root-1.pem"), next);
+
+    fs::remove_file(dir.path().join("root.pem")).unwrap();
+    assert!(matches!(open(dir.path(), &time), Err(AuthorityError::AnotherRoot { .. })));
+    assert_eq!(kept("root-1.pem"), next);
+    assert!(!dir.path().join("root.pem").exists(), "no root is made beside one that is in use");
+}
+
+/// The same with an intermediate: its key goes only once the store says that it may.
+#[test]
+fn an_empty_store_removes_no_key() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    open(dir.path(), &time).unwrap().prepare(Kind::Intermediate).unwrap();
+    assert!(dir.path().join("workload-1.pem").exists());
+    let authority = open(dir.path(), &time).unwrap();
+    assert!(dir.path().join("workload-1.pem").exists());
+    reopen(dir.path(), &authority.root_hash(), &time).unwrap();
+    assert!(!dir.path().join("workload-1.pem").exists());
+}
+
 #[test]
 fn a_rotation_under_way_is_renewed_and_reopened_like_everything_else() {
     let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());

@@ -24,7 +24,8 @@ use crate::{
 /// In a state directory whose restoring did not come to its end: nothing starts on it.
 pub const INCOMPLETE: &str = "restore.incomplete";
 
-/// Revisions are given out anew from the next multiple of this.
+/// Revisions are given out anew from a multiple of this. The product with the seconds since 1970 stays exact in a JSON
+/// number (2^53) for two centuries.
 const STRIDE: u64 = 1_000_000;
 
 /// Why nothing was restored.
@@ -198,17 +199,18 @@ fn plan(header: &Header, now: SystemTime) -> Restored {
     let taken = header.taken.as_ref().and_then(wire::time::decode_timestamp).unwrap_or(now);
     Restored {
         revision: header.revision,
-        next: next_revision(header.revision, taken, now),
+        next: next_revision(header.revision, now),
         taken,
         trust_domain: header.trust_domain.clone(),
     }
 }
 
-/// Where a store goes on that was restored at `now` from a backup of `revision`: beyond all that it can have written since
-/// `taken`, at less than a million writes a minute, and beyond what an earlier restore of the same backup gave out.
-fn next_revision(revision: Revision, taken: SystemTime, now: SystemTime) -> Revision {
-    let minutes = now.duration_since(taken).unwrap_or_default().as_secs() / 60;
-    (revision / STRIDE).saturating_add(1).saturating_add(minutes).saturating_mul(STRIDE)
+/// Where a store goes on that was restored at `now` from a backup of `revision`: a million for each second since 1970. No
+/// store writes that much, so what was written since the backup, and what an earlier restore of any backup gave out, is
+/// below. A clock that is behind all of that leaves the next million.
+fn next_revision(revision: Revision, now: SystemTime) -> Revision {
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    (revision / STRIDE).saturating_add(1).max(seconds).saturating_mul(STRIDE)
 }
 
 #[cfg(test)]
@@ -219,15 +221,15 @@ mod tests {
 
     #[test]
     fn no_revision_is_given_out_twice() {
-        let taken = SystemTime::UNIX_EPOCH + Duration::from_hours(1000);
-        assert_eq!(next_revision(41, taken, taken), STRIDE);
-        assert_eq!(next_revision(STRIDE, taken, taken), 2 * STRIDE);
-        let hour = next_revision(41, taken, taken + Duration::from_hours(1));
-        assert_eq!(hour, 61 * STRIDE);
-        assert_eq!(
-            next_revision(41, taken, taken - Duration::from_hours(1)),
-            STRIDE,
-            "a clock that went back"
-        );
+        let now = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
+        let next = next_revision(41, now);
+        assert_eq!(next, 1_800_000_000 * STRIDE);
+        // Two restores of one backup, within a minute.
+        let second = next_revision(41, now + Duration::from_secs(40));
+        assert_eq!(second, next + 40 * STRIDE);
+        // A backup of what was restored first, restored after the second.
+        assert!(next_revision(next + 7, now + Duration::from_secs(60)) > second + 1_000);
+        assert_eq!(next_revision(next + 7, SystemTime::UNIX_EPOCH), next + STRIDE, "a clock that went back");
+        assert_eq!(next_revision(41, SystemTime::UNIX_EPOCH - Duration::from_secs(1)), STRIDE);
     }
 }

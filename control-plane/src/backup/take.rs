@@ -72,12 +72,14 @@ impl Snapshot {
         trust_domain: &TrustDomain,
         now: SystemTime,
     ) -> Result<Self, TakeError> {
-        let mut files = read(authority)?;
+        let mut before = read(authority)?;
         for _ in 0..TRIES {
             let dump = store.dump()?;
             // The store says which authority is right: both must be of one moment.
             let again = read(authority)?;
-            if again == files {
+            if again == before
+                && let Some(files) = again
+            {
                 let header = Header {
                     schema: dump.schema(),
                     revision: dump.revision(),
@@ -87,7 +89,7 @@ impl Snapshot {
                 };
                 return Ok(Self { header, files, dump });
             }
-            files = again;
+            before = again;
         }
         Err(TakeError::Busy)
     }
@@ -119,28 +121,60 @@ impl Snapshot {
     }
 }
 
-/// The files of an authority by name, without what a write under way leaves.
-fn read(directory: &Path) -> Result<Vec<File>, TakeError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| TakeError::Io { path, source }
-    };
+/// The files of an authority by name, without what a write under way leaves. `None`: they do not stand still.
+fn read(directory: &Path) -> Result<Option<Vec<File>>, TakeError> {
+    let failed = |source| TakeError::Io { path: directory.to_owned(), source };
+    let entries = fs::read_dir(directory).map_err(failed)?;
+    contents(directory, entries.map(|entry| entry.map(|entry| entry.path())))
+}
+
+/// The files at `paths`. `None`: one of them was removed meanwhile, as a step of a rotation does.
+fn contents(
+    directory: &Path,
+    paths: impl Iterator<Item = io::Result<PathBuf>>,
+) -> Result<Option<Vec<File>>, TakeError> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed(directory))? {
-        let path = entry.map_err(failed(directory))?.path();
+    for path in paths {
+        let path = path.map_err(|source| TakeError::Io { path: directory.to_owned(), source })?;
         if path.extension().is_some_and(|extension| extension == "new") {
             continue;
         }
-        let metadata = fs::symlink_metadata(&path).map_err(failed(&path))?;
+        let metadata = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            metadata => metadata.map_err(|source| TakeError::Io { path: path.clone(), source })?,
+        };
         let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
         match name {
             Some(name) if metadata.is_file() && metadata.len() <= MAX_FILE && files.len() < MAX_FILES => {
-                let content = fs::read(&path).map_err(failed(&path))?;
+                let content = match fs::read(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    content => content.map_err(|source| TakeError::Io { path, source })?,
+                };
                 files.push(File { name, content });
             }
             _ => return Err(TakeError::Foreign { path }),
         }
     }
     files.sort_by(|left, right| left.name.cmp(&right.name));
-    Ok(files)
+    Ok(Some(files))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io};
+
+    use super::{TakeError, contents, read};
+
+    #[test]
+    fn a_file_that_is_removed_while_they_are_read_is_a_reason_to_read_them_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("root.pem"), "the root").unwrap();
+        // As listed before it was removed.
+        let listed = ["root.pem", "workload-1.pem"].map(|name| Ok(path(name)));
+        assert!(contents(directory.path(), listed.into_iter()).unwrap().is_none());
+        assert_eq!(read(directory.path()).unwrap().unwrap().len(), 1);
+        let refused = contents(directory.path(), [Err(io::ErrorKind::PermissionDenied.into())].into_iter());
+        assert!(matches!(refused, Err(TakeError::Io { .. })));
+    }
 }

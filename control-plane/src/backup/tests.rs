@@ -77,7 +77,7 @@ async fn what_is_restored_is_what_was_and_goes_on_beyond_what_is_lost() {
     put(&bench.store, key("a"), b"lost").await;
     let target = bench.path("fresh");
     let restored = restore(&backup, &target, NOW + Duration::from_secs(150)).unwrap();
-    assert_eq!((restored.revision, restored.next), (3, 3_000_000));
+    assert_eq!((restored.revision, restored.next), (3, 150_000_000));
     assert_eq!(fs::read(target.join("authority/root.pem")).unwrap(), b"the root");
     assert!(!target.join(INCOMPLETE).exists());
     for file in ["store.redb", "authority/root.pem"] {
@@ -88,11 +88,11 @@ async fn what_is_restored_is_what_was_and_goes_on_beyond_what_is_lost() {
     assert_eq!(store.get(&key("a")).await.unwrap().unwrap().value, b"2");
     assert_eq!(store.past(1).await.unwrap().entries[0].value, b"1", "its history came with it");
     assert!(store.list(Keyspace::Tokens).await.unwrap().1.is_empty(), "no token is redeemed twice");
-    assert_eq!(store.restored().await.unwrap(), Some(3_000_000));
+    assert_eq!(store.restored().await.unwrap(), Some(150_000_000));
     let lost = store.changes(4).await.unwrap_err();
-    assert!(matches!(lost, HistoryError::Lost { asked: 4, last: 3, next: 3_000_000 }), "{lost}");
+    assert!(matches!(lost, HistoryError::Lost { asked: 4, last: 3, next: 150_000_000 }), "{lost}");
     assert!(store.changes(3).await.unwrap().changes.is_empty());
-    assert_eq!(put(&store, key("b"), b"new").await, 3_000_001);
+    assert_eq!(put(&store, key("b"), b"new").await, 150_000_001);
     let records = store.audit(0, 100).await.unwrap();
     records.iter().try_fold(Head::start(), |head, record| audit::follow(&head, record)).unwrap();
     assert_eq!(records[3].method, "control_plane.Restore");

@@ -48,7 +48,7 @@ pub enum OpenError {
     /// It is not what was written.
     #[error(
         "{path} is damaged ({defect}); nothing of it was read. Restore it from a backup, or move it away to start with \
-         an empty store"
+         an empty store (after a rotation of the root the authority has to go with it)"
     )]
     Damaged {
         /// The file.

@@ -1,5 +1,5 @@
 //! Answers that are given again: a write with an idempotency key leaves its answer beside what it changed, in the same
-//! transaction, for a day.
+//! transaction, for a day, or until there are more than [`MAX`].
 
 use std::time::{Duration, SystemTime};
 

@@ -1,18 +1,24 @@
 //! History, Watch, Rollback, sets and idempotency keys over the policy port.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use outrigger_control_plane::{
     access::{Grant, Role},
+    audit::Draft,
     backup,
-    store::Store,
+    store::{Commit, Key, Op, Store},
 };
+use outrigger_core::model::{self, ObjectRef};
 use outrigger_proto::backup::v1alpha1::{BackupRequest, backup_service_client::BackupServiceClient};
 use outrigger_proto::policy::v1alpha1::{
     self as proto, ApplyRequest, HistoryRequest, Kind, RollbackRequest, WatchEvent, WatchRequest,
     item_result::Action, policy_service_client::PolicyServiceClient, rollback_request::Target,
     watch_event::Event,
 };
+use prost::Message;
 use tonic::{Code, Streaming};
 
 use crate::{
@@ -218,24 +224,74 @@ async fn a_set_is_pruned_of_what_is_not_applied_any_more_and_of_nothing_else() {
     assert!(told(&gone.results).contains(&("price".to_owned(), Action::Deleted)));
 }
 
+fn annotations(item: &mut proto::ApplyItem) -> &mut BTreeMap<String, String> {
+    &mut item.object.as_mut().unwrap().metadata.as_mut().unwrap().annotations
+}
+
 #[tokio::test]
-async fn what_is_pruned_must_be_the_callers_to_delete() {
+async fn an_object_as_large_as_one_may_be_is_taken_into_a_set_and_survives_a_restart() {
+    let mesh = ControlPlane::start().await;
+    let mut full = items(SERVICES);
+    annotations(&mut full[0]).extend((0..64).map(|number| (format!("z{number}"), String::new())));
+    annotations(&mut full[1]).insert("a".to_owned(), "x".repeat(65_535));
+
+    let request = ApplyRequest { items: full, set: "prices".to_owned(), ..ApplyRequest::default() };
+    let applied = mesh.admin().apply(request.clone()).await.unwrap().into_inner();
+    assert_eq!(applied.results.len(), 2);
+    let mesh = mesh.restart(async |_| ()).await;
+    let again = mesh.admin().apply(request.clone()).await.unwrap().into_inner();
+    assert!(again.results.iter().all(|result| result.action() == Action::Unchanged), "{again:?}");
+
+    let mut over = request;
+    annotations(&mut over.items[0]).insert("one-more".to_owned(), String::new());
+    assert_eq!(mesh.admin().apply(over).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_set_is_pruned_in_the_namespaces_of_the_request_and_what_stays_is_said() {
     let mesh = ControlPlane::start().await;
     let elsewhere = SERVICES.replace("namespace: demo", "namespace: other");
     apply_set(&mut mesh.admin(), "prices", &format!("{SERVICES}---{elsewhere}")).await.unwrap();
     let mesh = mesh
         .restart(async |store| {
-            let grant = Grant { role: Role::Admin, namespaces: Some(BTreeSet::from(["demo".to_owned()])) };
-            store.commit(role("ann", &grant)).await.unwrap();
+            for namespace in ["demo", "other"] {
+                let namespaces = Some(BTreeSet::from([namespace.to_owned()]));
+                store.commit(role(namespace, &Grant { role: Role::Admin, namespaces })).await.unwrap();
+            }
         })
         .await;
-    let mut ann = PolicyServiceClient::new(mesh.policy_port(Some(&mesh.operator("ann"))));
-    assert_eq!(apply_set(&mut ann, "prices", SERVICES).await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(rollback(&mut ann, store_at(1)).await.unwrap_err().code(), Code::PermissionDenied);
-    let seen = history(&mut ann, HistoryRequest::default()).await.versions;
-    assert!(seen.iter().all(|version| version.results.len() == 2), "{seen:#?}");
-    let all = list(&mut mesh.admin()).await;
-    assert_eq!(all.len(), 4);
+    let price = SERVICES.split("---").next().unwrap();
+    let deleted = ("price-v2".to_owned(), Action::Deleted);
+
+    // Who may write to one namespace prunes there, and does not learn what is elsewhere.
+    let mut demo = PolicyServiceClient::new(mesh.policy_port(Some(&mesh.operator("demo"))));
+    let pruned = apply_set(&mut demo, "prices", price).await.unwrap();
+    assert_eq!(told(&pruned.results), [("price".to_owned(), Action::Unchanged), deleted.clone()]);
+    let mut other = PolicyServiceClient::new(mesh.policy_port(Some(&mesh.operator("other"))));
+    let theirs = price.replace("namespace: demo", "namespace: other");
+    assert!(told(&apply_set(&mut other, "prices", &theirs).await.unwrap().results).contains(&deleted));
+    assert_eq!(rollback(&mut demo, store_at(1)).await.unwrap_err().code(), Code::PermissionDenied);
+    let seen = history(&mut demo, HistoryRequest::default()).await.versions;
+    let all = seen.iter().flat_map(|version| &version.results);
+    assert!(
+        all.clone().count() > 0 && all.clone().all(|one| one.r#ref.as_ref().unwrap().namespace == "demo")
+    );
+
+    // Who may write to both has only what the request reaches deleted, too.
+    let request = ApplyRequest {
+        items: items(price),
+        set: "prices".to_owned(),
+        prune: true,
+        ..ApplyRequest::default()
+    };
+    for dry_run in [true, false] {
+        let request = ApplyRequest { dry_run, ..request.clone() };
+        let results = mesh.admin().apply(request).await.unwrap().into_inner().results;
+        let [_, left] = results.as_slice() else { panic!("{results:?}") };
+        assert_eq!(left.r#ref.as_ref().unwrap().namespace, "other");
+        assert_eq!((left.action(), left.diagnostics[0].code.as_str()), (Action::Unchanged, "not_pruned"));
+    }
+    assert_eq!(list(&mut mesh.admin()).await.len(), 2);
 }
 
 /// What comes until the next bookmark, and where that is.
@@ -285,6 +341,27 @@ async fn a_watch_hears_everything_once_from_the_beginning_or_from_where_it_was()
     assert_eq!(refused.code(), Code::InvalidArgument);
 }
 
+/// A write is in the store before it is in the picture that lists show: here it never gets there.
+#[tokio::test]
+async fn a_watch_from_the_revision_of_a_list_misses_nothing_that_the_list_does_not_show() {
+    let mesh = ControlPlane::start().await;
+    let mut admin = mesh.admin();
+    apply(&mut admin, items(SERVICES)).await.unwrap();
+    let object = items(ROUTE).remove(0).object.unwrap();
+    let namespace = Some("demo".parse().unwrap());
+    let key =
+        Key::object(&ObjectRef { kind: model::Kind::Route, namespace, name: "canary".parse().unwrap() });
+    let ops = vec![Op::Put { key, value: object.encode_to_vec() }];
+    let audit = Draft::own(SystemTime::now(), "test", "test.Write", "");
+    let written = mesh.state.store.commit(Commit { expect: Vec::new(), ops, audit }).await.unwrap();
+
+    let listed = admin.list(proto::ListRequest::default()).await.unwrap().into_inner();
+    assert_eq!(listed.objects.len(), 2);
+    let from = WatchRequest { from_revision: listed.revision, ..WatchRequest::default() };
+    let mut stream = admin.watch(from).await.unwrap().into_inner();
+    assert_eq!(until_bookmark(&mut stream).await, (vec!["+canary".to_owned()], written));
+}
+
 #[tokio::test]
 async fn a_slow_watcher_holds_nobody_up_and_is_told_to_start_over() {
     let mesh = ControlPlane::keeping(3).await;
@@ -296,8 +373,7 @@ async fn a_slow_watcher_holds_nobody_up_and_is_told_to_start_over() {
     let mut last = 0;
     for number in 0..120 {
         let mut large = items(SERVICES);
-        let metadata = large[0].object.as_mut().unwrap().metadata.as_mut().unwrap();
-        metadata.annotations.insert("note".to_owned(), format!("{number}{}", "x".repeat(60_000)));
+        annotations(&mut large[0]).insert("note".to_owned(), format!("{number}{}", "x".repeat(60_000)));
         last = apply(&mut admin, large).await.unwrap().revision;
     }
     let told = loop {

@@ -1,14 +1,17 @@
 //! Sets of objects that are applied together: what an earlier Apply of the same set wrote, and this one does not have, is
-//! pruned. Which set an object is in stands on the object itself. Pure.
+//! pruned in the namespaces that this one has objects of, and only there. A name of a set is anybody's: who writes to one
+//! namespace must neither stand in the way of a set in another, nor have something of it deleted. Which set an object is
+//! in stands on the object itself. Pure.
 
-use outrigger_core::model::{Name, Object, ObjectRef, Violation};
+use outrigger_core::model::{Metadata, Name, Object, ObjectRef, Violation};
+use outrigger_proto::policy::v1alpha1::{self as proto, item_result::Action};
 use tonic::Code;
 
-use super::{Items, Rejected};
-use crate::store::objects::Objects;
-
-/// The annotation with the name of an object's set.
-pub(in crate::api) const ANNOTATION: &str = "outrigger.dev/applied-set";
+use super::{Items, Rejected, result};
+use crate::{
+    api::diagnostics::diagnostic,
+    store::{Revision, objects::Objects},
+};
 
 /// The set of an Apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,14 +38,26 @@ impl Set {
         Ok(Some(Self { name, prune }))
     }
 
-    /// What is to be pruned: the set's objects that are not among `items`.
-    pub(super) fn pruned(&self, base: &Objects, items: &Items<'_>) -> Vec<ObjectRef> {
+    /// What becomes of the set's objects that are not among `items`.
+    pub(super) fn rest(&self, base: &Objects, items: &Items<'_>) -> Rest {
+        let mut rest = Rest::default();
         if !self.prune {
-            return Vec::new();
+            return rest;
         }
+        let namespaces = items.namespaces();
         let ours = base.iter().filter(|(_, object)| set_of(object) == Some(self.name.as_str()));
-        let gone = ours.filter(|(reference, _)| !items.has(reference));
-        gone.map(|(reference, _)| reference.clone()).collect()
+        for (reference, object) in ours.filter(|(reference, _)| !items.has(reference)) {
+            if namespaces.contains(&reference.namespace) {
+                rest.gone.push(reference.clone());
+            } else {
+                rest.left.push(Left {
+                    object: reference.clone(),
+                    revision: object.metadata.revision,
+                    set: self.name.clone(),
+                });
+            }
+        }
+        rest
     }
 
     /// Why `current` may not be taken into the set.
@@ -54,17 +69,50 @@ impl Set {
     }
 }
 
+/// The objects of a set that a request does not have.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    /// To be pruned.
+    pub(super) gone: Vec<ObjectRef>,
+    /// Out of the request's reach.
+    pub(super) left: Vec<Left>,
+}
+
+/// An object of the set that stays although the request does not have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::api) struct Left {
+    /// Which.
+    pub(in crate::api) object: ObjectRef,
+    revision: Revision,
+    set: Name,
+}
+
+impl Left {
+    /// What is said of it.
+    pub(in crate::api) fn result(&self) -> proto::ItemResult {
+        let message = format!(
+            "it belongs to the set '{}' and stays: the request has no object of its namespace",
+            self.set
+        );
+        let violation = Violation::warning("prune", "not_pruned", message).remedy("delete it if it is to go");
+        proto::ItemResult {
+            diagnostics: vec![diagnostic(&violation, Some(&self.object), "")],
+            ..result(&self.object, Action::Unchanged, self.revision)
+        }
+    }
+}
+
 /// `wanted` in its set: that of the request, else the one that it is in.
 pub(super) fn placed(wanted: &Object, current: Option<&Object>, set: Option<&Set>) -> Object {
     let mut object = wanted.clone();
     let name = set.map(|set| set.name.as_str()).or_else(|| current.and_then(set_of));
     match name {
-        Some(name) => object.metadata.annotations.insert(ANNOTATION.to_owned(), name.to_owned()),
-        None => object.metadata.annotations.remove(ANNOTATION),
+        Some(name) => object.metadata.annotations.insert(Metadata::APPLIED_SET.to_owned(), name.to_owned()),
+        None => object.metadata.annotations.remove(Metadata::APPLIED_SET),
     };
     object
 }
 
 fn set_of(object: &Object) -> Option<&str> {
-    object.metadata.annotations.get(ANNOTATION).map(String::as_str)
+    object.metadata.annotations.get(Metadata::APPLIED_SET).map(String::as_str)
 }

@@ -55,6 +55,8 @@ pub(super) struct Watch {
 
 struct Beginning {
     objects: Arc<Objects>,
+    /// As it was at the beginning: asking every proxy for every object would cost one times the other.
+    applied: Applied,
     after: Option<ObjectRef>,
 }
 
@@ -69,7 +71,11 @@ impl Watch {
     ) -> Self {
         // First: what it says was written is in the history, whichever picture is taken below.
         let newest = parts.store.progress();
-        let beginning = (from == 0).then(|| Beginning { objects: parts.objects.current(), after: None });
+        let beginning = (from == 0).then(|| Beginning {
+            objects: parts.objects.current(),
+            applied: (parts.progress)(),
+            after: None,
+        });
         let at = beginning.as_ref().map_or(from, |beginning| beginning.objects.revision());
         let now = Instant::now();
         Self {
@@ -120,7 +126,7 @@ impl Watch {
             .map(|(reference, object)| (reference.clone(), Arc::clone(object)));
         if let Some((reference, object)) = found {
             beginning.after = Some(reference);
-            let put = proto::Object::from(&with_conditions(&object, &(self.progress)()));
+            let put = proto::Object::from(&with_conditions(&object, &beginning.applied));
             return Some(event(object.metadata.revision, Event::Put(put)));
         }
         self.beginning = None;
@@ -129,15 +135,20 @@ impl Watch {
 
     /// Fills the queue with what is new; waits for it when nothing is.
     async fn read(&mut self) -> Result<(), Status> {
+        let now = Instant::now();
+        if now >= self.ends {
+            // Also when there is more: whoever always has something to hear shows its certificate again, too.
+            self.queue.push_back(bookmark(self.at));
+            self.over = true;
+            return Ok(());
+        }
         let page = self.store.changes(self.at).await.map_err(history_failed)?;
         if !page.changes.is_empty() {
             return self.take(page).map_err(|error| store_failed(&error));
         }
         self.at = page.until;
-        let now = Instant::now();
-        if now >= self.spoke + BOOKMARK || now >= self.ends {
+        if now >= self.spoke + BOOKMARK {
             self.queue.push_back(bookmark(self.at));
-            self.over = now >= self.ends;
             return Ok(());
         }
         let at = self.at;
@@ -195,3 +206,6 @@ fn event(revision: Revision, event: Event) -> proto::WatchEvent {
 fn bookmark(revision: Revision) -> proto::WatchEvent {
     event(revision, Event::Bookmark(proto::Bookmark {}))
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 
 use super::{PolicyApi, commit_failed, store_failed};
 use crate::{
+    access::Denied,
     api::{
         diagnostics,
         plan::{self, Plan, Rejected, Writer},
@@ -216,7 +217,7 @@ impl PolicyApi {
             Ok(plan) => plan,
             Err(rejected) => return Err(self.reject(call, rejected).await),
         };
-        // What is pruned may be anywhere.
+        // Whatever the plan is of: nobody deletes what is not theirs.
         for change in &plan.changes {
             if let Change::Delete(reference) = change {
                 self.inside(call, reference.namespace.as_ref()).await?;
@@ -225,17 +226,23 @@ impl PolicyApi {
         let store = &self.parts.store;
         if options.dry_run {
             plan.preview(edit.base());
-            return Ok((store.revision(), plan.results));
         }
-        let Plan { changes, results } = plan;
-        let answer = |revision| proto::ApplyResponse { revision, results: results.clone() }.encode_to_vec();
+        let Plan { changes, results, left } = plan;
+        let mut told = results.clone();
+        let seen =
+            left.iter().filter(|left| Denied::outside(&call.caller, left.object.namespace.as_ref()).is_ok());
+        told.extend(seen.take(plan::MAX_ITEMS).map(plan::Left::result));
+        if options.dry_run {
+            return Ok((store.revision(), told));
+        }
+        let answer = |revision| proto::ApplyResponse { revision, results: told.clone() }.encode_to_vec();
         if changes.is_empty() {
             let revision = store.revision();
             if let Some(reply) = options.reply {
                 let reply = Reply { answer: answer(revision), ..reply };
                 store.remember(reply).await.map_err(|error| store_failed(&error))?;
             }
-            return Ok((revision, results));
+            return Ok((revision, told));
         }
         let reply = options.reply.map(|reply| Reply { answer: answer(0), ..reply });
         let mut audit = call.draft(self.parts.clock.now(), options.message);
@@ -248,7 +255,7 @@ impl PolicyApi {
             items = results.len(),
             "the objects changed"
         );
-        Ok((revision, at(revision, results)))
+        Ok((revision, at(revision, told)))
     }
 }
 

@@ -108,6 +108,9 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// The annotation that is the server's, not the author's: the name of the set that an object is applied with.
+    pub const APPLIED_SET: &'static str = "outrigger.dev/applied-set";
+
     /// That of an object which nobody has stored yet.
     pub fn new(namespace: Option<Name>, name: Name) -> Self {
         Self {

@@ -210,14 +210,21 @@ fn labels(findings: &mut Findings, field: &str, wire: &BTreeMap<String, String>)
     wire.clone()
 }
 
+/// Annotations, as many as an author may write. The server's own is beside them: an object that was taken must not be too
+/// large once it is in a set.
 fn annotations(findings: &mut Findings, wire: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let bytes: usize = wire.iter().map(|(key, value)| key.len().saturating_add(value.len())).sum();
-    if wire.len() > MAX_LABELS || bytes > MAX_ANNOTATIONS_BYTES {
+    let ours = |key: &str, value: &str| key == Metadata::APPLIED_SET && value.parse::<Name>().is_ok();
+    let (mut count, mut bytes) = (0_usize, 0_usize);
+    for (key, value) in wire.iter().filter(|(key, value)| !ours(key, value)) {
+        count = count.saturating_add(1);
+        bytes = bytes.saturating_add(key.len()).saturating_add(value.len());
+    }
+    if count > MAX_LABELS || bytes > MAX_ANNOTATIONS_BYTES {
         let message =
             format!("at most {MAX_LABELS} annotations of {MAX_ANNOTATIONS_BYTES} bytes are allowed");
         findings.error("annotations", "too_many", message, "");
     }
-    for key in wire.keys().take(MAX_LABELS) {
+    for key in wire.keys().take(MAX_LABELS.saturating_add(1)) {
         check_key(findings, "annotations", key);
     }
     wire.clone()
