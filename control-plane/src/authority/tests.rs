@@ -11,7 +11,7 @@ use std::{
 
 use outrigger_core::{
     model::{SpiffeId, TrustDomain},
-    rotation::{Facts, Kind},
+    rotation::{Facts, Kind, Revoked},
 };
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType};
@@ -333,6 +333,27 @@ fn an_operators_credential_that_does_not_fit_is_made_anew_and_one_open_to_others
     assert!(id().ends_with("/admin"));
     fs::set_permissions(&admin, fs::Permissions::from_mode(0o755)).unwrap();
     assert!(upkeep.step().is_err(), "somebody may have read it: its owner has to know");
+}
+
+#[test]
+fn an_operator_trusts_nobody_who_was_revoked() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = Arc::new(open(dir.path(), &time).unwrap());
+    let mut registry = prometheus_client::registry::Registry::default();
+    let upkeep = Upkeep::start(Arc::clone(&authority), dir.path(), time.clock(), &mut registry).unwrap();
+    let load = || outrigger_tls::credential::load(&dir.path().join("admin")).unwrap();
+    let before = load();
+    assert!(before.bundle.outgoing().revoked.is_empty());
+    let mut next = authority.state();
+    next.sequence += 1;
+    next.revoked.push(Revoked { key: [7; 32], until: time.now() + DAY });
+    authority.install(next, None);
+    upkeep.step().unwrap();
+    let after = load();
+    assert_eq!(after.bundle.outgoing().revoked, [[7; 32]]);
+    assert_eq!(after.bundle.authorities(), before.bundle.authorities());
+    upkeep.step().unwrap();
+    assert_eq!(load().svid.chain(), after.svid.chain(), "it is written once");
 }
 
 /// A process that is killed after the keys were written, and before the store names them.

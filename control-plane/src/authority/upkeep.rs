@@ -184,10 +184,11 @@ impl Upkeep {
     fn operator(&self, directory: &Path, name: &Name, now: SystemTime) -> Result<Validity, UpkeepError> {
         let Shared { authority, identity, .. } = &*self.0;
         let id = SpiffeId::operator(authority.trust_domain().clone(), name.clone());
-        let roots = authority.bundle().x509_authorities;
+        let TrustBundle { x509_authorities: roots, outgoing, .. } = authority.bundle();
         match credential::load(directory) {
             Ok(kept) => {
                 let ours = kept.svid.id() == &id
+                    && kept.bundle.outgoing().revoked == outgoing.revoked
                     && kept
                         .bundle
                         .authorities()
