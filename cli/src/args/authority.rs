@@ -73,6 +73,6 @@ pub(crate) struct RotateArgs {
     #[arg(long)]
     pub(crate) force: bool,
     /// How long to wait until all steps are safe
-    #[arg(long, value_name = "DURATION", default_value = "48h", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = duration::parse)]
     pub(crate) timeout: Duration,
 }

@@ -363,8 +363,14 @@ fn a_rotation_under_way_is_renewed_and_reopened_like_everything_else() {
     let state = authority.state().prepare(Kind::Root, time.now()).unwrap();
     authority.install(state.clone(), Some(prepared));
     assert_eq!((authority.bundle().x509_authorities.len(), authority.root_hash()), (2, first));
-    let facts =
-        Facts { now: time.now(), complete_at: time.now(), proxies: &[], outgoing: authority.other_key() };
+    let facts = Facts {
+        now: time.now(),
+        complete_at: time.now(),
+        proxies: &[],
+        absent: &[],
+        unknown_until: None,
+        outgoing: authority.other_key(),
+    };
     let next = state.activate(Kind::Root, &facts, DAY, false).unwrap();
     authority.install(next.clone(), None);
     let second = authority.root_hash();

@@ -206,6 +206,22 @@ async fn a_root_is_rotated_with_a_restart_between_any_two_steps() {
     }
 }
 
+/// A proxy that was cut off before a restart, and is not back, runs for as long as its certificate is valid: nobody knows
+/// of it, and it does not know the new root.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_a_new_root_waits_for_certificates_of_those_who_do_not_come_back() {
+    let (root, life) = (AuthorityKind::Root, LIFE * 60);
+    let control = ControlPlane::with_leaf_ttl(life).await;
+    drop(Front::connect(&control).await);
+    prepare(&control, root).await.unwrap();
+    let control = restarted(control).await;
+    let refused = activate(&control, root, false).await.unwrap_err();
+    assert!(refused.message().contains("expires in"), "{refused:?}");
+    assert!(!get(&control).await.safe);
+    control.pass(life);
+    activate(&control, root, false).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_intermediate_is_tainted_and_revoked_by_its_key() {
     let intermediate = AuthorityKind::Intermediate;

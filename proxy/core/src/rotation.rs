@@ -2,7 +2,7 @@
 //! each is refused until what the proxies applied proves that it takes nobody's peer away:
 //!
 //! * *activate* a new root only when every proxy applied the bundle that holds it, since certificates under it are issued
-//!   from then on;
+//!   from then on; one that broke off before counts until its certificate has expired, since it runs on until then;
 //! * *revoke* the old root or intermediate only when no proxy shows a certificate under it, and when the last one that
 //!   was issued has expired: it may be held by a proxy that is not connected, and comes back.
 //!
@@ -116,6 +116,17 @@ pub struct Proxy {
     pub authorities: Vec<[u8; 32]>,
 }
 
+/// A proxy that broke off without a good-bye. It may be running, on what it had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absent {
+    /// `<SPIFFE ID>#<instance>`.
+    pub name: String,
+    /// As in [`Proxy`], as far as it had come.
+    pub bundle_sequence: u64,
+    /// When its certificate expires, at the latest; it has to join again then.
+    pub until: SystemTime,
+}
+
 /// What a step is judged by.
 #[derive(Debug, Clone)]
 pub struct Facts<'a> {
@@ -125,6 +136,11 @@ pub struct Facts<'a> {
     pub complete_at: SystemTime,
     /// All proxies that are connected, were so a moment ago, or are registered.
     pub proxies: &'a [Proxy],
+    /// Those that are none of these, and whose certificates may be valid.
+    pub absent: &'a [Absent],
+    /// Until then, proxies with a valid certificate may be running that nobody here knows of: those that were cut off
+    /// before the control plane's start.
+    pub unknown_until: Option<SystemTime>,
     /// SHA-256 of the public key of what is on its way out: the old root, or the old intermediate.
     pub outgoing: Option<[u8; 32]>,
 }
@@ -136,7 +152,11 @@ pub struct Unsafe {
     pub lagging: Vec<String>,
     /// Proxies may be missing: some that ran before the control plane started have until then to come back.
     pub incomplete_until: Option<SystemTime>,
-    /// Until then, somebody who is not connected may hold a certificate under the old one.
+    /// The proxies that broke off, did not apply the bundle with the new root, and may be running with a valid certificate;
+    /// by name.
+    pub absent: Vec<String>,
+    /// Until then, somebody who is not connected may hold a certificate that is in the way: under the old one, or for lack
+    /// of a bundle with the new one.
     pub leaves_until: Option<SystemTime>,
 }
 
@@ -274,12 +294,29 @@ impl Authorities {
         match other.stage {
             // It is below a root that everybody trusts, and travels with the certificates that it signs.
             Stage::Prepared if self.kind() == Some(Kind::Intermediate) => Unsafe::default(),
-            Stage::Prepared => Unsafe { lagging: lagging(), incomplete_until, leaves_until: None },
-            Stage::Retiring { leaves_until } | Stage::Tainted { leaves_until } => {
-                let leaves_until = Some(leaves_until).filter(|until| facts.now <= *until);
-                Unsafe { lagging: lagging(), incomplete_until, leaves_until }
+            Stage::Prepared => {
+                let absent = || self.absent(facts);
+                let until = absent().map(|absent| absent.until).chain(facts.unknown_until).max();
+                Unsafe {
+                    lagging: lagging(),
+                    incomplete_until,
+                    absent: absent().map(|absent| absent.name.clone()).collect(),
+                    leaves_until: until.filter(|until| facts.now <= *until),
+                }
             }
+            Stage::Retiring { leaves_until } | Stage::Tainted { leaves_until } => Unsafe {
+                lagging: lagging(),
+                incomplete_until,
+                absent: Vec::new(),
+                leaves_until: Some(leaves_until).filter(|until| facts.now <= *until),
+            },
         }
+    }
+
+    /// Those who run on, and do not trust what is prepared.
+    fn absent<'a>(&self, facts: &Facts<'a>) -> impl Iterator<Item = &'a Absent> {
+        let (now, sequence) = (facts.now, self.sequence);
+        facts.absent.iter().filter(move |absent| now <= absent.until && absent.bundle_sequence < sequence)
     }
 
     fn of(&self, kind: Kind) -> Option<Other> {

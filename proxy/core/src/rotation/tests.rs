@@ -1,5 +1,5 @@
-//! A model of proxies that come, go, renew and lag, and of operators who take any step at any time: no proxy that is in
-//! contact with the control plane, or was so within the last minute, ever meets a peer with a valid certificate that it cannot verify.
+//! A model of proxies that come, go, renew and lag, and of operators who take any step at any time: no proxy whose own
+//! certificate is valid, in contact with the control plane or not, ever meets a peer with a valid one that it cannot verify.
 
 use std::{
     collections::BTreeSet,
@@ -64,8 +64,6 @@ struct Model {
     reported: bool,
     /// When it broke off, as far as the control plane knows.
     lost: Option<SystemTime>,
-    /// When it was connected last, and had applied a bundle.
-    contact: Option<SystemTime>,
 }
 
 struct World {
@@ -74,6 +72,8 @@ struct World {
     proxies: Vec<Model>,
     now: SystemTime,
     started: SystemTime,
+    /// There was a start before.
+    resumed: bool,
 }
 
 /// Tells numbers of roots from those of intermediates.
@@ -91,15 +91,15 @@ fn signers(line: Line) -> Vec<[u8; 32]> {
 impl World {
     fn new() -> Self {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let absent = Model {
-            bundle: Bundle::default(),
-            leaf: None,
-            connected: false,
-            reported: false,
-            lost: None,
-            contact: None,
-        };
-        Self { authorities: Authorities::default(), proxies: vec![absent; 3], now, started: now }
+        let absent =
+            Model { bundle: Bundle::default(), leaf: None, connected: false, reported: false, lost: None };
+        Self {
+            authorities: Authorities::default(),
+            proxies: vec![absent; 3],
+            now,
+            started: now,
+            resumed: false,
+        }
     }
 
     fn bundle(&self) -> Bundle {
@@ -126,14 +126,31 @@ impl World {
         shown.collect()
     }
 
+    /// Who broke off earlier, and may hold what was issued until then.
+    fn absent(&self) -> Vec<Absent> {
+        let lost = self.proxies.iter().filter_map(|proxy| proxy.lost.map(|lost| (proxy, lost)));
+        lost.map(|(proxy, lost)| Absent {
+            name: String::new(),
+            bundle_sequence: if proxy.reported { proxy.bundle.sequence } else { 0 },
+            until: lost + LIFE,
+        })
+        .collect()
+    }
+
     fn step(&mut self, step: impl FnOnce(&Authorities, &Facts<'_>) -> Result<Authorities, Refusal>) {
-        let proxies = self.visible();
+        let (proxies, absent) = (self.visible(), self.absent());
         let outgoing = self.authorities.other.zip(self.authorities.kind()).map(|(other, kind)| match kind {
             Kind::Root => key(kind, other.line.root),
             Kind::Intermediate => key(kind, other.line.intermediate),
         });
-        let complete_at = self.started + REMEMBERED;
-        let facts = Facts { now: self.now, complete_at, proxies: &proxies, outgoing };
+        let facts = Facts {
+            now: self.now,
+            complete_at: self.started + REMEMBERED,
+            proxies: &proxies,
+            absent: &absent,
+            unknown_until: self.resumed.then(|| self.started + LIFE),
+            outgoing,
+        };
         if let Ok(next) = step(&self.authorities, &facts) {
             self.authorities = next;
         }
@@ -182,7 +199,7 @@ impl World {
             Event::Restart => {
                 let kept = serde_json::to_vec(&self.authorities).unwrap();
                 self.authorities = serde_json::from_slice(&kept).unwrap();
-                self.started = now;
+                (self.started, self.resumed) = (now, true);
                 for proxy in &mut self.proxies {
                     proxy.connected = false;
                     proxy.lost = None;
@@ -190,16 +207,12 @@ impl World {
             }
             Event::Pass(seconds) => self.now += Duration::from_secs(seconds),
         }
-        for proxy in self.proxies.iter_mut().filter(|proxy| proxy.connected && proxy.reported) {
-            proxy.contact = Some(self.now);
-        }
     }
 
-    /// Who cannot verify whom: of those in contact, or out of it for less than a minute. They run on without.
+    /// Who cannot verify whom.
     fn broken(&self) -> Option<(usize, usize)> {
         let valid = |proxy: &Model| proxy.leaf.filter(|(_, until)| self.now <= *until).map(|(line, _)| line);
-        let in_contact = |model: &Model| model.contact.is_some_and(|contact| self.now < contact + REMEMBERED);
-        for (one, model) in self.proxies.iter().enumerate().filter(|(_, model)| in_contact(model)) {
+        for (one, model) in self.proxies.iter().enumerate().filter(|(_, model)| valid(model).is_some()) {
             for (other, peer) in self.proxies.iter().enumerate() {
                 if valid(peer).is_some_and(|line| !accepts(&model.bundle, line)) {
                     return Some((one, other));
@@ -267,7 +280,14 @@ fn a_refusal_names_who_lags_and_a_step_out_of_turn_says_what_is_missing() {
     };
     let proxies =
         [proxy("one", 1, vec![old]), proxy("two", 2, vec![key(Kind::Root, 1)]), proxy("three", 0, vec![])];
-    let facts = Facts { now, complete_at: now, proxies: &proxies, outgoing: Some(old) };
+    let facts = Facts {
+        now,
+        complete_at: now,
+        proxies: &proxies,
+        absent: &[],
+        unknown_until: None,
+        outgoing: Some(old),
+    };
     let idle = Authorities::default();
     assert_eq!(idle.activate(Kind::Root, &facts, LIFE, true), Err(Refusal::NotPrepared(Kind::Root)));
     assert_eq!(idle.revoke(Kind::Root, &facts, now, true), Err(Refusal::NotActivated(Kind::Root)));
@@ -280,9 +300,51 @@ fn a_refusal_names_who_lags_and_a_step_out_of_turn_says_what_is_missing() {
 
     let activated = prepared.activate(Kind::Root, &facts, LIFE, true).unwrap();
     let early = Facts { complete_at: now + LIFE, ..facts.clone() };
-    let found = Unsafe { lagging, incomplete_until: Some(now + LIFE), leaves_until: Some(now + LIFE) };
+    let found = Unsafe {
+        lagging,
+        incomplete_until: Some(now + LIFE),
+        leaves_until: Some(now + LIFE),
+        ..Unsafe::default()
+    };
     assert_eq!(activated.revoke(Kind::Root, &early, now, false), Err(Refusal::Unsafe(found)));
     assert!(activated.revoke(Kind::Root, &early, now, true).unwrap().at_once);
     let tainted = activated.taint(Kind::Root, now).unwrap();
     assert_eq!(tainted.taint(Kind::Root, now), Ok(tainted.clone()), "twice is once");
+}
+
+/// It runs on for as long as its certificate is valid, and does not know the new root.
+#[test]
+fn a_proxy_that_was_cut_off_holds_a_new_root_back_until_its_certificate_has_expired() {
+    let mut world = World::new();
+    world.now += REMEMBERED;
+    world.happen(Event::Connect(0));
+    world.happen(Event::Disconnect(0));
+    world.now += REMEMBERED * 2;
+    let root = Kind::Root;
+    for event in [Event::Connect(1), Event::Prepare(root), Event::Apply(1), Event::Activate(root)] {
+        world.happen(event);
+    }
+    assert_eq!(world.authorities.active, Authorities::default().active, "it is out of sight, and alive");
+    assert_eq!(world.broken(), None);
+    world.now += LIFE - REMEMBERED;
+    world.happen(Event::Activate(root));
+    assert_ne!(world.authorities.active, Authorities::default().active);
+    assert_eq!(world.broken(), None);
+}
+
+#[test]
+fn who_is_away_is_named_unless_it_knows_the_new_root() {
+    let now = SystemTime::UNIX_EPOCH + LIFE;
+    let away = |name: &str, bundle_sequence, until| Absent { name: name.to_owned(), bundle_sequence, until };
+    let absent =
+        [away("before", 1, now + LIFE), away("after", 2, now + LIFE * 2), away("expired", 1, now - LIFE / 2)];
+    let mut facts =
+        Facts { now, complete_at: now, proxies: &[], absent: &absent, unknown_until: None, outgoing: None };
+    let prepared = Authorities::default().prepare(Kind::Root, now).unwrap();
+    let found = prepared.found(&facts);
+    assert_eq!((found.absent, found.leaves_until), (vec!["before".to_owned()], Some(now + LIFE)));
+    facts.unknown_until = Some(now + LIFE * 3);
+    assert_eq!(prepared.found(&facts).leaves_until, Some(now + LIFE * 3));
+    facts.now = now + LIFE * 4;
+    assert!(prepared.found(&facts).is_safe());
 }
