@@ -28,7 +28,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use outrigger_core::{
     model::{Name, Outgoing, SpiffeId, TrustBundle, TrustDomain},
-    rotation::{Authorities, Kind, Stage},
+    rotation::{Authorities, Kind, LeafLife, Stage},
 };
 use outrigger_tls::{Key, Svid};
 use parking_lot::Mutex;
@@ -78,13 +78,13 @@ pub struct Known<'a> {
     pub root: Option<&'a [u8]>,
     /// The stored state; `None` before the first rotation.
     pub state: Option<&'a [u8]>,
-    /// How long a workload's certificate lives.
-    pub leaf_life: Duration,
+    /// How long workloads' certificates live, and lived.
+    pub leaf_life: LeafLife,
 }
 
 impl Default for Known<'_> {
     fn default() -> Self {
-        Self { root: None, state: None, leaf_life: SVID_LIFE }
+        Self { root: None, state: None, leaf_life: LeafLife::first(SVID_LIFE) }
     }
 }
 
@@ -93,7 +93,7 @@ impl Default for Known<'_> {
 pub struct Authority {
     shelf: Shelf,
     clock: Clock,
-    leaf_life: Duration,
+    leaf_life: LeafLife,
     lines: ArcSwap<Lines>,
     /// Whoever makes the next lines out of those there are.
     changing: Mutex<()>,
@@ -166,8 +166,8 @@ impl Authority {
         self.lines.load().state.clone()
     }
 
-    /// How long a workload's certificate lives.
-    pub fn leaf_life(&self) -> Duration {
+    /// How long workloads' certificates live, and lived.
+    pub fn leaf_life(&self) -> LeafLife {
         self.leaf_life
     }
 
@@ -226,7 +226,7 @@ impl Authority {
             return Err(IssueError::TrustDomain(id.clone()));
         }
         let profile = profile::leaf(id, labels)?;
-        Ok(self.leaf(&self.lines.load().active.workload, profile, self.leaf_life, csr.key())?)
+        Ok(self.leaf(&self.lines.load().active.workload, profile, self.leaf_life.life, csr.key())?)
     }
 
     /// Makes the control plane's own SVID.

@@ -118,7 +118,7 @@ impl Rotation {
         let settled = if parts.resumed { REMEMBERED } else { Duration::ZERO };
         let now = parts.clock.now();
         let complete_at = now + settled;
-        let unknown_until = parts.resumed.then(|| now + parts.authority.leaf_life());
+        let unknown_until = parts.resumed.then(|| parts.authority.leaf_life().until(now));
         Self(Arc::new(Shared { parts, complete_at, unknown_until, turn: Semaphore::new(1) }))
     }
 
@@ -132,7 +132,7 @@ impl Rotation {
     fn judge<T>(&self, by: impl FnOnce(&Facts<'_>) -> T) -> T {
         let Shared { parts: Parts { authority, mesh, clock, .. }, complete_at, unknown_until, .. } = &*self.0;
         let Attendance { proxies, absent, unnamed_until } =
-            mesh.attendance(|issued| issued + authority.leaf_life());
+            mesh.attendance(|issued| authority.leaf_life().until(issued));
         by(&Facts {
             now: clock.now(),
             complete_at: *complete_at,

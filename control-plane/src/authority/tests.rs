@@ -371,7 +371,7 @@ fn a_rotation_under_way_is_renewed_and_reopened_like_everything_else() {
         unknown_until: None,
         outgoing: authority.other_key(),
     };
-    let next = state.activate(Kind::Root, &facts, DAY, false).unwrap();
+    let next = state.activate(Kind::Root, &facts, authority.leaf_life(), false).unwrap();
     authority.install(next.clone(), None);
     let second = authority.root_hash();
     assert_ne!(first, second);

@@ -222,6 +222,21 @@ async fn after_a_restart_a_new_root_waits_for_certificates_of_those_who_do_not_c
     activate(&control, root, false).await.unwrap();
 }
 
+/// What was issued before lives on, whatever the settings say now.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_an_earlier_setting_hold_a_revocation_back() {
+    let (root, life) = (AuthorityKind::Root, LIFE * 60);
+    let control = ControlPlane::with_leaf_ttl(life).await.restart_with_leaf_ttl(LIFE).await;
+    let control = restarted(control).await;
+    prepare(&control, root).await.unwrap();
+    activate(&control, root, true).await.unwrap();
+    control.pass(LIFE * 2);
+    let refused = revoke(&control, root, false).await.unwrap_err();
+    assert!(refused.message().contains("expires in"), "{refused:?}");
+    control.pass(life);
+    revoke(&control, root, false).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_intermediate_is_tainted_and_revoked_by_its_key() {
     let intermediate = AuthorityKind::Intermediate;

@@ -8,9 +8,13 @@
 //!
 //! One rotation at a time. Numbers name what the control plane keeps; a new one is larger than all before it.
 
-use std::time::{Duration, SystemTime};
+mod leaf;
+
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+
+pub use leaf::LeafLife;
 
 #[cfg(test)]
 mod tests;
@@ -213,7 +217,7 @@ impl Authorities {
         Ok(Self { other: Some(other), at_once: false, ..self.next(now) })
     }
 
-    /// The new one signs from now on; a certificate lives for `leaf_life` at most.
+    /// The new one signs from now on. `leaf_life` is that of the certificates that the old one signed.
     ///
     /// # Errors
     /// [`Refusal::NotPrepared`], or [`Refusal::Unsafe`] unless it is forced.
@@ -221,7 +225,7 @@ impl Authorities {
         &self,
         kind: Kind,
         facts: &Facts<'_>,
-        leaf_life: Duration,
+        leaf_life: LeafLife,
         force: bool,
     ) -> Result<Self, Refusal> {
         let other = self.of(kind).filter(|other| other.stage == Stage::Prepared);
@@ -230,7 +234,7 @@ impl Authorities {
         if !force && !found.is_safe() {
             return Err(Refusal::Unsafe(found));
         }
-        let stage = Stage::Retiring { leaves_until: facts.now + leaf_life };
+        let stage = Stage::Retiring { leaves_until: leaf_life.until(facts.now) };
         let old = Other { line: self.active, stage };
         Ok(Self { active: other.line, other: Some(old), ..self.next(facts.now) })
     }

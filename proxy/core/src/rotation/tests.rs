@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::*;
 
 const LIFE: Duration = Duration::from_secs(1_000);
+const LEAVES: LeafLife = LeafLife { life: LIFE, longer_until: SystemTime::UNIX_EPOCH };
 /// A proxy that broke off counts for so long, and so long after a start nobody is known to be missing.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -26,8 +27,8 @@ enum Event {
     /// It applies the bundle, and says so.
     Apply(usize),
     Renew(usize),
-    /// The control plane is killed, and starts on what it kept.
-    Restart,
+    /// The control plane is killed, and starts on what it kept; certificates live for so many seconds from then on.
+    Restart(u64),
     Pass(u64),
 }
 
@@ -43,7 +44,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => proxy().prop_map(Event::Disconnect),
         6 => proxy().prop_map(Event::Apply),
         4 => proxy().prop_map(Event::Renew),
-        1 => Just(Event::Restart),
+        1 => prop_oneof![Just(50), Just(500), Just(1_000), Just(2_000)].prop_map(Event::Restart),
         3 => prop_oneof![Just(1), Just(61), Just(400), Just(1_001)].prop_map(Event::Pass),
     ]
 }
@@ -69,6 +70,7 @@ struct Model {
 struct World {
     /// Through its kept form at each restart.
     authorities: Authorities,
+    leaves: LeafLife,
     proxies: Vec<Model>,
     now: SystemTime,
     started: SystemTime,
@@ -95,6 +97,7 @@ impl World {
             Model { bundle: Bundle::default(), leaf: None, connected: false, reported: false, lost: None };
         Self {
             authorities: Authorities::default(),
+            leaves: LEAVES,
             proxies: vec![absent; 3],
             now,
             started: now,
@@ -132,7 +135,7 @@ impl World {
         lost.map(|(proxy, lost)| Absent {
             name: String::new(),
             bundle_sequence: if proxy.reported { proxy.bundle.sequence } else { 0 },
-            until: lost + LIFE,
+            until: self.leaves.until(lost),
         })
         .collect()
     }
@@ -148,7 +151,7 @@ impl World {
             complete_at: self.started + REMEMBERED,
             proxies: &proxies,
             absent: &absent,
-            unknown_until: self.resumed.then(|| self.started + LIFE),
+            unknown_until: self.resumed.then(|| self.leaves.until(self.started)),
             outgoing,
         };
         if let Ok(next) = step(&self.authorities, &facts) {
@@ -158,9 +161,10 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         let (now, bundle, line) = (self.now, self.bundle(), self.authorities.active);
+        let leaves = self.leaves;
         match event {
             Event::Prepare(kind) => self.step(|state, facts| state.prepare(kind, facts.now)),
-            Event::Activate(kind) => self.step(|state, facts| state.activate(kind, facts, LIFE, false)),
+            Event::Activate(kind) => self.step(|state, facts| state.activate(kind, facts, leaves, false)),
             Event::Taint(kind) => self.step(|state, facts| state.taint(kind, facts.now)),
             Event::Revoke(kind) => {
                 self.step(|state, facts| state.revoke(kind, facts, now + LIFE * 30, false));
@@ -170,7 +174,7 @@ impl World {
                 let good = proxy.leaf.is_some_and(|(line, until)| now <= until && accepts(&bundle, line));
                 if !good {
                     // By a token: certificate and bundle come together.
-                    proxy.leaf = Some((line, now + LIFE));
+                    proxy.leaf = Some((line, now + leaves.life));
                     proxy.bundle = bundle;
                 }
                 proxy.connected = true;
@@ -193,10 +197,13 @@ impl World {
             Event::Renew(index) => {
                 let proxy = &mut self.proxies[index];
                 if proxy.connected {
-                    proxy.leaf = Some((line, now + LIFE));
+                    proxy.leaf = Some((line, now + leaves.life));
                 }
             }
-            Event::Restart => {
+            Event::Restart(seconds) => {
+                let kept = serde_json::to_vec(&self.leaves).unwrap();
+                let kept: LeafLife = serde_json::from_slice(&kept).unwrap();
+                self.leaves = kept.started(Duration::from_secs(seconds), now);
                 let kept = serde_json::to_vec(&self.authorities).unwrap();
                 self.authorities = serde_json::from_slice(&kept).unwrap();
                 (self.started, self.resumed) = (now, true);
@@ -289,16 +296,16 @@ fn a_refusal_names_who_lags_and_a_step_out_of_turn_says_what_is_missing() {
         outgoing: Some(old),
     };
     let idle = Authorities::default();
-    assert_eq!(idle.activate(Kind::Root, &facts, LIFE, true), Err(Refusal::NotPrepared(Kind::Root)));
+    assert_eq!(idle.activate(Kind::Root, &facts, LEAVES, true), Err(Refusal::NotPrepared(Kind::Root)));
     assert_eq!(idle.revoke(Kind::Root, &facts, now, true), Err(Refusal::NotActivated(Kind::Root)));
     let prepared = idle.prepare(Kind::Root, now).unwrap();
     assert_eq!(prepared.prepare(Kind::Intermediate, now), Err(Refusal::UnderWay(Kind::Root)));
     assert_eq!(prepared.taint(Kind::Root, now), Err(Refusal::NotActivated(Kind::Root)));
     let lagging = vec!["one".to_owned(), "three".to_owned()];
     let found = Unsafe { lagging: lagging.clone(), ..Unsafe::default() };
-    assert_eq!(prepared.activate(Kind::Root, &facts, LIFE, false), Err(Refusal::Unsafe(found)));
+    assert_eq!(prepared.activate(Kind::Root, &facts, LEAVES, false), Err(Refusal::Unsafe(found)));
 
-    let activated = prepared.activate(Kind::Root, &facts, LIFE, true).unwrap();
+    let activated = prepared.activate(Kind::Root, &facts, LEAVES, true).unwrap();
     let early = Facts { complete_at: now + LIFE, ..facts.clone() };
     let found = Unsafe {
         lagging,
@@ -310,6 +317,34 @@ fn a_refusal_names_who_lags_and_a_step_out_of_turn_says_what_is_missing() {
     assert!(activated.revoke(Kind::Root, &early, now, true).unwrap().at_once);
     let tainted = activated.taint(Kind::Root, now).unwrap();
     assert_eq!(tainted.taint(Kind::Root, now), Ok(tainted.clone()), "twice is once");
+}
+
+#[test]
+fn a_shorter_life_of_certificates_does_not_let_an_old_root_go_earlier() {
+    let (mut world, root) = (World::new(), Kind::Root);
+    world.happen(Event::Connect(0));
+    world.happen(Event::Restart(50));
+    world.now += REMEMBERED;
+    for event in [Event::Prepare(root), Event::Connect(1), Event::Apply(1)] {
+        world.happen(event);
+    }
+    // Proxy 0, which is not back, is left out of the reckoning; its certificate is not.
+    let proxies = world.visible();
+    let facts = Facts {
+        now: world.now,
+        complete_at: world.now,
+        proxies: &proxies,
+        absent: &[],
+        unknown_until: None,
+        outgoing: Some(key(root, 0)),
+    };
+    let activated = world.authorities.activate(root, &facts, world.leaves, true).unwrap();
+    let until = world.started + LIFE;
+    assert_eq!(activated.other.unwrap().stage, Stage::Retiring { leaves_until: until });
+    let facts = Facts { now: until, proxies: &[], ..facts };
+    assert!(activated.revoke(root, &facts, until, false).is_err());
+    let facts = Facts { now: until + Duration::from_secs(1), ..facts };
+    activated.revoke(root, &facts, until, false).unwrap();
 }
 
 /// It runs on for as long as its certificate is valid, and does not know the new root.
