@@ -2,7 +2,8 @@
 //! operators, below those the leaves. That an operator's certificate is no workload's, and the reverse, is thus a matter
 //! of its chain, not only of the name in it.
 //!
-//! The workload intermediate gets a new key at each renewal, and leaves carry their chain. The operator intermediate
+//! The workload intermediate gets a new key at each renewal, and leaves carry their chain; the certificates that it
+//! replaced are kept beside it for as long as they last, to be revoked with it. The operator intermediate
 //! keeps its key: it is an anchor of its own on the policy port, and credentials signed before a renewal stay good. While
 //! there are two roots, each of them signs it: the control plane is believed by whoever trusts one of the two.
 
@@ -28,7 +29,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use outrigger_core::{
     model::{Name, Outgoing, SpiffeId, TrustBundle, TrustDomain},
-    rotation::{Authorities, Kind, LeafLife, Stage},
+    rotation::{Authorities, Kind, LeafLife, Signer, Stage},
 };
 use outrigger_tls::{Key, Svid};
 use parking_lot::Mutex;
@@ -134,7 +135,8 @@ impl Authority {
         let line = lines.state.active;
         let active = &mut lines.active;
         if due(&active.workload) {
-            active.workload = self.shelf.make(Branch::Workload, line, &active.root, None, now)?;
+            let previous = Arc::clone(&active.workload);
+            active.workload = self.shelf.make(Branch::Workload, line, &active.root, Some(&previous), now)?;
         }
         if due(&active.operator) {
             let previous = Arc::clone(&active.operator);
@@ -174,6 +176,11 @@ impl Authority {
     /// SHA-256 of the public key of the root or intermediate beside the active one.
     pub fn other_key(&self) -> Option<[u8; 32]> {
         self.lines.load().other_key()
+    }
+
+    /// The root beside the active one; or the intermediate, and those that it replaced.
+    pub fn other_signers(&self) -> Vec<Signer> {
+        self.lines.load().other_signers()
     }
 
     /// Makes what the next step, [`Authorities::prepare`], will name. Blocks.
@@ -287,9 +294,10 @@ impl Authority {
             at_once: lines.state.at_once,
             ..Outgoing::default()
         };
+        let other = lines.other_signers().into_iter().map(|signer| signer.key);
         match lines.state.other.map(|other| other.stage) {
-            Some(Stage::Retiring { .. }) => outgoing.retiring.extend(lines.other_key()),
-            Some(Stage::Tainted { .. }) => outgoing.tainted.extend(lines.other_key()),
+            Some(Stage::Retiring { .. }) => outgoing.retiring.extend(other),
+            Some(Stage::Tainted { .. }) => outgoing.tainted.extend(other),
             Some(Stage::Prepared) | None => {}
         }
         TrustBundle {

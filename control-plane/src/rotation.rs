@@ -139,7 +139,7 @@ impl Rotation {
             proxies: &proxies,
             absent: &absent,
             unknown_until: unnamed_until.max(*unknown_until),
-            outgoing: authority.other_key(),
+            outgoing: &authority.other_signers(),
         })
     }
 
@@ -192,10 +192,7 @@ impl Rotation {
             Step::Prepare => before.prepare(kind, facts.now),
             Step::Activate { force } => before.activate(kind, facts, authority.leaf_life(), force),
             Step::Taint => before.taint(kind, facts.now),
-            Step::Revoke { force } => {
-                let until = authority.other_validity().map_or(facts.now, |(_, validity)| validity.not_after);
-                before.revoke(kind, facts, until, force)
-            }
+            Step::Revoke { force } => before.revoke(kind, facts, force),
         })
     }
 

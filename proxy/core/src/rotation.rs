@@ -76,10 +76,10 @@ pub struct Other {
     pub stage: Stage,
 }
 
-/// An intermediate that no chain may lead through, while its certificate lasts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A root or an intermediate, as far as chains are judged by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Revoked {
+pub struct Signer {
     /// SHA-256 of its public key (SubjectPublicKeyInfo).
     pub key: [u8; 32],
     /// When its certificate expires.
@@ -96,8 +96,8 @@ pub struct Authorities {
     pub other: Option<Other>,
     /// Grows with every step: the sequence of the trust bundle.
     pub sequence: u64,
-    /// Of those whose certificate had not expired at the last step.
-    pub revoked: Vec<Revoked>,
+    /// Intermediates that no chain may lead through: those whose certificate had not expired at the last step.
+    pub revoked: Vec<Signer>,
     /// The last revocation must not wait for connections to be closed bit by bit.
     pub at_once: bool,
 }
@@ -145,8 +145,8 @@ pub struct Facts<'a> {
     /// Until then, proxies with a valid certificate may be running that nobody here knows of: those that were cut off
     /// before the control plane's start.
     pub unknown_until: Option<SystemTime>,
-    /// SHA-256 of the public key of what is on its way out: the old root, or the old intermediate.
-    pub outgoing: Option<[u8; 32]>,
+    /// What is on its way out: the old root; or the old intermediate, and those that it replaced when it was renewed.
+    pub outgoing: &'a [Signer],
 }
 
 /// Why a step is not safe yet.
@@ -254,18 +254,11 @@ impl Authorities {
         }
     }
 
-    /// The old one is gone: nothing that hangs on it is accepted any more. `certificate_until`: when the certificate of
-    /// the old intermediate expires.
+    /// The old one is gone: nothing that hangs on it is accepted any more.
     ///
     /// # Errors
     /// [`Refusal::NotActivated`], or [`Refusal::Unsafe`] unless it is forced.
-    pub fn revoke(
-        &self,
-        kind: Kind,
-        facts: &Facts<'_>,
-        certificate_until: SystemTime,
-        force: bool,
-    ) -> Result<Self, Refusal> {
+    pub fn revoke(&self, kind: Kind, facts: &Facts<'_>, force: bool) -> Result<Self, Refusal> {
         let tainted = match self.of(kind).map(|other| other.stage) {
             Some(Stage::Retiring { .. }) => false,
             Some(Stage::Tainted { .. }) => true,
@@ -277,10 +270,8 @@ impl Authorities {
         }
         let mut next = Self { other: None, at_once: force || tainted, ..self.next(facts.now) };
         // A root that is in no bundle vouches for nobody; an intermediate has to be named.
-        if kind == Kind::Intermediate
-            && let Some(key) = facts.outgoing
-        {
-            next.revoked.push(Revoked { key, until: certificate_until });
+        if kind == Kind::Intermediate {
+            next.revoked.extend(facts.outgoing.iter().filter(|signer| signer.until >= facts.now));
         }
         Ok(next)
     }
@@ -289,10 +280,10 @@ impl Authorities {
     pub fn found(&self, facts: &Facts<'_>) -> Unsafe {
         let Some(other) = self.other else { return Unsafe::default() };
         let incomplete_until = Some(facts.complete_at).filter(|at| facts.now < *at);
-        let lags = |proxy: &&Proxy| match (other.stage, facts.outgoing) {
-            (Stage::Prepared, _) => proxy.bundle_sequence < self.sequence,
-            (_, Some(key)) => proxy.authorities.is_empty() || proxy.authorities.contains(&key),
-            (_, None) => true,
+        let hangs_on = |proxy: &Proxy| facts.outgoing.iter().any(|old| proxy.authorities.contains(&old.key));
+        let lags = |proxy: &&Proxy| match other.stage {
+            Stage::Prepared => proxy.bundle_sequence < self.sequence,
+            _ => facts.outgoing.is_empty() || proxy.authorities.is_empty() || hangs_on(proxy),
         };
         let lagging = || facts.proxies.iter().filter(lags).map(|proxy| proxy.name.clone()).collect();
         match other.stage {

@@ -146,13 +146,14 @@ impl World {
             Kind::Root => key(kind, other.line.root),
             Kind::Intermediate => key(kind, other.line.intermediate),
         });
+        let outgoing = outgoing.map(|key| Signer { key, until: self.now + LIFE * 30 });
         let facts = Facts {
             now: self.now,
             complete_at: self.started + REMEMBERED,
             proxies: &proxies,
             absent: &absent,
             unknown_until: self.resumed.then(|| self.leaves.until(self.started)),
-            outgoing,
+            outgoing: outgoing.as_slice(),
         };
         if let Ok(next) = step(&self.authorities, &facts) {
             self.authorities = next;
@@ -167,7 +168,7 @@ impl World {
             Event::Activate(kind) => self.step(|state, facts| state.activate(kind, facts, leaves, false)),
             Event::Taint(kind) => self.step(|state, facts| state.taint(kind, facts.now)),
             Event::Revoke(kind) => {
-                self.step(|state, facts| state.revoke(kind, facts, now + LIFE * 30, false));
+                self.step(|state, facts| state.revoke(kind, facts, false));
             }
             Event::Connect(index) => {
                 let proxy = &mut self.proxies[index];
@@ -293,11 +294,11 @@ fn a_refusal_names_who_lags_and_a_step_out_of_turn_says_what_is_missing() {
         proxies: &proxies,
         absent: &[],
         unknown_until: None,
-        outgoing: Some(old),
+        outgoing: &[Signer { key: old, until: now + LIFE }],
     };
     let idle = Authorities::default();
     assert_eq!(idle.activate(Kind::Root, &facts, LEAVES, true), Err(Refusal::NotPrepared(Kind::Root)));
-    assert_eq!(idle.revoke(Kind::Root, &facts, now, true), Err(Refusal::NotActivated(Kind::Root)));
+    assert_eq!(idle.revoke(Kind::Root, &facts, true), Err(Refusal::NotActivated(Kind::Root)));
     let prepared = idle.prepare(Kind::Root, now).unwrap();
     assert_eq!(prepared.prepare(Kind::Intermediate, now), Err(Refusal::UnderWay(Kind::Root)));
     assert_eq!(prepared.taint(Kind::Root, now), Err(Refusal::NotActivated(Kind::Root)));
@@ -313,8 +314,8 @@ fn a_refusal_names_who_lags_and_a_step_out_of_turn_says_what_is_missing() {
         leaves_until: Some(now + LIFE),
         ..Unsafe::default()
     };
-    assert_eq!(activated.revoke(Kind::Root, &early, now, false), Err(Refusal::Unsafe(found)));
-    assert!(activated.revoke(Kind::Root, &early, now, true).unwrap().at_once);
+    assert_eq!(activated.revoke(Kind::Root, &early, false), Err(Refusal::Unsafe(found)));
+    assert!(activated.revoke(Kind::Root, &early, true).unwrap().at_once);
     let tainted = activated.taint(Kind::Root, now).unwrap();
     assert_eq!(tainted.taint(Kind::Root, now), Ok(tainted.clone()), "twice is once");
 }
@@ -336,15 +337,15 @@ fn a_shorter_life_of_certificates_does_not_let_an_old_root_go_earlier() {
         proxies: &proxies,
         absent: &[],
         unknown_until: None,
-        outgoing: Some(key(root, 0)),
+        outgoing: &[Signer { key: key(root, 0), until: world.now + LIFE }],
     };
     let activated = world.authorities.activate(root, &facts, world.leaves, true).unwrap();
     let until = world.started + LIFE;
     assert_eq!(activated.other.unwrap().stage, Stage::Retiring { leaves_until: until });
     let facts = Facts { now: until, proxies: &[], ..facts };
-    assert!(activated.revoke(root, &facts, until, false).is_err());
+    assert!(activated.revoke(root, &facts, false).is_err());
     let facts = Facts { now: until + Duration::from_secs(1), ..facts };
-    activated.revoke(root, &facts, until, false).unwrap();
+    activated.revoke(root, &facts, false).unwrap();
 }
 
 /// It runs on for as long as its certificate is valid, and does not know the new root.
@@ -374,7 +375,7 @@ fn who_is_away_is_named_unless_it_knows_the_new_root() {
     let absent =
         [away("before", 1, now + LIFE), away("after", 2, now + LIFE * 2), away("expired", 1, now - LIFE / 2)];
     let mut facts =
-        Facts { now, complete_at: now, proxies: &[], absent: &absent, unknown_until: None, outgoing: None };
+        Facts { now, complete_at: now, proxies: &[], absent: &absent, unknown_until: None, outgoing: &[] };
     let prepared = Authorities::default().prepare(Kind::Root, now).unwrap();
     let found = prepared.found(&facts);
     assert_eq!((found.absent, found.leaves_until), (vec!["before".to_owned()], Some(now + LIFE)));
@@ -382,4 +383,30 @@ fn who_is_away_is_named_unless_it_knows_the_new_root() {
     assert_eq!(prepared.found(&facts).leaves_until, Some(now + LIFE * 3));
     facts.now = now + LIFE * 4;
     assert!(prepared.found(&facts).is_safe());
+}
+
+/// It may have signed what somebody made who has its key.
+#[test]
+fn an_intermediate_goes_with_those_that_it_replaced() {
+    let (now, kind) = (SystemTime::UNIX_EPOCH + LIFE * 40, Kind::Intermediate);
+    let old = |number, until| Signer { key: key(kind, number), until };
+    let outgoing = [old(0, now + LIFE * 30), old(7, now + LIFE * 15), old(8, now - LIFE)];
+    let proxies = [Proxy {
+        name: "one".to_owned(),
+        bundle_sequence: 3,
+        authorities: vec![key(kind, 7), key(Kind::Root, 0)],
+    }];
+    let facts = Facts {
+        now,
+        complete_at: now,
+        proxies: &proxies,
+        absent: &[],
+        unknown_until: None,
+        outgoing: &outgoing,
+    };
+    let prepared = Authorities::default().prepare(kind, now).unwrap();
+    let activated = prepared.activate(kind, &facts, LEAVES, false).unwrap();
+    assert_eq!(activated.found(&facts).lagging, ["one"], "it shows a certificate of an earlier one");
+    let gone = activated.revoke(kind, &facts, true).unwrap();
+    assert_eq!(gone.revoked, outgoing[..2], "the certificate of the third has expired");
 }
