@@ -119,6 +119,7 @@ async fn rotate(global: &Global, output: &Output, args: RotateArgs) -> Result<()
             Err(failure) => return Err(failure),
         }
     }
+    output.note("take a backup now: those that were taken before do not fit any more");
     show(output, &now)
 }
 
