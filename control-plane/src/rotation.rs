@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outrigger_core::rotation::{Authorities, Facts, Kind, Refusal, Unsafe};
+use outrigger_core::rotation::{Authorities, Facts, Force, Kind, Refusal, Unsafe};
 use tokio::{
     sync::{Semaphore, watch},
     task::spawn_blocking,
@@ -30,15 +30,15 @@ pub enum Step {
     Prepare,
     /// The new one signs; whether or not that is safe.
     Activate {
-        /// Although proxies lag.
-        force: bool,
+        /// Although proxies lag, or are away.
+        force: Force,
     },
     /// The old one is not relied on.
     Taint,
     /// The old one is gone; whether or not that is safe.
     Revoke {
-        /// Although certificates under it are in use.
-        force: bool,
+        /// Although certificates under it are in use, or may be.
+        force: Force,
     },
 }
 

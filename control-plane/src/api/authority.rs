@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use outrigger_core::{
-    rotation::{Kind, Refusal, Stage, Unsafe},
+    rotation::{Force, Kind, Refusal, Stage, Unsafe},
     wire,
 };
 use outrigger_proto::identity::v1alpha1::{
@@ -86,7 +86,10 @@ impl AuthorityApi {
             }
         };
         let forced = match step {
-            Step::Activate { force: true } | Step::Revoke { force: true } => {
+            Step::Activate { force: Force::Absent } | Step::Revoke { force: Force::Absent } => {
+                ", forced while proxies that are away may hold certificates".to_owned()
+            }
+            Step::Activate { force: Force::All } | Step::Revoke { force: Force::All } => {
                 let lagging = self.rotation.view().found.lagging.len();
                 format!(", forced while {lagging} proxies lag")
             }
@@ -110,6 +113,14 @@ impl AuthorityApi {
             }
             Err(_ending) => Err(Status::unavailable("the control plane stops")),
         }
+    }
+}
+
+fn force(all: bool, despite_absent: bool) -> Force {
+    match (all, despite_absent) {
+        (true, _) => Force::All,
+        (false, true) => Force::Absent,
+        (false, false) => Force::No,
     }
 }
 
@@ -184,7 +195,12 @@ impl AuthorityService for AuthorityApi {
     ) -> Result<Response<Authorities>, Status> {
         let call = call_of(&request)?;
         let request = request.into_inner();
-        self.take(call, request.kind(), Step::Activate { force: request.force }).await
+        self.take(
+            call,
+            request.kind(),
+            Step::Activate { force: force(request.force, request.despite_absent) },
+        )
+        .await
     }
 
     async fn taint_authority(
@@ -201,6 +217,7 @@ impl AuthorityService for AuthorityApi {
     ) -> Result<Response<Authorities>, Status> {
         let call = call_of(&request)?;
         let request = request.into_inner();
-        self.take(call, request.kind(), Step::Revoke { force: request.force }).await
+        self.take(call, request.kind(), Step::Revoke { force: force(request.force, request.despite_absent) })
+            .await
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use outrigger_core::{
     model::{SpiffeId, TrustDomain},
-    rotation::{Facts, Kind},
+    rotation::{Facts, Force, Kind},
 };
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType};
@@ -200,10 +200,10 @@ fn an_intermediate_on_its_way_out_takes_those_along_that_it_replaced() {
         unknown_until: None,
         outgoing,
     };
-    let state = state.activate(kind, &facts(&[]), authority.leaf_life(), false).unwrap();
+    let state = state.activate(kind, &facts(&[]), authority.leaf_life(), Force::No).unwrap();
     authority.install(state.clone(), None);
     assert_eq!(authority.bundle().outgoing.retiring, [second, first]);
-    let state = state.revoke(kind, &facts(&authority.other_signers()), true).unwrap();
+    let state = state.revoke(kind, &facts(&authority.other_signers()), Force::All).unwrap();
     authority.install(state, None);
     assert_eq!(authority.bundle().outgoing.revoked, [second, first]);
 }
@@ -418,7 +418,7 @@ fn a_rotation_under_way_is_renewed_and_reopened_like_everything_else() {
         unknown_until: None,
         outgoing: &authority.other_signers(),
     };
-    let next = state.activate(Kind::Root, &facts, authority.leaf_life(), false).unwrap();
+    let next = state.activate(Kind::Root, &facts, authority.leaf_life(), Force::No).unwrap();
     authority.install(next.clone(), None);
     let second = authority.root_hash();
     assert_ne!(first, second);

@@ -53,7 +53,7 @@ async fn prepare(control: &ControlPlane, kind: AuthorityKind) -> Result<Authorit
 }
 
 async fn activate(control: &ControlPlane, kind: AuthorityKind, force: bool) -> Result<Authorities, Status> {
-    let request = ActivateAuthorityRequest { kind: kind.into(), force };
+    let request = ActivateAuthorityRequest { kind: kind.into(), force, ..Default::default() };
     client(control).activate_authority(request).await.map(tonic::Response::into_inner)
 }
 
@@ -63,7 +63,7 @@ async fn taint(control: &ControlPlane, kind: AuthorityKind) -> Result<Authoritie
 }
 
 async fn revoke(control: &ControlPlane, kind: AuthorityKind, force: bool) -> Result<Authorities, Status> {
-    let request = RevokeAuthorityRequest { kind: kind.into(), force };
+    let request = RevokeAuthorityRequest { kind: kind.into(), force, ..Default::default() };
     client(control).revoke_authority(request).await.map(tonic::Response::into_inner)
 }
 

@@ -169,6 +169,27 @@ impl Unsafe {
     pub fn is_safe(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether nothing is that `force` does not pass over.
+    pub fn yields_to(&self, force: Force) -> bool {
+        match force {
+            Force::No => self.is_safe(),
+            Force::Absent => self.lagging.is_empty() && self.incomplete_until.is_none(),
+            Force::All => true,
+        }
+    }
+}
+
+/// What a step is taken in spite of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Force {
+    /// Of nothing.
+    #[default]
+    No,
+    /// That somebody who is away may hold a certificate. Whoever is known has to be safe.
+    Absent,
+    /// Of everything.
+    All,
 }
 
 /// Why a step is refused.
@@ -220,18 +241,18 @@ impl Authorities {
     /// The new one signs from now on. `leaf_life` is that of the certificates that the old one signed.
     ///
     /// # Errors
-    /// [`Refusal::NotPrepared`], or [`Refusal::Unsafe`] unless it is forced.
+    /// [`Refusal::NotPrepared`], or [`Refusal::Unsafe`] unless `force` passes over it.
     pub fn activate(
         &self,
         kind: Kind,
         facts: &Facts<'_>,
         leaf_life: LeafLife,
-        force: bool,
+        force: Force,
     ) -> Result<Self, Refusal> {
         let other = self.of(kind).filter(|other| other.stage == Stage::Prepared);
         let Some(other) = other else { return Err(Refusal::NotPrepared(kind)) };
         let found = self.found(facts);
-        if !force && !found.is_safe() {
+        if !found.yields_to(force) {
             return Err(Refusal::Unsafe(found));
         }
         let stage = Stage::Retiring { leaves_until: leaf_life.until(facts.now) };
@@ -257,18 +278,18 @@ impl Authorities {
     /// The old one is gone: nothing that hangs on it is accepted any more.
     ///
     /// # Errors
-    /// [`Refusal::NotActivated`], or [`Refusal::Unsafe`] unless it is forced.
-    pub fn revoke(&self, kind: Kind, facts: &Facts<'_>, force: bool) -> Result<Self, Refusal> {
+    /// [`Refusal::NotActivated`], or [`Refusal::Unsafe`] unless `force` passes over it.
+    pub fn revoke(&self, kind: Kind, facts: &Facts<'_>, force: Force) -> Result<Self, Refusal> {
         let tainted = match self.of(kind).map(|other| other.stage) {
             Some(Stage::Retiring { .. }) => false,
             Some(Stage::Tainted { .. }) => true,
             Some(Stage::Prepared) | None => return Err(Refusal::NotActivated(kind)),
         };
         let found = self.found(facts);
-        if !force && !found.is_safe() {
+        if !found.yields_to(force) {
             return Err(Refusal::Unsafe(found));
         }
-        let mut next = Self { other: None, at_once: force || tainted, ..self.next(facts.now) };
+        let mut next = Self { other: None, at_once: force != Force::No || tainted, ..self.next(facts.now) };
         // A root that is in no bundle vouches for nobody; an intermediate has to be named.
         if kind == Kind::Intermediate {
             next.revoked.extend(facts.outgoing.iter().filter(|signer| signer.until >= facts.now));

@@ -165,10 +165,10 @@ impl World {
         let leaves = self.leaves;
         match event {
             Event::Prepare(kind) => self.step(|state, facts| state.prepare(kind, facts.now)),
-            Event::Activate(kind) => self.step(|state, facts| state.activate(kind, facts, leaves, false)),
+            Event::Activate(kind) => self.step(|state, facts| state.activate(kind, facts, leaves, Force::No)),
             Event::Taint(kind) => self.step(|state, facts| state.taint(kind, facts.now)),
             Event::Revoke(kind) => {
-                self.step(|state, facts| state.revoke(kind, facts, false));
+                self.step(|state, facts| state.revoke(kind, facts, Force::No));
             }
             Event::Connect(index) => {
                 let proxy = &mut self.proxies[index];
@@ -297,16 +297,16 @@ fn a_refusal_names_who_lags_and_a_step_out_of_turn_says_what_is_missing() {
         outgoing: &[Signer { key: old, until: now + LIFE }],
     };
     let idle = Authorities::default();
-    assert_eq!(idle.activate(Kind::Root, &facts, LEAVES, true), Err(Refusal::NotPrepared(Kind::Root)));
-    assert_eq!(idle.revoke(Kind::Root, &facts, true), Err(Refusal::NotActivated(Kind::Root)));
+    assert_eq!(idle.activate(Kind::Root, &facts, LEAVES, Force::All), Err(Refusal::NotPrepared(Kind::Root)));
+    assert_eq!(idle.revoke(Kind::Root, &facts, Force::All), Err(Refusal::NotActivated(Kind::Root)));
     let prepared = idle.prepare(Kind::Root, now).unwrap();
     assert_eq!(prepared.prepare(Kind::Intermediate, now), Err(Refusal::UnderWay(Kind::Root)));
     assert_eq!(prepared.taint(Kind::Root, now), Err(Refusal::NotActivated(Kind::Root)));
     let lagging = vec!["one".to_owned(), "three".to_owned()];
     let found = Unsafe { lagging: lagging.clone(), ..Unsafe::default() };
-    assert_eq!(prepared.activate(Kind::Root, &facts, LEAVES, false), Err(Refusal::Unsafe(found)));
+    assert_eq!(prepared.activate(Kind::Root, &facts, LEAVES, Force::No), Err(Refusal::Unsafe(found)));
 
-    let activated = prepared.activate(Kind::Root, &facts, LEAVES, true).unwrap();
+    let activated = prepared.activate(Kind::Root, &facts, LEAVES, Force::All).unwrap();
     let early = Facts { complete_at: now + LIFE, ..facts.clone() };
     let found = Unsafe {
         lagging,
@@ -314,8 +314,8 @@ fn a_refusal_names_who_lags_and_a_step_out_of_turn_says_what_is_missing() {
         leaves_until: Some(now + LIFE),
         ..Unsafe::default()
     };
-    assert_eq!(activated.revoke(Kind::Root, &early, false), Err(Refusal::Unsafe(found)));
-    assert!(activated.revoke(Kind::Root, &early, true).unwrap().at_once);
+    assert_eq!(activated.revoke(Kind::Root, &early, Force::No), Err(Refusal::Unsafe(found)));
+    assert!(activated.revoke(Kind::Root, &early, Force::All).unwrap().at_once);
     let tainted = activated.taint(Kind::Root, now).unwrap();
     assert_eq!(tainted.taint(Kind::Root, now), Ok(tainted.clone()), "twice is once");
 }
@@ -339,13 +339,13 @@ fn a_shorter_life_of_certificates_does_not_let_an_old_root_go_earlier() {
         unknown_until: None,
         outgoing: &[Signer { key: key(root, 0), until: world.now + LIFE }],
     };
-    let activated = world.authorities.activate(root, &facts, world.leaves, true).unwrap();
+    let activated = world.authorities.activate(root, &facts, world.leaves, Force::All).unwrap();
     let until = world.started + LIFE;
     assert_eq!(activated.other.unwrap().stage, Stage::Retiring { leaves_until: until });
     let facts = Facts { now: until, proxies: &[], ..facts };
-    assert!(activated.revoke(root, &facts, false).is_err());
+    assert!(activated.revoke(root, &facts, Force::No).is_err());
     let facts = Facts { now: until + Duration::from_secs(1), ..facts };
-    activated.revoke(root, &facts, false).unwrap();
+    activated.revoke(root, &facts, Force::No).unwrap();
 }
 
 /// It runs on for as long as its certificate is valid, and does not know the new root.
@@ -405,8 +405,44 @@ fn an_intermediate_goes_with_those_that_it_replaced() {
         outgoing: &outgoing,
     };
     let prepared = Authorities::default().prepare(kind, now).unwrap();
-    let activated = prepared.activate(kind, &facts, LEAVES, false).unwrap();
+    let activated = prepared.activate(kind, &facts, LEAVES, Force::No).unwrap();
     assert_eq!(activated.found(&facts).lagging, ["one"], "it shows a certificate of an earlier one");
-    let gone = activated.revoke(kind, &facts, true).unwrap();
+    let gone = activated.revoke(kind, &facts, Force::All).unwrap();
     assert_eq!(gone.revoked, outgoing[..2], "the certificate of the third has expired");
+}
+
+#[test]
+fn a_force_that_passes_over_those_who_are_away_does_not_pass_over_those_who_are_known() {
+    let now = SystemTime::UNIX_EPOCH + LIFE;
+    let old = Signer { key: key(Kind::Root, 0), until: now + LIFE };
+    let absent = [Absent { name: "away".to_owned(), bundle_sequence: 1, until: now + LIFE }];
+    let mut proxies =
+        [Proxy { name: "one".to_owned(), bundle_sequence: 1, authorities: vec![key(Kind::Root, 1)] }];
+    let prepared = Authorities::default().prepare(Kind::Root, now).unwrap();
+    let outgoing = [old];
+    let judge = |proxies: &[Proxy], by: &dyn Fn(&Facts<'_>) -> Result<Authorities, Refusal>| {
+        let facts = Facts {
+            now,
+            complete_at: now,
+            proxies,
+            absent: &absent,
+            unknown_until: None,
+            outgoing: &outgoing,
+        };
+        by(&facts)
+    };
+    let activate = |force, proxies: &[Proxy]| {
+        judge(proxies, &|facts| prepared.activate(Kind::Root, facts, LEAVES, force))
+    };
+    activate(Force::Absent, &proxies).unwrap_err();
+    proxies[0].bundle_sequence = 2;
+    activate(Force::No, &proxies).unwrap_err();
+    let activated = activate(Force::Absent, &proxies).unwrap();
+    let revoke =
+        |force, proxies: &[Proxy]| judge(proxies, &|facts| activated.revoke(Kind::Root, facts, force));
+    revoke(Force::No, &proxies).unwrap_err();
+    assert!(revoke(Force::Absent, &proxies).unwrap().at_once);
+    proxies[0].authorities = vec![old.key];
+    revoke(Force::Absent, &proxies).unwrap_err();
+    revoke(Force::All, &proxies).unwrap();
 }
