@@ -4,7 +4,7 @@ mod authority;
 mod past;
 mod write;
 
-pub(crate) use authority::Step;
+pub(crate) use authority::{Force, Step};
 
 use std::{
     path::PathBuf,

@@ -2,7 +2,8 @@
 //! operators, below those the leaves. That an operator's certificate is no workload's, and the reverse, is thus a matter
 //! of its chain, not only of the name in it.
 //!
-//! The workload intermediate gets a new key at each renewal, and leaves carry their chain. The operator intermediate
+//! The workload intermediate gets a new key at each renewal, and leaves carry their chain; the certificates that it
+//! replaced are kept beside it for as long as they last, to be revoked with it. The operator intermediate
 //! keeps its key: it is an anchor of its own on the policy port, and credentials signed before a renewal stay good. While
 //! there are two roots, each of them signs it: the control plane is believed by whoever trusts one of the two.
 
@@ -28,7 +29,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use outrigger_core::{
     model::{Name, Outgoing, SpiffeId, TrustBundle, TrustDomain},
-    rotation::{Authorities, Kind, Stage},
+    rotation::{Authorities, Kind, LeafLife, Signer, Stage},
 };
 use outrigger_tls::{Key, Svid};
 use parking_lot::Mutex;
@@ -78,13 +79,13 @@ pub struct Known<'a> {
     pub root: Option<&'a [u8]>,
     /// The stored state; `None` before the first rotation.
     pub state: Option<&'a [u8]>,
-    /// How long a workload's certificate lives.
-    pub leaf_life: Duration,
+    /// How long workloads' certificates live, and lived.
+    pub leaf_life: LeafLife,
 }
 
 impl Default for Known<'_> {
     fn default() -> Self {
-        Self { root: None, state: None, leaf_life: SVID_LIFE }
+        Self { root: None, state: None, leaf_life: LeafLife::first(SVID_LIFE) }
     }
 }
 
@@ -93,7 +94,7 @@ impl Default for Known<'_> {
 pub struct Authority {
     shelf: Shelf,
     clock: Clock,
-    leaf_life: Duration,
+    leaf_life: LeafLife,
     lines: ArcSwap<Lines>,
     /// Whoever makes the next lines out of those there are.
     changing: Mutex<()>,
@@ -134,7 +135,8 @@ impl Authority {
         let line = lines.state.active;
         let active = &mut lines.active;
         if due(&active.workload) {
-            active.workload = self.shelf.make(Branch::Workload, line, &active.root, None, now)?;
+            let previous = Arc::clone(&active.workload);
+            active.workload = self.shelf.make(Branch::Workload, line, &active.root, Some(&previous), now)?;
         }
         if due(&active.operator) {
             let previous = Arc::clone(&active.operator);
@@ -166,14 +168,19 @@ impl Authority {
         self.lines.load().state.clone()
     }
 
-    /// How long a workload's certificate lives.
-    pub fn leaf_life(&self) -> Duration {
+    /// How long workloads' certificates live, and lived.
+    pub fn leaf_life(&self) -> LeafLife {
         self.leaf_life
     }
 
     /// SHA-256 of the public key of the root or intermediate beside the active one.
     pub fn other_key(&self) -> Option<[u8; 32]> {
         self.lines.load().other_key()
+    }
+
+    /// The root beside the active one; or the intermediate, and those that it replaced.
+    pub fn other_signers(&self) -> Vec<Signer> {
+        self.lines.load().other_signers()
     }
 
     /// Makes what the next step, [`Authorities::prepare`], will name. Blocks.
@@ -226,7 +233,7 @@ impl Authority {
             return Err(IssueError::TrustDomain(id.clone()));
         }
         let profile = profile::leaf(id, labels)?;
-        Ok(self.leaf(&self.lines.load().active.workload, profile, self.leaf_life, csr.key())?)
+        Ok(self.leaf(&self.lines.load().active.workload, profile, self.leaf_life.life, csr.key())?)
     }
 
     /// Makes the control plane's own SVID.
@@ -287,9 +294,10 @@ impl Authority {
             at_once: lines.state.at_once,
             ..Outgoing::default()
         };
+        let other = lines.other_signers().into_iter().map(|signer| signer.key);
         match lines.state.other.map(|other| other.stage) {
-            Some(Stage::Retiring { .. }) => outgoing.retiring.extend(lines.other_key()),
-            Some(Stage::Tainted { .. }) => outgoing.tainted.extend(lines.other_key()),
+            Some(Stage::Retiring { .. }) => outgoing.retiring.extend(other),
+            Some(Stage::Tainted { .. }) => outgoing.tainted.extend(other),
             Some(Stage::Prepared) | None => {}
         }
         TrustBundle {

@@ -3,7 +3,11 @@
 
 mod metrics;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use outrigger_core::{model::ServiceName, rotation};
 use outrigger_proto::{
@@ -25,7 +29,7 @@ use crate::{
     compile,
     discovery::{self, Trust, World},
     registry::{self, AddressRules, LoadError, Registration, Registry, service::ServiceSettings},
-    status::{Board, ReportService, service::StatusApi, unreachable},
+    status::{Absence, Absences, Board, ReportService, service::StatusApi, unreachable},
     store::{Store, StoreError, objects::Objects},
     telemetry::{self, Edges, Endpoints},
 };
@@ -49,6 +53,17 @@ pub struct Parts {
 
 /// Open streams of each kind; one more is refused.
 const STREAMS: usize = 10_000;
+
+/// Whom a rotation has to reckon with.
+#[derive(Debug, Clone)]
+pub struct Attendance {
+    /// Who is connected, was so a moment ago, or is registered.
+    pub proxies: Vec<rotation::Proxy>,
+    /// Who broke off earlier.
+    pub absent: Vec<rotation::Absent>,
+    /// Until when others may be running that broke off earlier.
+    pub unnamed_until: Option<SystemTime>,
+}
 
 /// The running mesh side. Cheap to clone; each call of a service's function makes one to be served.
 #[derive(Debug, Clone)]
@@ -167,8 +182,24 @@ impl Mesh {
         })
     }
 
-    /// All proxies that are connected, were so a moment ago, or are registered, with what a rotation has to know of them.
-    pub fn proxies(&self) -> Vec<rotation::Proxy> {
+    /// All proxies, with what a rotation has to know of them. `expires`: when the certificates have expired that were
+    /// issued up to a moment.
+    pub fn attendance(&self, expires: impl Fn(SystemTime) -> SystemTime) -> Attendance {
+        // In this order: who comes or goes in between is in both, not in none.
+        let Absences { named, unnamed } = self.board.absences();
+        let proxies = self.proxies();
+        let known: BTreeSet<&str> = proxies.iter().map(|proxy| proxy.name.as_str()).collect();
+        let absent = named.into_iter().filter(|(id, _)| !known.contains(&**id));
+        let absent = absent.map(|(id, Absence { since, bundle_sequence })| rotation::Absent {
+            name: id.to_string(),
+            bundle_sequence,
+            until: expires(since),
+        });
+        Attendance { absent: absent.collect(), unnamed_until: unnamed.map(&expires), proxies }
+    }
+
+    /// Those that are connected, were so a moment ago, or are registered.
+    fn proxies(&self) -> Vec<rotation::Proxy> {
         let nodes = self.board.nodes(Instant::now());
         let silent = unreachable(&nodes, self.worlds.borrow().registry());
         let silent = silent.into_iter().map(|state| rotation::Proxy {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outrigger_core::rotation::{Authorities, Facts, Kind, Proxy, Refusal, Unsafe};
+use outrigger_core::rotation::{Authorities, Facts, Force, Kind, Refusal, Unsafe};
 use tokio::{
     sync::{Semaphore, watch},
     task::spawn_blocking,
@@ -18,7 +18,7 @@ use crate::{
     authority::{Authority, AuthorityError, Prepared, Upkeep},
     clock::Clock,
     discovery::Trust,
-    mesh::Mesh,
+    mesh::{Attendance, Mesh},
     status::REMEMBERED,
     store::{Commit, CommitError, Expect, Key, Op, Store, StoreError},
 };
@@ -30,15 +30,15 @@ pub enum Step {
     Prepare,
     /// The new one signs; whether or not that is safe.
     Activate {
-        /// Although proxies lag.
-        force: bool,
+        /// Although proxies lag, or are away.
+        force: Force,
     },
     /// The old one is not relied on.
     Taint,
     /// The old one is gone; whether or not that is safe.
     Revoke {
-        /// Although certificates under it are in use.
-        force: bool,
+        /// Although certificates under it are in use, or may be.
+        force: Force,
     },
 }
 
@@ -92,6 +92,8 @@ pub struct Rotation(Arc<Shared>);
 struct Shared {
     parts: Parts,
     complete_at: SystemTime,
+    /// Whom an earlier process issued a certificate runs on it until then, even if it never comes back.
+    unknown_until: Option<SystemTime>,
     /// One step at a time.
     turn: Semaphore,
 }
@@ -114,22 +116,31 @@ impl Rotation {
     /// Of a control plane that starts now.
     pub fn new(parts: Parts) -> Self {
         let settled = if parts.resumed { REMEMBERED } else { Duration::ZERO };
-        let complete_at = parts.clock.now() + settled;
-        Self(Arc::new(Shared { parts, complete_at, turn: Semaphore::new(1) }))
+        let now = parts.clock.now();
+        let complete_at = now + settled;
+        let unknown_until = parts.resumed.then(|| parts.authority.leaf_life().until(now));
+        Self(Arc::new(Shared { parts, complete_at, unknown_until, turn: Semaphore::new(1) }))
     }
 
     /// How far a rotation is, and what is in the way of its next step.
     pub fn view(&self) -> View {
-        let proxies = self.0.parts.mesh.proxies();
         let state = self.0.parts.authority.state();
-        let found = state.found(&self.facts(&proxies));
+        let found = self.judge(|facts| state.found(facts));
         View { state, found }
     }
 
-    fn facts<'a>(&self, proxies: &'a [Proxy]) -> Facts<'a> {
-        let Parts { authority, clock, .. } = &self.0.parts;
-        let outgoing = authority.other_key();
-        Facts { now: clock.now(), complete_at: self.0.complete_at, proxies, outgoing }
+    fn judge<T>(&self, by: impl FnOnce(&Facts<'_>) -> T) -> T {
+        let Shared { parts: Parts { authority, mesh, clock, .. }, complete_at, unknown_until, .. } = &*self.0;
+        let Attendance { proxies, absent, unnamed_until } =
+            mesh.attendance(|issued| authority.leaf_life().until(issued));
+        by(&Facts {
+            now: clock.now(),
+            complete_at: *complete_at,
+            proxies: &proxies,
+            absent: &absent,
+            unknown_until: unnamed_until.max(*unknown_until),
+            outgoing: &authority.other_signers(),
+        })
     }
 
     /// Takes a step; `audit` is its record. Returns when it is in force, in the credentials on disk, too.
@@ -176,18 +187,13 @@ impl Rotation {
     }
 
     fn decide(&self, kind: Kind, step: Step, before: &Authorities) -> Result<Authorities, Refusal> {
-        let Parts { authority, mesh, clock, .. } = &self.0.parts;
-        let proxies = mesh.proxies();
-        let facts = self.facts(&proxies);
-        match step {
-            Step::Prepare => before.prepare(kind, clock.now()),
-            Step::Activate { force } => before.activate(kind, &facts, authority.leaf_life(), force),
-            Step::Taint => before.taint(kind, clock.now()),
-            Step::Revoke { force } => {
-                let until = authority.other_validity().map_or(facts.now, |(_, validity)| validity.not_after);
-                before.revoke(kind, &facts, until, force)
-            }
-        }
+        let authority = &self.0.parts.authority;
+        self.judge(|facts| match step {
+            Step::Prepare => before.prepare(kind, facts.now),
+            Step::Activate { force } => before.activate(kind, facts, authority.leaf_life(), force),
+            Step::Taint => before.taint(kind, facts.now),
+            Step::Revoke { force } => before.revoke(kind, facts, force),
+        })
     }
 
     async fn prepare(&self, kind: Kind) -> Result<Prepared, StepError> {

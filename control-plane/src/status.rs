@@ -6,6 +6,6 @@ mod figures;
 mod report;
 pub mod service;
 
-pub use board::{Board, Node, Progress, REMEMBERED, Reported};
+pub use board::{Absence, Absences, Board, Node, Progress, REMEMBERED, Reported};
 pub(crate) use convergence::unreachable;
 pub use report::ReportService;

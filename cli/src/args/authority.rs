@@ -68,11 +68,11 @@ pub(crate) struct RotateArgs {
     /// The intermediate that signs the workloads' certificates (the default)
     #[arg(long)]
     pub(crate) intermediate: bool,
-    /// Do not wait until all certificates under the old one have expired (a day): taint it, and revoke it as soon as no
-    /// proxy that is known shows one. A proxy that was away meanwhile has to join again
+    /// Do not wait for proxies that are away, nor until all certificates under the old one have expired (a day): taint it,
+    /// and revoke it as soon as no proxy that is known shows one. A proxy that was away meanwhile has to join again
     #[arg(long)]
     pub(crate) force: bool,
     /// How long to wait until all steps are safe
-    #[arg(long, value_name = "DURATION", default_value = "48h", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "72h", value_parser = duration::parse)]
     pub(crate) timeout: Duration,
 }

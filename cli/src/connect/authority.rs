@@ -9,6 +9,29 @@ use tonic::transport::Channel;
 use super::ControlPlane;
 use crate::failure::Failure;
 
+/// What a step is taken in spite of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Force {
+    /// Of nothing.
+    No,
+    /// That somebody who is away may hold a certificate.
+    Absent,
+    /// Of everything.
+    All,
+}
+
+impl Force {
+    /// By what the user wrote.
+    pub(crate) fn all(force: bool) -> Self {
+        if force { Self::All } else { Self::No }
+    }
+
+    /// `force` and `despite_absent`.
+    fn to_wire(self) -> (bool, bool) {
+        (self == Self::All, self == Self::Absent)
+    }
+}
+
 /// A step of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -17,14 +40,14 @@ pub(crate) enum Step {
     /// The new one signs.
     Activate {
         /// Whether or not that is safe.
-        force: bool,
+        force: Force,
     },
     /// The old one is not relied on.
     Taint,
     /// The old one is gone.
     Revoke {
         /// Whether or not that is safe.
-        force: bool,
+        force: Force,
     },
 }
 
@@ -49,7 +72,8 @@ impl ControlPlane {
                 self.call(Box::pin(client.prepare_authority(self.request(message)))).await
             }
             Step::Activate { force } => {
-                let message = ActivateAuthorityRequest { kind, force };
+                let (force, despite_absent) = force.to_wire();
+                let message = ActivateAuthorityRequest { kind, force, despite_absent };
                 self.call(Box::pin(client.activate_authority(self.request(message)))).await
             }
             Step::Taint => {
@@ -57,7 +81,8 @@ impl ControlPlane {
                 self.call(Box::pin(client.taint_authority(self.request(message)))).await
             }
             Step::Revoke { force } => {
-                let message = RevokeAuthorityRequest { kind, force };
+                let (force, despite_absent) = force.to_wire();
+                let message = RevokeAuthorityRequest { kind, force, despite_absent };
                 self.call(Box::pin(client.revoke_authority(self.request(message)))).await
             }
         }

@@ -50,6 +50,9 @@ pub(crate) struct Rotation {
     /// Proxies that ran before the control plane started have until then to come back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) incomplete_until: Option<String>,
+    /// Proxies that broke off without the new root, and may be running.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) absent: Vec<String>,
     /// Somebody who is not connected may hold a certificate of the old one until then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) certificates_until: Option<String>,
@@ -93,6 +96,7 @@ impl Authorities {
             lagging: wire.lagging.iter().map(|name| node(name)).collect(),
             lagging_count: wire.lagging_count,
             incomplete_until: rfc3339(wire.incomplete_until.as_ref()),
+            absent: wire.absent.iter().map(|name| node(name)).collect(),
             certificates_until: rfc3339(wire.leaves_until.as_ref()),
         });
         Self {
@@ -117,6 +121,13 @@ pub(crate) fn obstacles(wire: &identity::Authorities, now: SystemTime) -> Vec<St
     if let Some(until) = instant(wire.incomplete_until.as_ref()) {
         let left = duration::span(until.duration_since(now).unwrap_or_default());
         lines.push(format!("proxies have {left} to come back after the control plane's start"));
+    }
+    if let Some(first) = wire.absent.first() {
+        let more = match wire.absent.len().saturating_sub(1) {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        lines.push(format!("broke off, and may be running without the new root: {}{more}", node(first)));
     }
     if let Some(until) = instant(wire.leaves_until.as_ref()) {
         let left = duration::span(until.duration_since(now).unwrap_or_default());

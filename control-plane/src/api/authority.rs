@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use outrigger_core::{
-    rotation::{Kind, Refusal, Stage, Unsafe},
+    rotation::{Force, Kind, Refusal, Stage, Unsafe},
     wire,
 };
 use outrigger_proto::identity::v1alpha1::{
@@ -24,7 +24,7 @@ use crate::{
     rotation::{Rotation, Step, StepError, View},
 };
 
-/// Lagging proxies that an answer names.
+/// Proxies that an answer names: as many that lag, and as many that are away.
 const MAX_NAMES: usize = 100;
 /// Those that a refusal names.
 const MAX_SAID: usize = 10;
@@ -64,6 +64,7 @@ impl AuthorityApi {
             lagging_count: u64::try_from(found.lagging.len()).unwrap_or(u64::MAX),
             lagging: found.lagging.into_iter().take(MAX_NAMES).collect(),
             incomplete_until: found.incomplete_until.map(wire::time::encode_timestamp),
+            absent: found.absent.into_iter().take(MAX_NAMES).collect(),
             leaves_until: found.leaves_until.map(wire::time::encode_timestamp),
             sequence: state.sequence,
         }
@@ -85,7 +86,10 @@ impl AuthorityApi {
             }
         };
         let forced = match step {
-            Step::Activate { force: true } | Step::Revoke { force: true } => {
+            Step::Activate { force: Force::Absent } | Step::Revoke { force: Force::Absent } => {
+                ", forced while proxies that are away may hold certificates".to_owned()
+            }
+            Step::Activate { force: Force::All } | Step::Revoke { force: Force::All } => {
                 let lagging = self.rotation.view().found.lagging.len();
                 format!(", forced while {lagging} proxies lag")
             }
@@ -112,6 +116,14 @@ impl AuthorityApi {
     }
 }
 
+fn force(all: bool, despite_absent: bool) -> Force {
+    match (all, despite_absent) {
+        (true, _) => Force::All,
+        (false, true) => Force::Absent,
+        (false, false) => Force::No,
+    }
+}
+
 fn to_wire(kind: Kind) -> AuthorityKind {
     match kind {
         Kind::Root => AuthorityKind::Root,
@@ -129,25 +141,32 @@ fn stage(stage: Stage) -> RotationStage {
 
 /// A refusal, with everything that is in the way.
 fn said(refusal: &Refusal, now: SystemTime) -> String {
-    let Refusal::Unsafe(Unsafe { lagging, incomplete_until, leaves_until }) = refusal else {
+    let Refusal::Unsafe(Unsafe { lagging, incomplete_until, absent, leaves_until }) = refusal else {
         return refusal.to_string();
     };
     let seconds = |until: &SystemTime| until.duration_since(now).unwrap_or_default().as_secs() + 1;
     let mut reasons = Vec::new();
+    let named = |names: &[String]| {
+        let named = names.iter().take(MAX_SAID).map(String::as_str).collect::<Vec<_>>().join(", ");
+        match names.len().saturating_sub(MAX_SAID) {
+            0 => named,
+            more => format!("{named} and {more} more"),
+        }
+    };
     if !lagging.is_empty() {
-        let named = lagging.iter().take(MAX_SAID).map(String::as_str).collect::<Vec<_>>().join(", ");
-        let more = lagging.len().saturating_sub(MAX_SAID);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        reasons.push(format!("these proxies lag: {named}{more}"));
+        reasons.push(format!("these proxies lag: {}", named(lagging)));
     }
     if let Some(until) = incomplete_until {
         let seconds = seconds(until);
         reasons.push(format!("proxies have {seconds}s to come back after the control plane's start"));
     }
+    if !absent.is_empty() {
+        reasons.push(format!("these proxies broke off, and may be running: {}", named(absent)));
+    }
     if let Some(until) = leaves_until {
         let seconds = seconds(until);
         reasons.push(format!(
-            "the last certificate under it expires in {seconds}s, and a proxy that is not connected may hold one"
+            "the last certificate that a proxy may hold which is not connected expires in {seconds}s"
         ));
     }
     format!("{refusal}: {}", reasons.join("; "))
@@ -176,7 +195,12 @@ impl AuthorityService for AuthorityApi {
     ) -> Result<Response<Authorities>, Status> {
         let call = call_of(&request)?;
         let request = request.into_inner();
-        self.take(call, request.kind(), Step::Activate { force: request.force }).await
+        self.take(
+            call,
+            request.kind(),
+            Step::Activate { force: force(request.force, request.despite_absent) },
+        )
+        .await
     }
 
     async fn taint_authority(
@@ -193,6 +217,7 @@ impl AuthorityService for AuthorityApi {
     ) -> Result<Response<Authorities>, Status> {
         let call = call_of(&request)?;
         let request = request.into_inner();
-        self.take(call, request.kind(), Step::Revoke { force: request.force }).await
+        self.take(call, request.kind(), Step::Revoke { force: force(request.force, request.despite_absent) })
+            .await
     }
 }

@@ -6,9 +6,13 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use outrigger_core::model::{InvalidName, Name, TrustDomain};
+use outrigger_core::{
+    model::{InvalidName, Name, TrustDomain},
+    rotation::LeafLife,
+};
 use outrigger_process::{
     files::{self, DirectoryError},
     health::Health,
@@ -23,7 +27,7 @@ use crate::{
     access::Grant,
     api::guard::Grants,
     audit::Draft,
-    authority::{Authority, AuthorityError, Known, OPERATORS, Upkeep, UpkeepError},
+    authority::{Authority, AuthorityError, Known, OPERATORS, SVID_LIFE, Upkeep, UpkeepError},
     backup::INCOMPLETE,
     clock::Clock,
     mesh::{Mesh, Parts},
@@ -104,6 +108,8 @@ pub enum StartError {
 
 /// The authority's directory in the state directory.
 pub(super) const AUTHORITY: &str = "authority";
+/// The fact about the authority that says how long certificates live.
+const LEAVES: &str = "leaves";
 
 /// What the services share.
 #[derive(Debug, Clone)]
@@ -212,14 +218,18 @@ async fn open(
     }
     let root = store.get(&Key::authority("root")).await?;
     let state = store.get(&Key::authority("rotation")).await?;
+    let leaf_life = leaf_life(&store, settings.authority.leaf_ttl, root.is_some(), &clock).await?;
     let known = Known {
         root: root.as_ref().map(|entry| entry.value.as_slice()),
         state: state.as_ref().map(|entry| entry.value.as_slice()),
-        leaf_life: settings.authority.leaf_ttl,
+        leaf_life,
     };
     let authority = Arc::new(Authority::open(&authority_directory, &trust_domain, &known, clock.clone())?);
+    // Before anything is issued by it.
     if root.is_none() {
         store.commit(first(&authority, &clock)?).await?;
+    } else {
+        keep_leaf_life(&store, &authority, &clock).await?;
     }
     let grants = grants(&store).await?;
     let objects = ObjectStore::load(store.clone()).await?;
@@ -253,13 +263,8 @@ fn first(authority: &Authority, clock: &Clock) -> Result<Commit, StartError> {
     let key = Key::authority("root");
     let mut commit = Commit {
         expect: vec![(key.clone(), Expect::Absent)],
-        ops: vec![Op::Put { key, value: authority.root_hash().to_vec() }],
-        audit: Draft::own(
-            clock.now(),
-            &format!("spiffe://{}/outrigger/control-plane", authority.trust_domain()),
-            "control_plane.Start",
-            "first start",
-        ),
+        ops: vec![Op::Put { key, value: authority.root_hash().to_vec() }, put_leaf_life(authority)],
+        audit: own(authority, clock, "first start"),
     };
     for (name, role) in OPERATORS {
         let name: Name = name.parse()?;
@@ -268,6 +273,46 @@ fn first(authority: &Authority, clock: &Clock) -> Result<Commit, StartError> {
         commit.ops.push(Op::Put { key: Key::role(&name), value });
     }
     Ok(commit)
+}
+
+fn own(authority: &Authority, clock: &Clock, message: &str) -> Draft {
+    let id = format!("spiffe://{}/outrigger/control-plane", authority.trust_domain());
+    Draft::own(clock.now(), &id, "control_plane.Start", message)
+}
+
+/// How long certificates live by the settings of this start, and by those of the starts before.
+async fn leaf_life(
+    store: &Store,
+    leaf_ttl: Duration,
+    resumed: bool,
+    clock: &Clock,
+) -> Result<LeafLife, StartError> {
+    let before = match store.get(&Key::authority(LEAVES)).await? {
+        Some(entry) => serde_json::from_slice(&entry.value).map_err(AuthorityError::State)?,
+        // Of a version whose certificates lived for a day, whatever the settings said.
+        None if resumed => LeafLife::first(SVID_LIFE),
+        None => LeafLife::first(leaf_ttl),
+    };
+    Ok(before.started(leaf_ttl, clock.now()))
+}
+
+/// Writes it down, if it is another than at the start before.
+async fn keep_leaf_life(store: &Store, authority: &Authority, clock: &Clock) -> Result<(), StartError> {
+    let op = put_leaf_life(authority);
+    let kept = store.get(&Key::authority(LEAVES)).await?;
+    let same = matches!(&op, Op::Put { value, .. } if kept.is_some_and(|kept| kept.value == *value));
+    if !same {
+        let message = "certificates live for another time than at the start before";
+        let audit = own(authority, clock, message);
+        store.commit(Commit { expect: Vec::new(), ops: vec![op], audit }).await?;
+    }
+    Ok(())
+}
+
+fn put_leaf_life(authority: &Authority) -> Op {
+    // Serialising plain data to memory cannot fail.
+    let value = serde_json::to_vec(&authority.leaf_life()).unwrap_or_default();
+    Op::Put { key: Key::authority(LEAVES), value }
 }
 
 async fn grants(store: &Store) -> Result<Grants, StartError> {

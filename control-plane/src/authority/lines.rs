@@ -12,7 +12,7 @@ use std::{
 
 use outrigger_core::{
     model::TrustDomain,
-    rotation::{Authorities, Kind, Line},
+    rotation::{Authorities, Kind, Line, Signer},
 };
 use rcgen::KeyPair;
 
@@ -60,6 +60,12 @@ impl Lines {
     /// SHA-256 of the public key of what is on its way out, or in: a root or an intermediate, as the rotation has it.
     pub(super) fn other_key(&self) -> Option<[u8; 32]> {
         Some(hash(&self.other_pair()?.spki()))
+    }
+
+    /// The same, and the intermediates that it replaced if it is one.
+    pub(super) fn other_signers(&self) -> Vec<Signer> {
+        let Some(other) = self.other_pair() else { return Vec::new() };
+        std::iter::once(other.signer()).chain(other.replaced()).collect()
     }
 
     /// The root or the intermediate beside the active one.
@@ -210,7 +216,8 @@ impl Shelf {
     }
 
     /// The intermediate of `line`: the one that is kept, unless it is past half of its life or missing; then a new one
-    /// is kept, of the key of `previous` if it is the operators'.
+    /// is kept, of the key of `previous` if it is the operators', and with the certificates that it replaces if it is the
+    /// workloads'.
     fn branch(
         &self,
         branch: Branch,
@@ -222,11 +229,12 @@ impl Shelf {
         let path = self.branch_path(branch, line);
         match Pair::load(&path)? {
             Some(pair) if !pair.validity.past_half(now) => Ok(Arc::new(pair)),
+            Some(pair) if branch == Branch::Workload => self.make(branch, line, root, Some(&pair), now),
             _ => self.make(branch, line, root, previous, now),
         }
     }
 
-    /// Makes and keeps the intermediate of `line`. The operators' keeps the key of `previous`.
+    /// Makes and keeps the intermediate of `line`. The operators' keeps the key of `previous`, the workloads' its certificate.
     pub(super) fn make(
         &self,
         branch: Branch,
@@ -241,7 +249,10 @@ impl Shelf {
             (Branch::Operator, Some(previous)) => previous.copy_key()?,
             (Branch::Operator, None) | (Branch::Workload, _) => KeyPair::generate()?,
         };
-        let pair = Pair::signed_by(root, &params, validity, key)?;
+        let mut pair = Pair::signed_by(root, &params, validity, key)?;
+        if let (Branch::Workload, Some(previous)) = (branch, previous) {
+            pair.replace(previous, now);
+        }
         pair.save(&self.branch_path(branch, line))?;
         Ok(Arc::new(pair))
     }

@@ -1,4 +1,5 @@
-//! A certificate with its key, and the file that holds both: one file, so that they cannot part.
+//! A certificate with its key, and the file that holds both: one file, so that they cannot part. Behind them in it are
+//! the certificates that this one replaced, without their keys.
 
 use std::{
     fs, io,
@@ -6,12 +7,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use outrigger_core::rotation::Signer;
 use outrigger_process::files;
 use rcgen::{CertificateParams, Issuer, KeyPair, PublicKeyData};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem, pem::PemObject};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::profile::Validity;
+use super::{hash, profile::Validity};
 
 /// Why the authority's state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +91,8 @@ pub(super) struct Pair {
     pub(super) certificate: CertificateDer<'static>,
     pub(super) validity: Validity,
     key: KeyPair,
+    /// Of other keys, and had not expired when this one was made. The newest first.
+    replaced: Vec<(CertificateDer<'static>, Signer)>,
 }
 
 impl Pair {
@@ -96,7 +100,7 @@ impl Pair {
     pub(super) fn self_signed(params: &CertificateParams, validity: Validity) -> Result<Self, rcgen::Error> {
         let key = KeyPair::generate()?;
         let certificate = params.self_signed(&key)?.der().clone();
-        Ok(Self { certificate, validity, key })
+        Ok(Self { certificate, validity, key, replaced: Vec::new() })
     }
 
     /// Makes one that `issuer` signs, for `key`.
@@ -107,7 +111,7 @@ impl Pair {
         key: KeyPair,
     ) -> Result<Self, rcgen::Error> {
         let certificate = issuer.sign(params, &key)?;
-        Ok(Self { certificate, validity, key })
+        Ok(Self { certificate, validity, key, replaced: Vec::new() })
     }
 
     /// Signs a certificate for somebody's public key.
@@ -125,14 +129,32 @@ impl Pair {
         self.key.subject_public_key_info()
     }
 
+    /// As chains are judged by it.
+    pub(super) fn signer(&self) -> Signer {
+        Signer { key: hash(&self.spki()), until: self.validity.not_after }
+    }
+
+    /// Those that it replaced.
+    pub(super) fn replaced(&self) -> impl Iterator<Item = Signer> {
+        self.replaced.iter().map(|(_, signer)| *signer)
+    }
+
+    /// Takes the place of `previous`, whose certificate is good until it expires.
+    pub(super) fn replace(&mut self, previous: &Self, now: SystemTime) {
+        let own = (previous.certificate.clone(), previous.signer());
+        let all = std::iter::once(own).chain(previous.replaced.iter().cloned());
+        self.replaced = all.filter(|(_, signer)| signer.until >= now).collect();
+    }
+
     /// A copy of the key, for the next certificate of the same one.
     pub(super) fn copy_key(&self) -> Result<KeyPair, rcgen::Error> {
         KeyPair::try_from(self.key.serialized_der())
     }
 
-    /// Writes both into one private file, whole or not at all.
+    /// Writes all into one private file, whole or not at all.
     pub(super) fn save(&self, path: &Path) -> Result<(), AuthorityError> {
-        let text = format!("{}{}", certificate_pem(&self.certificate), self.key.serialize_pem());
+        let mut text = format!("{}{}", certificate_pem(&self.certificate), self.key.serialize_pem());
+        text.extend(self.replaced.iter().map(|(certificate, _)| certificate_pem(certificate)));
         files::write_atomic(path, text.as_bytes(), 0o600)
             .map_err(|source| AuthorityError::Io { path: path.to_owned(), source })
     }
@@ -146,7 +168,10 @@ impl Pair {
         };
         let damaged =
             |defect: &str| AuthorityError::Damaged { path: path.to_owned(), defect: defect.to_owned() };
-        let certificate = CertificateDer::from_pem_slice(&text)
+        let mut certificates = CertificateDer::pem_slice_iter(&text);
+        let certificate = certificates
+            .next()
+            .unwrap_or(Err(pem::Error::NoItemsFound))
             .map_err(|error: pem::Error| damaged(&format!("no certificate: {error}")))?;
         let key = PrivatePkcs8KeyDer::from_pem_slice(&text)
             .map_err(|error| damaged(&format!("no key: {error}")))?;
@@ -159,7 +184,13 @@ impl Pair {
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err(damaged("the key is not the certificate's"));
         }
-        Ok(Some(Self { certificate, validity, key }))
+        let mut replaced = Vec::new();
+        for certificate in certificates {
+            let read = certificate.ok().and_then(|certificate| Some((signer_of(&certificate)?, certificate)));
+            let (signer, certificate) = read.ok_or_else(|| damaged("a replaced certificate is malformed"))?;
+            replaced.push((certificate, signer));
+        }
+        Ok(Some(Self { certificate, validity, key, replaced }))
     }
 }
 
@@ -177,6 +208,11 @@ pub(super) fn uri_of(certificate: &CertificateDer<'_>) -> Option<String> {
         GeneralName::URI(uri) => Some((*uri).to_owned()),
         _ => None,
     })
+}
+
+fn signer_of(certificate: &CertificateDer<'_>) -> Option<Signer> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(Signer { key: hash(parsed.public_key().raw), until: validity_of(&parsed)?.not_after })
 }
 
 fn validity_of(certificate: &X509Certificate<'_>) -> Option<Validity> {

@@ -11,7 +11,7 @@ use std::{
 
 use outrigger_core::{
     model::{SpiffeId, TrustDomain},
-    rotation::{Facts, Kind, Revoked},
+    rotation::{Facts, Force, Kind, Revoked},
 };
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType};
@@ -173,6 +173,53 @@ fn intermediates_are_renewed_at_half_life_and_only_the_operators_keep_their_key(
     for (name, validity) in reopened.validities() {
         assert!(validity.share_left(time.now()) > 0.9, "{name}");
     }
+}
+
+/// Its key is in nobody's hands but ours; if it is not, whoever has it can sign until its certificate expires.
+#[test]
+fn an_intermediate_on_its_way_out_takes_those_along_that_it_replaced() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    let first = authority.active_keys()[1];
+    time.pass(16 * DAY);
+    authority.renew().unwrap();
+    let second = authority.active_keys()[1];
+    time.pass(13 * DAY);
+    // As after a kill; and once more at a start.
+    let authority = open(dir.path(), &time).unwrap();
+    assert_eq!(authority.active_keys()[1], second);
+    let kind = Kind::Intermediate;
+    let prepared = authority.prepare(kind).unwrap();
+    let state = authority.state().prepare(kind, time.now()).unwrap();
+    authority.install(state.clone(), Some(prepared));
+    let facts = |outgoing| Facts {
+        now: time.now(),
+        complete_at: time.now(),
+        proxies: &[],
+        absent: &[],
+        unknown_until: None,
+        outgoing,
+    };
+    let state = state.activate(kind, &facts(&[]), authority.leaf_life(), Force::No).unwrap();
+    authority.install(state.clone(), None);
+    assert_eq!(authority.bundle().outgoing.retiring, [second, first]);
+    let state = state.revoke(kind, &facts(&authority.other_signers()), Force::All).unwrap();
+    authority.install(state, None);
+    assert_eq!(authority.bundle().outgoing.revoked, [second, first]);
+}
+
+#[test]
+fn what_an_intermediate_replaced_is_forgotten_once_its_certificate_has_expired() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    open(dir.path(), &time).unwrap();
+    for _ in 0..4 {
+        time.pass(16 * DAY);
+        // Renewed by the start.
+        open(dir.path(), &time).unwrap();
+    }
+    let kept = fs::read_to_string(dir.path().join("workload.pem")).unwrap();
+    assert_eq!(kept.matches("BEGIN CERTIFICATE").count(), 2, "its own, and the one before");
+    assert_eq!(kept.matches("PRIVATE KEY").count(), 2, "one, begin and end");
 }
 
 #[test]
@@ -417,9 +464,15 @@ fn a_rotation_under_way_is_renewed_and_reopened_like_everything_else() {
     let state = authority.state().prepare(Kind::Root, time.now()).unwrap();
     authority.install(state.clone(), Some(prepared));
     assert_eq!((authority.bundle().x509_authorities.len(), authority.root_hash()), (2, first));
-    let facts =
-        Facts { now: time.now(), complete_at: time.now(), proxies: &[], outgoing: authority.other_key() };
-    let next = state.activate(Kind::Root, &facts, DAY, false).unwrap();
+    let facts = Facts {
+        now: time.now(),
+        complete_at: time.now(),
+        proxies: &[],
+        absent: &[],
+        unknown_until: None,
+        outgoing: &authority.other_signers(),
+    };
+    let next = state.activate(Kind::Root, &facts, authority.leaf_life(), Force::No).unwrap();
     authority.install(next.clone(), None);
     let second = authority.root_hash();
     assert_ne!(first, second);

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outrigger_core::model::{Kind, ObjectRef, TrustDomain};
+use outrigger_core::{
+    model::{Kind, ObjectRef, TrustDomain},
+    rotation::Authorities,
+};
 
 use super::{INCOMPLETE, RestoreError, Snapshot, restore};
 use crate::{
@@ -98,6 +101,26 @@ async fn what_is_restored_is_what_was_and_goes_on_beyond_what_is_lost() {
     assert_eq!(records[3].method, "control_plane.Restore");
     store.settled().await.unwrap();
     assert_eq!(store.restored().await.unwrap(), None);
+}
+
+/// Proxies report the sequence of the bundle that they applied: one of a rotation that is lost says nothing of the next.
+#[tokio::test]
+async fn a_restored_trust_bundle_comes_after_every_one_that_is_lost() {
+    for rotated in [false, true] {
+        let bench = Bench::new().await;
+        let before = Authorities::default();
+        let before =
+            if rotated { before.prepare(outrigger_core::rotation::Kind::Root, NOW).unwrap() } else { before };
+        if rotated {
+            put(&bench.store, Key::authority("rotation"), &serde_json::to_vec(&before).unwrap()).await;
+        }
+        let target = bench.path("fresh");
+        let restored = restore(&bench.backup(), &target, NOW).unwrap();
+        let store = Store::open(&target.join("store.redb")).unwrap();
+        let kept = store.get(&Key::authority("rotation")).await.unwrap().unwrap();
+        let state: Authorities = serde_json::from_slice(&kept.value).unwrap();
+        assert_eq!(state, Authorities { sequence: restored.next, ..before });
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! What is known of each proxy.
 
+mod absent;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -12,6 +14,8 @@ use outrigger_proto::status::v1alpha1::{
 };
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
+
+pub use absent::{Absence, Absences};
 
 /// A proxy whose stream broke is remembered, and named, for so long: as long as its workload may still be registered
 /// and lapsed.
@@ -113,7 +117,8 @@ impl Node {
     }
 }
 
-/// All proxies, written by their streams. Bounded by the streams that are open or broke within the last minute.
+/// All proxies, written by their streams. Bounded by the streams that are open or broke within the last minute; of those
+/// that broke earlier, little is kept, and of 10 000.
 #[derive(Debug)]
 pub struct Board {
     inner: Mutex<Inner>,
@@ -130,6 +135,8 @@ struct Inner {
     by_node: BTreeMap<Arc<str>, Vec<String>>,
     /// Proxies that broke off, and have no open stream.
     lost: BTreeMap<Arc<str>, Node>,
+    /// The same, and those that did so long ago.
+    absences: Absences,
 }
 
 /// An open stream, and what it says of its proxy.
@@ -175,6 +182,7 @@ impl Board {
         {
             let mut inner = self.inner.lock();
             inner.lost.remove(&id);
+            inner.absences.remove(&id);
             inner.streams.insert(stream.to_owned(), Open { node, reports });
             inner.by_node.entry(id).or_default().push(stream.to_owned());
         }
@@ -208,6 +216,8 @@ impl Board {
                 let identity = node.identity.clone();
                 node.lost = Some(now.0);
                 node.since = now.1;
+                let absence = Absence { since: now.1, bundle_sequence: node.bundle_sequence };
+                inner.absences.add(Arc::clone(&node.id), absence);
                 inner.lost.insert(Arc::clone(&node.id), node);
                 inner.forget_beyond_bound(&identity);
             }
@@ -246,6 +256,11 @@ impl Board {
         let mut nodes: Vec<Node> = inner.connected().chain(lost).cloned().collect();
         nodes.sort_by(|one, other| one.id.cmp(&other.id));
         nodes
+    }
+
+    /// Those that broke off, and may be running.
+    pub fn absences(&self) -> Absences {
+        self.inner.lock().absences.clone()
     }
 
     /// Counts the changes.

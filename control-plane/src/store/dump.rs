@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use outrigger_core::rotation::Authorities;
 use redb::{
     Key as RedbKey, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, Value,
     WriteTransaction,
 };
 
-use super::{Keyspace, OpenError, Revision, Store, StoreError, append, file, history, replies};
+use super::{Key, Keyspace, OpenError, Revision, Store, StoreError, append, file, history, replies};
 use crate::audit::Draft;
 
 /// The schema that this version reads and writes.
@@ -245,7 +246,29 @@ fn go_on(
     for token in tokens {
         current.remove(token.as_str())?;
     }
+    renumber(&mut current, next)?;
     Ok(found)
+}
+
+/// The trust bundle of what is restored comes after every one that is lost: proxies that applied one of those must not
+/// count as having applied one that is made from here on.
+fn renumber(
+    current: &mut redb::Table<'_, &'static str, (u64, &'static [u8])>,
+    next: Revision,
+) -> Result<(), redb::Error> {
+    let key = Key::authority("rotation");
+    let kept = current.get(key.as_str())?.map(|row| serde_json::from_slice(row.value().1));
+    let mut state = match kept {
+        None => Authorities::default(),
+        Some(Ok(state)) => state,
+        // The start says what is wrong with it.
+        Some(Err(_unreadable)) => return Ok(()),
+    };
+    state.sequence = state.sequence.max(next);
+    // Serialising plain data to memory cannot fail.
+    let value = serde_json::to_vec(&state).unwrap_or_default();
+    current.insert(key.as_str(), (next, value.as_slice()))?;
+    Ok(())
 }
 
 /// Makes the tables that had no rows.

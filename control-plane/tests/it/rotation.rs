@@ -53,7 +53,7 @@ async fn prepare(control: &ControlPlane, kind: AuthorityKind) -> Result<Authorit
 }
 
 async fn activate(control: &ControlPlane, kind: AuthorityKind, force: bool) -> Result<Authorities, Status> {
-    let request = ActivateAuthorityRequest { kind: kind.into(), force };
+    let request = ActivateAuthorityRequest { kind: kind.into(), force, ..Default::default() };
     client(control).activate_authority(request).await.map(tonic::Response::into_inner)
 }
 
@@ -63,7 +63,7 @@ async fn taint(control: &ControlPlane, kind: AuthorityKind) -> Result<Authoritie
 }
 
 async fn revoke(control: &ControlPlane, kind: AuthorityKind, force: bool) -> Result<Authorities, Status> {
-    let request = RevokeAuthorityRequest { kind: kind.into(), force };
+    let request = RevokeAuthorityRequest { kind: kind.into(), force, ..Default::default() };
     client(control).revoke_authority(request).await.map(tonic::Response::into_inner)
 }
 
@@ -204,6 +204,37 @@ async fn a_root_is_rotated_with_a_restart_between_any_two_steps() {
         let record = taken.iter().find(|record| record.method == method).expect("each step is on record");
         assert_eq!((record.message.as_str(), record.revision > 0), ("root", true));
     }
+}
+
+/// A proxy that was cut off before a restart, and is not back, runs for as long as its certificate is valid: nobody knows
+/// of it, and it does not know the new root.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_a_new_root_waits_for_certificates_of_those_who_do_not_come_back() {
+    let (root, life) = (AuthorityKind::Root, LIFE * 60);
+    let control = ControlPlane::with_leaf_ttl(life).await;
+    drop(Front::connect(&control).await);
+    prepare(&control, root).await.unwrap();
+    let control = restarted(control).await;
+    let refused = activate(&control, root, false).await.unwrap_err();
+    assert!(refused.message().contains("expires in"), "{refused:?}");
+    assert!(!get(&control).await.safe);
+    control.pass(life);
+    activate(&control, root, false).await.unwrap();
+}
+
+/// What was issued before lives on, whatever the settings say now.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_an_earlier_setting_hold_a_revocation_back() {
+    let (root, life) = (AuthorityKind::Root, LIFE * 60);
+    let control = ControlPlane::with_leaf_ttl(life).await.restart_with_leaf_ttl(LIFE).await;
+    let control = restarted(control).await;
+    prepare(&control, root).await.unwrap();
+    activate(&control, root, true).await.unwrap();
+    control.pass(LIFE * 2);
+    let refused = revoke(&control, root, false).await.unwrap_err();
+    assert!(refused.message().contains("expires in"), "{refused:?}");
+    control.pass(life);
+    revoke(&control, root, false).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,10 +82,21 @@ impl ControlPlane {
     }
 
     /// Stops it, does `between` to its store, and starts it again.
-    pub(crate) async fn restart(mut self, between: impl AsyncFnOnce(&Store)) -> Self {
+    pub(crate) async fn restart(self, between: impl AsyncFnOnce(&Store)) -> Self {
+        let chosen = self.chosen.clone();
+        self.restart_as(chosen, between).await
+    }
+
+    /// The same; certificates live for so long from then on.
+    pub(crate) async fn restart_with_leaf_ttl(self, leaf_ttl: Duration) -> Self {
+        let chosen = Chosen { authority: Authority { leaf_ttl }, ..self.chosen.clone() };
+        self.restart_as(chosen, async |_| ()).await
+    }
+
+    async fn restart_as(mut self, chosen: Chosen, between: impl AsyncFnOnce(&Store)) -> Self {
         let (runtime, running) = self.running.take().unwrap();
         let directory = self.directory.take().unwrap();
-        let (shutdown, chosen) = (self.shutdown.clone(), self.chosen.clone());
+        let shutdown = self.shutdown.clone();
         drop(self);
         runtime.spawn(async move { shutdown.stop() }).await.unwrap();
         assert_eq!(running.await.unwrap().code(), 0, "a clean stop");

@@ -2,15 +2,19 @@
 //! each is refused until what the proxies applied proves that it takes nobody's peer away:
 //!
 //! * *activate* a new root only when every proxy applied the bundle that holds it, since certificates under it are issued
-//!   from then on;
+//!   from then on; one that broke off before counts until its certificate has expired, since it runs on until then;
 //! * *revoke* the old root or intermediate only when no proxy shows a certificate under it, and when the last one that
 //!   was issued has expired: it may be held by a proxy that is not connected, and comes back.
 //!
 //! One rotation at a time. Numbers name what the control plane keeps; a new one is larger than all before it.
 
-use std::time::{Duration, SystemTime};
+mod leaf;
+
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+
+pub use leaf::LeafLife;
 
 #[cfg(test)]
 mod tests;
@@ -72,10 +76,10 @@ pub struct Other {
     pub stage: Stage,
 }
 
-/// An intermediate that no chain may lead through, while its certificate lasts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A root or an intermediate, as far as chains are judged by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Revoked {
+pub struct Signer {
     /// SHA-256 of its public key (SubjectPublicKeyInfo).
     pub key: [u8; 32],
     /// When its certificate expires.
@@ -92,8 +96,8 @@ pub struct Authorities {
     pub other: Option<Other>,
     /// Grows with every step: the sequence of the trust bundle.
     pub sequence: u64,
-    /// Of those whose certificate had not expired at the last step.
-    pub revoked: Vec<Revoked>,
+    /// Intermediates that no chain may lead through: those whose certificate had not expired at the last step.
+    pub revoked: Vec<Signer>,
     /// The last revocation must not wait for connections to be closed bit by bit.
     pub at_once: bool,
 }
@@ -116,6 +120,17 @@ pub struct Proxy {
     pub authorities: Vec<[u8; 32]>,
 }
 
+/// A proxy that broke off without a good-bye. It may be running, on what it had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absent {
+    /// `<SPIFFE ID>#<instance>`.
+    pub name: String,
+    /// As in [`Proxy`], as far as it had come.
+    pub bundle_sequence: u64,
+    /// When its certificate expires, at the latest; it has to join again then.
+    pub until: SystemTime,
+}
+
 /// What a step is judged by.
 #[derive(Debug, Clone)]
 pub struct Facts<'a> {
@@ -125,8 +140,13 @@ pub struct Facts<'a> {
     pub complete_at: SystemTime,
     /// All proxies that are connected, were so a moment ago, or are registered.
     pub proxies: &'a [Proxy],
-    /// SHA-256 of the public key of what is on its way out: the old root, or the old intermediate.
-    pub outgoing: Option<[u8; 32]>,
+    /// Those that are none of these, and whose certificates may be valid.
+    pub absent: &'a [Absent],
+    /// Until then, proxies with a valid certificate may be running that nobody here knows of: those that were cut off
+    /// before the control plane's start.
+    pub unknown_until: Option<SystemTime>,
+    /// What is on its way out: the old root; or the old intermediate, and those that it replaced when it was renewed.
+    pub outgoing: &'a [Signer],
 }
 
 /// Why a step is not safe yet.
@@ -136,7 +156,11 @@ pub struct Unsafe {
     pub lagging: Vec<String>,
     /// Proxies may be missing: some that ran before the control plane started have until then to come back.
     pub incomplete_until: Option<SystemTime>,
-    /// Until then, somebody who is not connected may hold a certificate under the old one.
+    /// The proxies that broke off, did not apply the bundle with the new root, and may be running with a valid certificate;
+    /// by name.
+    pub absent: Vec<String>,
+    /// Until then, somebody who is not connected may hold a certificate that is in the way: under the old one, or for lack
+    /// of a bundle with the new one.
     pub leaves_until: Option<SystemTime>,
 }
 
@@ -145,6 +169,27 @@ impl Unsafe {
     pub fn is_safe(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether nothing is that `force` does not pass over.
+    pub fn yields_to(&self, force: Force) -> bool {
+        match force {
+            Force::No => self.is_safe(),
+            Force::Absent => self.lagging.is_empty() && self.incomplete_until.is_none(),
+            Force::All => true,
+        }
+    }
+}
+
+/// What a step is taken in spite of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Force {
+    /// Of nothing.
+    #[default]
+    No,
+    /// That somebody who is away may hold a certificate. Whoever is known has to be safe.
+    Absent,
+    /// Of everything.
+    All,
 }
 
 /// Why a step is refused.
@@ -193,24 +238,24 @@ impl Authorities {
         Ok(Self { other: Some(other), at_once: false, ..self.next(now) })
     }
 
-    /// The new one signs from now on; a certificate lives for `leaf_life` at most.
+    /// The new one signs from now on. `leaf_life` is that of the certificates that the old one signed.
     ///
     /// # Errors
-    /// [`Refusal::NotPrepared`], or [`Refusal::Unsafe`] unless it is forced.
+    /// [`Refusal::NotPrepared`], or [`Refusal::Unsafe`] unless `force` passes over it.
     pub fn activate(
         &self,
         kind: Kind,
         facts: &Facts<'_>,
-        leaf_life: Duration,
-        force: bool,
+        leaf_life: LeafLife,
+        force: Force,
     ) -> Result<Self, Refusal> {
         let other = self.of(kind).filter(|other| other.stage == Stage::Prepared);
         let Some(other) = other else { return Err(Refusal::NotPrepared(kind)) };
         let found = self.found(facts);
-        if !force && !found.is_safe() {
+        if !found.yields_to(force) {
             return Err(Refusal::Unsafe(found));
         }
-        let stage = Stage::Retiring { leaves_until: facts.now + leaf_life };
+        let stage = Stage::Retiring { leaves_until: leaf_life.until(facts.now) };
         let old = Other { line: self.active, stage };
         Ok(Self { active: other.line, other: Some(old), ..self.next(facts.now) })
     }
@@ -230,33 +275,24 @@ impl Authorities {
         }
     }
 
-    /// The old one is gone: nothing that hangs on it is accepted any more. `certificate_until`: when the certificate of
-    /// the old intermediate expires.
+    /// The old one is gone: nothing that hangs on it is accepted any more.
     ///
     /// # Errors
-    /// [`Refusal::NotActivated`], or [`Refusal::Unsafe`] unless it is forced.
-    pub fn revoke(
-        &self,
-        kind: Kind,
-        facts: &Facts<'_>,
-        certificate_until: SystemTime,
-        force: bool,
-    ) -> Result<Self, Refusal> {
+    /// [`Refusal::NotActivated`], or [`Refusal::Unsafe`] unless `force` passes over it.
+    pub fn revoke(&self, kind: Kind, facts: &Facts<'_>, force: Force) -> Result<Self, Refusal> {
         let tainted = match self.of(kind).map(|other| other.stage) {
             Some(Stage::Retiring { .. }) => false,
             Some(Stage::Tainted { .. }) => true,
             Some(Stage::Prepared) | None => return Err(Refusal::NotActivated(kind)),
         };
         let found = self.found(facts);
-        if !force && !found.is_safe() {
+        if !found.yields_to(force) {
             return Err(Refusal::Unsafe(found));
         }
-        let mut next = Self { other: None, at_once: force || tainted, ..self.next(facts.now) };
+        let mut next = Self { other: None, at_once: force != Force::No || tainted, ..self.next(facts.now) };
         // A root that is in no bundle vouches for nobody; an intermediate has to be named.
-        if kind == Kind::Intermediate
-            && let Some(key) = facts.outgoing
-        {
-            next.revoked.push(Revoked { key, until: certificate_until });
+        if kind == Kind::Intermediate {
+            next.revoked.extend(facts.outgoing.iter().filter(|signer| signer.until >= facts.now));
         }
         Ok(next)
     }
@@ -265,21 +301,38 @@ impl Authorities {
     pub fn found(&self, facts: &Facts<'_>) -> Unsafe {
         let Some(other) = self.other else { return Unsafe::default() };
         let incomplete_until = Some(facts.complete_at).filter(|at| facts.now < *at);
-        let lags = |proxy: &&Proxy| match (other.stage, facts.outgoing) {
-            (Stage::Prepared, _) => proxy.bundle_sequence < self.sequence,
-            (_, Some(key)) => proxy.authorities.is_empty() || proxy.authorities.contains(&key),
-            (_, None) => true,
+        let hangs_on = |proxy: &Proxy| facts.outgoing.iter().any(|old| proxy.authorities.contains(&old.key));
+        let lags = |proxy: &&Proxy| match other.stage {
+            Stage::Prepared => proxy.bundle_sequence < self.sequence,
+            _ => facts.outgoing.is_empty() || proxy.authorities.is_empty() || hangs_on(proxy),
         };
         let lagging = || facts.proxies.iter().filter(lags).map(|proxy| proxy.name.clone()).collect();
         match other.stage {
             // It is below a root that everybody trusts, and travels with the certificates that it signs.
             Stage::Prepared if self.kind() == Some(Kind::Intermediate) => Unsafe::default(),
-            Stage::Prepared => Unsafe { lagging: lagging(), incomplete_until, leaves_until: None },
-            Stage::Retiring { leaves_until } | Stage::Tainted { leaves_until } => {
-                let leaves_until = Some(leaves_until).filter(|until| facts.now <= *until);
-                Unsafe { lagging: lagging(), incomplete_until, leaves_until }
+            Stage::Prepared => {
+                let absent = || self.absent(facts);
+                let until = absent().map(|absent| absent.until).chain(facts.unknown_until).max();
+                Unsafe {
+                    lagging: lagging(),
+                    incomplete_until,
+                    absent: absent().map(|absent| absent.name.clone()).collect(),
+                    leaves_until: until.filter(|until| facts.now <= *until),
+                }
             }
+            Stage::Retiring { leaves_until } | Stage::Tainted { leaves_until } => Unsafe {
+                lagging: lagging(),
+                incomplete_until,
+                absent: Vec::new(),
+                leaves_until: Some(leaves_until).filter(|until| facts.now <= *until),
+            },
         }
+    }
+
+    /// Those who run on, and do not trust what is prepared.
+    fn absent<'a>(&self, facts: &Facts<'a>) -> impl Iterator<Item = &'a Absent> {
+        let (now, sequence) = (facts.now, self.sequence);
+        facts.absent.iter().filter(move |absent| now <= absent.until && absent.bundle_sequence < sequence)
     }
 
     fn of(&self, kind: Kind) -> Option<Other> {

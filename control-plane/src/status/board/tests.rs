@@ -70,6 +70,24 @@ fn the_end_of_an_older_stream_is_not_that_of_its_proxy() {
 }
 
 #[test]
+fn a_proxy_that_broke_off_is_absent_until_it_comes_back_and_one_that_said_good_bye_is_not() {
+    let (board, now) = (Board::default(), Instant::now());
+    let since = SystemTime::UNIX_EPOCH + Duration::from_secs(7);
+    let _reports = connect(&board, "one", "front", "front-1");
+    let report = AppliedReport { stream: "one".to_owned(), bundle_sequence: 3, ..AppliedReport::default() };
+    board.report(&identity("front"), report);
+    assert!(board.absences().named.is_empty());
+    board.disconnect("one", false, (now, since));
+    assert!(board.nodes(now + REMEMBERED).is_empty());
+    let absent: Vec<_> = board.absences().named.into_values().collect();
+    assert_eq!(absent, [Absence { since, bundle_sequence: 3 }]);
+    let _reports = connect(&board, "two", "front", "front-1");
+    assert!(board.absences().named.is_empty());
+    board.disconnect("two", true, (now, since));
+    assert!(board.absences().named.is_empty());
+}
+
+#[test]
 fn of_two_with_one_id_the_one_that_stays_is_connected() {
     let end = (Instant::now(), SystemTime::UNIX_EPOCH);
     for good_bye in [true, false] {

@@ -1,5 +1,5 @@
-//! A model of proxies that come, go, renew and lag, and of operators who take any step at any time: no proxy that is in
-//! contact with the control plane, or was so within the last minute, ever meets a peer with a valid certificate that it cannot verify.
+//! A model of proxies that come, go, renew and lag, and of operators who take any step at any time: no proxy whose own
+//! certificate is valid, in contact with the control plane or not, ever meets a peer with a valid one that it cannot verify.
 
 use std::{
     collections::BTreeSet,
@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::*;
 
 const LIFE: Duration = Duration::from_secs(1_000);
+const LEAVES: LeafLife = LeafLife { life: LIFE, longer_until: SystemTime::UNIX_EPOCH };
 /// A proxy that broke off counts for so long, and so long after a start nobody is known to be missing.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -26,8 +27,8 @@ enum Event {
     /// It applies the bundle, and says so.
     Apply(usize),
     Renew(usize),
-    /// The control plane is killed, and starts on what it kept.
-    Restart,
+    /// The control plane is killed, and starts on what it kept; certificates live for so many seconds from then on.
+    Restart(u64),
     Pass(u64),
 }
 
@@ -43,7 +44,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => proxy().prop_map(Event::Disconnect),
         6 => proxy().prop_map(Event::Apply),
         4 => proxy().prop_map(Event::Renew),
-        1 => Just(Event::Restart),
+        1 => prop_oneof![Just(50), Just(500), Just(1_000), Just(2_000)].prop_map(Event::Restart),
         3 => prop_oneof![Just(1), Just(61), Just(400), Just(1_001)].prop_map(Event::Pass),
     ]
 }
@@ -64,16 +65,17 @@ struct Model {
     reported: bool,
     /// When it broke off, as far as the control plane knows.
     lost: Option<SystemTime>,
-    /// When it was connected last, and had applied a bundle.
-    contact: Option<SystemTime>,
 }
 
 struct World {
     /// Through its kept form at each restart.
     authorities: Authorities,
+    leaves: LeafLife,
     proxies: Vec<Model>,
     now: SystemTime,
     started: SystemTime,
+    /// There was a start before.
+    resumed: bool,
 }
 
 /// Tells numbers of roots from those of intermediates.
@@ -91,15 +93,16 @@ fn signers(line: Line) -> Vec<[u8; 32]> {
 impl World {
     fn new() -> Self {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let absent = Model {
-            bundle: Bundle::default(),
-            leaf: None,
-            connected: false,
-            reported: false,
-            lost: None,
-            contact: None,
-        };
-        Self { authorities: Authorities::default(), proxies: vec![absent; 3], now, started: now }
+        let absent =
+            Model { bundle: Bundle::default(), leaf: None, connected: false, reported: false, lost: None };
+        Self {
+            authorities: Authorities::default(),
+            leaves: LEAVES,
+            proxies: vec![absent; 3],
+            now,
+            started: now,
+            resumed: false,
+        }
     }
 
     fn bundle(&self) -> Bundle {
@@ -126,14 +129,32 @@ impl World {
         shown.collect()
     }
 
+    /// Who broke off earlier, and may hold what was issued until then.
+    fn absent(&self) -> Vec<Absent> {
+        let lost = self.proxies.iter().filter_map(|proxy| proxy.lost.map(|lost| (proxy, lost)));
+        lost.map(|(proxy, lost)| Absent {
+            name: String::new(),
+            bundle_sequence: if proxy.reported { proxy.bundle.sequence } else { 0 },
+            until: self.leaves.until(lost),
+        })
+        .collect()
+    }
+
     fn step(&mut self, step: impl FnOnce(&Authorities, &Facts<'_>) -> Result<Authorities, Refusal>) {
-        let proxies = self.visible();
+        let (proxies, absent) = (self.visible(), self.absent());
         let outgoing = self.authorities.other.zip(self.authorities.kind()).map(|(other, kind)| match kind {
             Kind::Root => key(kind, other.line.root),
             Kind::Intermediate => key(kind, other.line.intermediate),
         });
-        let complete_at = self.started + REMEMBERED;
-        let facts = Facts { now: self.now, complete_at, proxies: &proxies, outgoing };
+        let outgoing = outgoing.map(|key| Signer { key, until: self.now + LIFE * 30 });
+        let facts = Facts {
+            now: self.now,
+            complete_at: self.started + REMEMBERED,
+            proxies: &proxies,
+            absent: &absent,
+            unknown_until: self.resumed.then(|| self.leaves.until(self.started)),
+            outgoing: outgoing.as_slice(),
+        };
         if let Ok(next) = step(&self.authorities, &facts) {
             self.authorities = next;
         }
@@ -141,19 +162,20 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         let (now, bundle, line) = (self.now, self.bundle(), self.authorities.active);
+        let leaves = self.leaves;
         match event {
             Event::Prepare(kind) => self.step(|state, facts| state.prepare(kind, facts.now)),
-            Event::Activate(kind) => self.step(|state, facts| state.activate(kind, facts, LIFE, false)),
+            Event::Activate(kind) => self.step(|state, facts| state.activate(kind, facts, leaves, Force::No)),
             Event::Taint(kind) => self.step(|state, facts| state.taint(kind, facts.now)),
             Event::Revoke(kind) => {
-                self.step(|state, facts| state.revoke(kind, facts, now + LIFE * 30, false));
+                self.step(|state, facts| state.revoke(kind, facts, Force::No));
             }
             Event::Connect(index) => {
                 let proxy = &mut self.proxies[index];
                 let good = proxy.leaf.is_some_and(|(line, until)| now <= until && accepts(&bundle, line));
                 if !good {
                     // By a token: certificate and bundle come together.
-                    proxy.leaf = Some((line, now + LIFE));
+                    proxy.leaf = Some((line, now + leaves.life));
                     proxy.bundle = bundle;
                 }
                 proxy.connected = true;
@@ -176,13 +198,16 @@ impl World {
             Event::Renew(index) => {
                 let proxy = &mut self.proxies[index];
                 if proxy.connected {
-                    proxy.leaf = Some((line, now + LIFE));
+                    proxy.leaf = Some((line, now + leaves.life));
                 }
             }
-            Event::Restart => {
+            Event::Restart(seconds) => {
+                let kept = serde_json::to_vec(&self.leaves).unwrap();
+                let kept: LeafLife = serde_json::from_slice(&kept).unwrap();
+                self.leaves = kept.started(Duration::from_secs(seconds), now);
                 let kept = serde_json::to_vec(&self.authorities).unwrap();
                 self.authorities = serde_json::from_slice(&kept).unwrap();
-                self.started = now;
+                (self.started, self.resumed) = (now, true);
                 for proxy in &mut self.proxies {
                     proxy.connected = false;
                     proxy.lost = None;
@@ -190,16 +215,12 @@ impl World {
             }
             Event::Pass(seconds) => self.now += Duration::from_secs(seconds),
         }
-        for proxy in self.proxies.iter_mut().filter(|proxy| proxy.connected && proxy.reported) {
-            proxy.contact = Some(self.now);
-        }
     }
 
-    /// Who cannot verify whom: of those in contact, or out of it for less than a minute. They run on without.
+    /// Who cannot verify whom.
     fn broken(&self) -> Option<(usize, usize)> {
         let valid = |proxy: &Model| proxy.leaf.filter(|(_, until)| self.now <= *until).map(|(line, _)| line);
-        let in_contact = |model: &Model| model.contact.is_some_and(|contact| self.now < contact + REMEMBERED);
-        for (one, model) in self.proxies.iter().enumerate().filter(|(_, model)| in_contact(model)) {
+        for (one, model) in self.proxies.iter().enumerate().filter(|(_, model)| valid(model).is_some()) {
             for (other, peer) in self.proxies.iter().enumerate() {
                 if valid(peer).is_some_and(|line| !accepts(&model.bundle, line)) {
                     return Some((one, other));
@@ -267,22 +288,161 @@ fn a_refusal_names_who_lags_and_a_step_out_of_turn_says_what_is_missing() {
     };
     let proxies =
         [proxy("one", 1, vec![old]), proxy("two", 2, vec![key(Kind::Root, 1)]), proxy("three", 0, vec![])];
-    let facts = Facts { now, complete_at: now, proxies: &proxies, outgoing: Some(old) };
+    let facts = Facts {
+        now,
+        complete_at: now,
+        proxies: &proxies,
+        absent: &[],
+        unknown_until: None,
+        outgoing: &[Signer { key: old, until: now + LIFE }],
+    };
     let idle = Authorities::default();
-    assert_eq!(idle.activate(Kind::Root, &facts, LIFE, true), Err(Refusal::NotPrepared(Kind::Root)));
-    assert_eq!(idle.revoke(Kind::Root, &facts, now, true), Err(Refusal::NotActivated(Kind::Root)));
+    assert_eq!(idle.activate(Kind::Root, &facts, LEAVES, Force::All), Err(Refusal::NotPrepared(Kind::Root)));
+    assert_eq!(idle.revoke(Kind::Root, &facts, Force::All), Err(Refusal::NotActivated(Kind::Root)));
     let prepared = idle.prepare(Kind::Root, now).unwrap();
     assert_eq!(prepared.prepare(Kind::Intermediate, now), Err(Refusal::UnderWay(Kind::Root)));
     assert_eq!(prepared.taint(Kind::Root, now), Err(Refusal::NotActivated(Kind::Root)));
     let lagging = vec!["one".to_owned(), "three".to_owned()];
     let found = Unsafe { lagging: lagging.clone(), ..Unsafe::default() };
-    assert_eq!(prepared.activate(Kind::Root, &facts, LIFE, false), Err(Refusal::Unsafe(found)));
+    assert_eq!(prepared.activate(Kind::Root, &facts, LEAVES, Force::No), Err(Refusal::Unsafe(found)));
 
-    let activated = prepared.activate(Kind::Root, &facts, LIFE, true).unwrap();
+    let activated = prepared.activate(Kind::Root, &facts, LEAVES, Force::All).unwrap();
     let early = Facts { complete_at: now + LIFE, ..facts.clone() };
-    let found = Unsafe { lagging, incomplete_until: Some(now + LIFE), leaves_until: Some(now + LIFE) };
-    assert_eq!(activated.revoke(Kind::Root, &early, now, false), Err(Refusal::Unsafe(found)));
-    assert!(activated.revoke(Kind::Root, &early, now, true).unwrap().at_once);
+    let found = Unsafe {
+        lagging,
+        incomplete_until: Some(now + LIFE),
+        leaves_until: Some(now + LIFE),
+        ..Unsafe::default()
+    };
+    assert_eq!(activated.revoke(Kind::Root, &early, Force::No), Err(Refusal::Unsafe(found)));
+    assert!(activated.revoke(Kind::Root, &early, Force::All).unwrap().at_once);
     let tainted = activated.taint(Kind::Root, now).unwrap();
     assert_eq!(tainted.taint(Kind::Root, now), Ok(tainted.clone()), "twice is once");
+}
+
+#[test]
+fn a_shorter_life_of_certificates_does_not_let_an_old_root_go_earlier() {
+    let (mut world, root) = (World::new(), Kind::Root);
+    world.happen(Event::Connect(0));
+    world.happen(Event::Restart(50));
+    world.now += REMEMBERED;
+    for event in [Event::Prepare(root), Event::Connect(1), Event::Apply(1)] {
+        world.happen(event);
+    }
+    // Proxy 0, which is not back, is left out of the reckoning; its certificate is not.
+    let proxies = world.visible();
+    let facts = Facts {
+        now: world.now,
+        complete_at: world.now,
+        proxies: &proxies,
+        absent: &[],
+        unknown_until: None,
+        outgoing: &[Signer { key: key(root, 0), until: world.now + LIFE }],
+    };
+    let activated = world.authorities.activate(root, &facts, world.leaves, Force::All).unwrap();
+    let until = world.started + LIFE;
+    assert_eq!(activated.other.unwrap().stage, Stage::Retiring { leaves_until: until });
+    let facts = Facts { now: until, proxies: &[], ..facts };
+    assert!(activated.revoke(root, &facts, Force::No).is_err());
+    let facts = Facts { now: until + Duration::from_secs(1), ..facts };
+    activated.revoke(root, &facts, Force::No).unwrap();
+}
+
+/// It runs on for as long as its certificate is valid, and does not know the new root.
+#[test]
+fn a_proxy_that_was_cut_off_holds_a_new_root_back_until_its_certificate_has_expired() {
+    let mut world = World::new();
+    world.now += REMEMBERED;
+    world.happen(Event::Connect(0));
+    world.happen(Event::Disconnect(0));
+    world.now += REMEMBERED * 2;
+    let root = Kind::Root;
+    for event in [Event::Connect(1), Event::Prepare(root), Event::Apply(1), Event::Activate(root)] {
+        world.happen(event);
+    }
+    assert_eq!(world.authorities.active, Authorities::default().active, "it is out of sight, and alive");
+    assert_eq!(world.broken(), None);
+    world.now += LIFE - REMEMBERED;
+    world.happen(Event::Activate(root));
+    assert_ne!(world.authorities.active, Authorities::default().active);
+    assert_eq!(world.broken(), None);
+}
+
+#[test]
+fn who_is_away_is_named_unless_it_knows_the_new_root() {
+    let now = SystemTime::UNIX_EPOCH + LIFE;
+    let away = |name: &str, bundle_sequence, until| Absent { name: name.to_owned(), bundle_sequence, until };
+    let absent =
+        [away("before", 1, now + LIFE), away("after", 2, now + LIFE * 2), away("expired", 1, now - LIFE / 2)];
+    let mut facts =
+        Facts { now, complete_at: now, proxies: &[], absent: &absent, unknown_until: None, outgoing: &[] };
+    let prepared = Authorities::default().prepare(Kind::Root, now).unwrap();
+    let found = prepared.found(&facts);
+    assert_eq!((found.absent, found.leaves_until), (vec!["before".to_owned()], Some(now + LIFE)));
+    facts.unknown_until = Some(now + LIFE * 3);
+    assert_eq!(prepared.found(&facts).leaves_until, Some(now + LIFE * 3));
+    facts.now = now + LIFE * 4;
+    assert!(prepared.found(&facts).is_safe());
+}
+
+/// It may have signed what somebody made who has its key.
+#[test]
+fn an_intermediate_goes_with_those_that_it_replaced() {
+    let (now, kind) = (SystemTime::UNIX_EPOCH + LIFE * 40, Kind::Intermediate);
+    let old = |number, until| Signer { key: key(kind, number), until };
+    let outgoing = [old(0, now + LIFE * 30), old(7, now + LIFE * 15), old(8, now - LIFE)];
+    let proxies = [Proxy {
+        name: "one".to_owned(),
+        bundle_sequence: 3,
+        authorities: vec![key(kind, 7), key(Kind::Root, 0)],
+    }];
+    let facts = Facts {
+        now,
+        complete_at: now,
+        proxies: &proxies,
+        absent: &[],
+        unknown_until: None,
+        outgoing: &outgoing,
+    };
+    let prepared = Authorities::default().prepare(kind, now).unwrap();
+    let activated = prepared.activate(kind, &facts, LEAVES, Force::No).unwrap();
+    assert_eq!(activated.found(&facts).lagging, ["one"], "it shows a certificate of an earlier one");
+    let gone = activated.revoke(kind, &facts, Force::All).unwrap();
+    assert_eq!(gone.revoked, outgoing[..2], "the certificate of the third has expired");
+}
+
+#[test]
+fn a_force_that_passes_over_those_who_are_away_does_not_pass_over_those_who_are_known() {
+    let now = SystemTime::UNIX_EPOCH + LIFE;
+    let old = Signer { key: key(Kind::Root, 0), until: now + LIFE };
+    let absent = [Absent { name: "away".to_owned(), bundle_sequence: 1, until: now + LIFE }];
+    let mut proxies =
+        [Proxy { name: "one".to_owned(), bundle_sequence: 1, authorities: vec![key(Kind::Root, 1)] }];
+    let prepared = Authorities::default().prepare(Kind::Root, now).unwrap();
+    let outgoing = [old];
+    let judge = |proxies: &[Proxy], by: &dyn Fn(&Facts<'_>) -> Result<Authorities, Refusal>| {
+        let facts = Facts {
+            now,
+            complete_at: now,
+            proxies,
+            absent: &absent,
+            unknown_until: None,
+            outgoing: &outgoing,
+        };
+        by(&facts)
+    };
+    let activate = |force, proxies: &[Proxy]| {
+        judge(proxies, &|facts| prepared.activate(Kind::Root, facts, LEAVES, force))
+    };
+    activate(Force::Absent, &proxies).unwrap_err();
+    proxies[0].bundle_sequence = 2;
+    activate(Force::No, &proxies).unwrap_err();
+    let activated = activate(Force::Absent, &proxies).unwrap();
+    let revoke =
+        |force, proxies: &[Proxy]| judge(proxies, &|facts| activated.revoke(Kind::Root, facts, force));
+    revoke(Force::No, &proxies).unwrap_err();
+    assert!(revoke(Force::Absent, &proxies).unwrap().at_once);
+    proxies[0].authorities = vec![old.key];
+    revoke(Force::Absent, &proxies).unwrap_err();
+    revoke(Force::All, &proxies).unwrap();
 }

@@ -23,6 +23,8 @@ use crate::support::{Application, Client, Mesh, Proxy, process::eventually};
 
 /// Long enough that a busy machine renews in time.
 const LEAF_TTL: &str = "20s";
+/// A rotation waits up to a minute, as its command is told, and says what for.
+const ROTATION: Duration = Duration::from_secs(75);
 /// How long connections may outlive what they hang on: a minute's jitter, and what is in flight.
 const LEAVING: Duration = Duration::from_secs(90);
 
@@ -128,7 +130,8 @@ async fn leaves_intermediate_and_root_are_replaced_under_load_and_nothing_is_los
     // In haste: tainted, and revoked as soon as nobody shows it. Then as it should be.
     let mut gone = BTreeSet::from([first_intermediate, first_root]);
     for arguments in [&["--force"][..], &["--root", "--force"], &["--root"]] {
-        mesh.outrigger(&[&["authority", "rotate", "--timeout", "1m"], arguments].concat()).await.ok();
+        let rotate = [&["authority", "rotate", "--timeout", "1m"], arguments].concat();
+        mesh.outrigger_within(ROTATION, &rotate).await.ok();
         let mut next = BTreeSet::new();
         for proxy in [&price, &front] {
             let (intermediate, root) = eventually("a certificate of the new on disk", async || {

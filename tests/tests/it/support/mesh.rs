@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
@@ -143,13 +143,18 @@ impl Mesh {
 
     /// Runs the operator's command with the first start's admin credential.
     pub(crate) async fn outrigger(&self, arguments: &[&str]) -> Finished {
+        self.outrigger_within(PATIENCE * 2, arguments).await
+    }
+
+    /// The same with a command that has to wait for others, for so long at most.
+    pub(crate) async fn outrigger_within(&self, patience: Duration, arguments: &[&str]) -> Finished {
         let output = Command::new(program("outrigger"))
             .args(arguments)
             .env("OUTRIGGER_SERVER", self.policy.to_string())
             .env("OUTRIGGER_CREDENTIAL", self.path("control-plane/admin"))
             .stdin(Stdio::null())
             .output();
-        tokio::time::timeout(PATIENCE * 2, output).await.expect("the command ends").unwrap().into()
+        tokio::time::timeout(patience, output).await.expect("the command ends").unwrap().into()
     }
 
     /// Applies documents, waits until they are in force, and returns what the command said.
