@@ -11,7 +11,7 @@ use std::{
 
 use outrigger_core::{
     model::{SpiffeId, TrustDomain},
-    rotation::{Facts, Force, Kind, Revoked},
+    rotation::{Facts, Force, Kind, Signer},
 };
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType};
@@ -393,7 +393,7 @@ fn an_operator_trusts_nobody_who_was_revoked() {
     assert!(before.bundle.outgoing().revoked.is_empty());
     let mut next = authority.state();
     next.sequence += 1;
-    next.revoked.push(Revoked { key: [7; 32], until: time.now() + DAY });
+    next.revoked.push(Signer { key: [7; 32], until: time.now() + DAY });
     authority.install(next, None);
     upkeep.step().unwrap();
     let after = load();
