@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
     net::SocketAddr,
     os::unix::process::CommandExt,
@@ -156,6 +156,22 @@ impl Process {
         }
     }
 
+    /// Sends it a signal; from then on its end is no surprise.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        self.signals.try_send(signal).map_err(|_ended| self.trouble("has ended already"))
+    }
+
+    /// Waits for its end, of which it was told.
+    pub(crate) async fn gone(&mut self) -> Result<ExitStatus, Failure> {
+        match timeout(START, self.ended.wait_for(Option::is_some))
+            .await
+            .map(|ended| ended.map(|status| *status))
+        {
+            Ok(Ok(Some(status))) => Ok(status),
+            _ => Err(self.trouble("did not end")),
+        }
+    }
+
     /// Waits for the addresses that a binary of ours writes to its state directory.
     pub(crate) async fn addresses<T: DeserializeOwned>(&self, state: &Path) -> Result<T, Failure> {
         let file = state.join("addresses.json");
@@ -231,7 +247,8 @@ impl Stack {
     pub(crate) fn start(&self, start: Start<'_>) -> Result<Process, Failure> {
         let log = self.directory().join(format!("{}.log", start.name));
         let cannot = |error| Failure::io(format!("cannot start {}", start.program.display()), error);
-        let file = File::create(&log).map_err(cannot)?;
+        // A process that was there before has the same log.
+        let file = OpenOptions::new().append(true).create(true).open(&log).map_err(cannot)?;
         let stdout = if start.announces { Stdio::piped() } else { file.try_clone().map_err(cannot)?.into() };
         let mut command = Command::new(&self.own);
         command
@@ -258,9 +275,18 @@ impl Stack {
         Ok(Process { name: start.name, log, stdin, stdout, signals, ended })
     }
 
-    /// Keeps a process until the end; those kept last are stopped first.
+    /// Keeps a process until the end; those kept last are stopped first. One that comes again takes its old place.
     pub(crate) fn keep(&mut self, process: Process) {
-        self.processes.push(process);
+        match self.processes.iter_mut().find(|kept| kept.name == process.name) {
+            Some(kept) => *kept = process,
+            None => self.processes.push(process),
+        }
+    }
+
+    /// The process of that name.
+    pub(crate) fn process(&mut self, name: &str) -> Result<&mut Process, Failure> {
+        let found = self.processes.iter_mut().find(|kept| kept.name == name);
+        found.ok_or_else(|| Failure::refused(format!("{name} was never started"), ""))
     }
 
     /// What became of a process that ended without being asked, with the end of its log.
