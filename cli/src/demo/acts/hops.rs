@@ -159,11 +159,11 @@ mod tests {
     #[test]
     fn a_tail_must_be_charged_to_the_app_that_caused_it() {
         let slow = |app, network| table("demo/price-v2", app, network, 0.0).slow_app();
-        assert!(slow(100.2, 0.3).is_ok());
-        assert!(slow(1.0, 100.0).is_err(), "charged elsewhere");
-        assert!(slow(50.0, 50.0).is_err(), "half of it is charged elsewhere");
-        assert!(slow(110.0, 120.0).is_err(), "most of it is something else");
-        assert!(table("demo/price-v1", 100.0, 0.0, 0.0).slow_app().is_err(), "there is no such hop");
+        assert!(slow(150.2, 0.3).is_ok());
+        assert!(slow(1.0, 150.0).is_err(), "charged elsewhere");
+        assert!(slow(75.0, 75.0).is_err(), "half of it is charged elsewhere");
+        assert!(slow(160.0, 170.0).is_err(), "most of it is something else");
+        assert!(table("demo/price-v1", 150.0, 0.0, 0.0).slow_app().is_err(), "there is no such hop");
     }
 
     #[test]
