@@ -5,14 +5,15 @@
 #   make check    format, lints, documentation, the workspace's own rules
 #   make bench    our pair against Envoy, HAProxy, a bare relay and no proxy (docs/performance.md); 20 minutes
 #   make bench-instructions    instruction counts against the committed baseline
-#   make soak     the long versions of the property tests and of the demo
+#   make fuzz     every parser and state machine that a stranger reaches, for FUZZ_SECONDS each
+#   make soak     the long versions of the property tests, of the demo and of rolling restarts
 
 SHELL     := /bin/bash
 CARGO     ?= cargo
 DEMO_ARGS ?=
 BINARIES  := --workspace --bins
 
-.PHONY: all setup demo test check bench bench-engines bench-instructions bench-instructions-baseline bench-micro setup-bench \
+.PHONY: all setup demo test check fuzz bench bench-engines bench-instructions bench-instructions-baseline bench-micro bench-push setup-bench \
         soak build clean
 .DEFAULT_GOAL := build
 
@@ -34,9 +35,14 @@ test: setup
 
 check:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	$(CARGO) test --locked --workspace --test it -- workspace::
+
+# Coverage-guided, on a stable compiler; fuzz/targets. What is found becomes a test where it belongs.
+fuzz:
+	@./fuzz/run.sh $${FUZZ_SECONDS:-10}
 
 setup-bench:
 	@./benches/setup.sh compare
@@ -62,15 +68,23 @@ bench-instructions bench-instructions-baseline:
 	python3 -m unittest discover --quiet -s benches/instructions
 	python3 benches/instructions $(if $(findstring baseline,$@),--write)
 
+# How fast a policy is in force on 3 and on 200 proxies, and the control plane's memory.
+bench-push:
+	$(CARGO) build --locked --profile dist $(BINARIES)
+	python3 benches/push
+
 # The decisions on a request's path, in nanoseconds.
 bench-micro:
 	$(CARGO) bench --locked -p outrigger-bench
 
-# PROPTEST_CASES multiplies the random cases of every property and model test.
+# PROPTEST_CASES multiplies the random cases of every property and model test. SOAK_RATE=2000 requests per second while
+# SOAK_RESTARTS=100 instances go and come back.
 soak:
 	$(CARGO) build --locked --release $(BINARIES)
 	PROPTEST_CASES=$${PROPTEST_CASES:-20000} $(CARGO) test --locked --release -p outrigger-core -p outrigger-control-plane
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} $(MAKE) fuzz
 	./target/release/outrigger demo --exit
+	$(CARGO) test --locked --release -p outrigger-tests --test it -- --ignored --exact mesh::rolling::soak_of_rolling_restarts --nocapture
 
 clean:
 	$(CARGO) clean

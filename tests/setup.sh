@@ -15,6 +15,7 @@ redis-benchmark redis-tools    mesh::redis (its load)
 initdb          postgresql     mesh::postgres (a database with sessions and TLS of its own)
 psql            postgresql     mesh::postgres (its client)
 python3         python3        mesh::{grpc, websocket}
+ip              iproute2       mesh::vanished (two network namespaces; it has to be run as root)
 "
 PYTHON="${CARGO_TARGET_DIR:-target}/python"
 REQUIREMENTS=tests/programs/requirements.txt

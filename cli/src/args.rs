@@ -1,8 +1,12 @@
 //! The command line: every command, flag and exit code, and the texts of `--help`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+mod authority;
+
+pub(crate) use authority::{AuthorityArgs, AuthorityCommand, RotateArgs, WhichArgs};
 
 use crate::duration;
 
@@ -16,6 +20,21 @@ Exit codes:
   5  no such object
   6  the credential is missing, unreadable, or not allowed to do this
   130  interrupted";
+
+const RUN_NOTES: &str = "\
+Environment of the command:
+  http_proxy, HTTP_PROXY, grpc_proxy  lead to the sidecar
+  no_proxy, NO_PROXY                  this machine, and what they named before
+
+Signals go to the command. SIGTERM and SIGINT go first to a sidecar with --inbound pairs, which withdraws the workload and \
+finishes what is under way, and then to the command; without pairs, to the command, and the sidecar ends after it. A \
+second one goes to both at once.
+
+Exit code: the command's, or 128 and the number of the signal that ended it. 127: no such command; 1: the sidecar did not \
+become ready, or ended by itself; 2: wrong command line; 130: interrupted before the command ran.
+
+Example:
+  outrigger run --join-token-file token --inbound 127.0.0.1:17006=127.0.0.1:80,name=http -- nginx";
 
 /// Operates an Outrigger mesh through its control plane.
 #[derive(Debug, Parser)]
@@ -85,6 +104,10 @@ pub(crate) enum Command {
     Hops(HopsArgs),
     /// Make join tokens
     Token(TokenArgs),
+    /// Run a command beside a sidecar of its own, which its HTTP and gRPC clients use as a proxy
+    Run(RunArgs),
+    /// Show which root and intermediate sign certificates, and rotate them
+    Authority(AuthorityArgs),
     /// Print the version
     Version,
     /// Print a script that completes this command in a shell
@@ -221,6 +244,60 @@ pub(crate) struct TokenCreateArgs {
     pub(crate) output: Option<PathBuf>,
 }
 
+/// The first word of a command line for [`RunArguments`].
+pub(crate) const RUN: &str = "run";
+
+/// `run` alone: a grammar without the flags of the other commands, some of which a sidecar has as well.
+#[derive(Debug, Parser)]
+#[command(
+    name = "outrigger run",
+    about = "Run a command beside a sidecar of its own, which its HTTP and gRPC clients use as a proxy"
+)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    args: RunArgs,
+}
+
+impl RunArguments {
+    /// Reads a command line; what stands after the first `--` is the command's, whatever it looks like.
+    ///
+    /// # Errors
+    /// clap's.
+    pub(crate) fn read(words: impl IntoIterator<Item = OsString>) -> Result<RunArgs, clap::Error> {
+        let mut words = words.into_iter();
+        let mut before = words.by_ref().take_while(|word| word != "--");
+        // Behind the first flag of the sidecar the parser would take ours for one of its flags.
+        let (mut ours, mut sidecar) = (Vec::from_iter(before.next()), Vec::new());
+        while let Some(word) = before.next() {
+            let text = word.as_encoded_bytes();
+            if text == b"--ready-timeout" {
+                ours.extend([Some(word), before.next()].into_iter().flatten());
+            } else if text.starts_with(b"--ready-timeout=") || text == b"-h" || text == b"--help" {
+                ours.push(word);
+            } else {
+                sidecar.push(word);
+            }
+        }
+        let args = Self::try_parse_from(ours)?.args;
+        Ok(RunArgs { sidecar, command: words.collect(), ..args })
+    }
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+#[command(after_help = RUN_NOTES, override_usage = "outrigger run [--ready-timeout DURATION] [SIDECAR FLAGS]... -- COMMAND [ARGUMENTS]...")]
+pub(crate) struct RunArgs {
+    /// How long the sidecar may take until it is ready
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
+    pub(crate) ready_timeout: Duration,
+    /// Flags of the sidecar: those of `outrigger-proxy --help`
+    #[arg(value_name = "SIDECAR FLAGS", num_args = 0..)]
+    pub(crate) sidecar: Vec<OsString>,
+    /// The command and its arguments.
+    #[arg(skip)]
+    pub(crate) command: Vec<OsString>,
+}
+
 /// `completion`.
 #[derive(Debug, Args)]
 pub(crate) struct CompletionArgs {
@@ -279,7 +356,7 @@ pub(crate) enum DemoRole {
         parent: i32,
         /// The program and its arguments
         #[arg(last = true, required = true)]
-        command: Vec<std::ffi::OsString>,
+        command: Vec<OsString>,
     },
 }
 
@@ -314,11 +391,38 @@ fn percent(text: &str) -> Result<u32, String> {
 mod tests {
     use clap::{CommandFactory, Parser};
 
-    use super::{Arguments, Command, percent, service};
+    use super::{Arguments, Command, RunArguments, percent, service};
 
     #[test]
     fn the_command_line_is_well_formed() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_stands_after_the_first_dashes_is_the_command_that_is_run() {
+        let read = |words: &[&str]| RunArguments::read(words.iter().map(Into::into));
+        let args = read(&["run", "--credential", "memory", "--ready-timeout", "1s", "--", "cmd", "--", "-x"])
+            .unwrap();
+        assert_eq!(args.sidecar, ["--credential", "memory"]);
+        assert_eq!(args.command, ["cmd", "--", "-x"]);
+        assert_eq!(args.ready_timeout.as_secs(), 1);
+        assert!(read(&["run", "cmd"]).unwrap().command.is_empty(), "that is a flag of the sidecar");
+    }
+
+    #[test]
+    fn a_step_of_a_rotation_says_of_what() {
+        let parse = |rest: &[&str]| Arguments::try_parse_from([&["outrigger", "authority"], rest].concat());
+        for good in [&["status"][..], &["rotate"], &["rotate", "--root", "--force"], &["prepare", "--root"]] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+        for bad in [
+            &["prepare"][..],
+            &["activate", "--root", "--intermediate"],
+            &["rotate", "--root", "--intermediate"],
+            &["taint", "--root", "--force"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

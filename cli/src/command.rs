@@ -1,10 +1,12 @@
 //! The commands, one module each.
 
 pub(crate) mod apply;
+pub(crate) mod authority;
 pub(crate) mod completion;
 pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod hops;
+pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod version;

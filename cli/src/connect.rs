@@ -1,5 +1,9 @@
 //! The way to the control plane: mutual TLS with the operator's credential, and every call that the commands make.
 
+mod authority;
+
+pub(crate) use authority::Step;
+
 use std::{
     path::PathBuf,
     pin::Pin,

@@ -3,7 +3,7 @@
 mod acts;
 mod app;
 mod books;
-mod client;
+pub(crate) mod client;
 mod load;
 mod mesh;
 mod process;
@@ -25,12 +25,13 @@ use crate::{
     failure::Failure,
     interrupts::{self, Interrupts},
     output::Output,
+    sibling,
 };
 
 /// Runs a process of the demo: an application, or the guard in front of another program.
 pub(crate) fn app_main(args: DemoAppArgs) -> Result<(), Failure> {
     if let DemoRole::Guard { parent, command } = &args.role {
-        return Err(process::guard(*parent, command));
+        return Err(sibling::guard(*parent, command));
     }
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -172,6 +172,9 @@ pub(crate) enum Failure {
     /// By a signal, before it was done.
     #[error("interrupted")]
     Interrupted,
+    /// The exit code of the command that `run` ran, which has said itself what there is to say.
+    #[error("the command ended with {0}")]
+    Passed(u8),
     /// The reader of our output went away: no error, as with any filter.
     #[error("the output was closed")]
     Closed,
@@ -233,6 +236,7 @@ impl Failure {
     pub(crate) fn exit(&self) -> ExitCode {
         match self {
             Self::Closed => return ExitCode::SUCCESS,
+            Self::Passed(code) => return ExitCode::from(*code),
             Self::Usage(_) => Exit::Usage,
             Self::Io { .. } | Self::Refused { .. } | Self::Broken(_) => Exit::Refused,
             Self::Unreachable { .. } => Exit::Unreachable,

@@ -1,5 +1,5 @@
-//! `outrigger`: the operator's command. It speaks to the control plane's policy port and nothing else; `demo` also
-//! starts the sibling binaries.
+//! `outrigger`: the operator's command. It speaks to the control plane's policy port and nothing else; `demo` and
+//! `run` also start the sibling binaries.
 
 mod args;
 mod command;
@@ -10,13 +10,14 @@ mod duration;
 mod failure;
 mod interrupts;
 mod output;
+mod sibling;
 mod view;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command, DEMO_APP, DemoAppArgs};
+use args::{Arguments, Command, DEMO_APP, DemoAppArgs, RUN, RunArguments};
 use failure::Failure;
 use output::Output;
 
@@ -25,6 +26,15 @@ fn main() -> ExitCode {
     if words.peek().is_some_and(|word| word == DEMO_APP) {
         return match DemoAppArgs::try_parse_from(words) {
             Ok(args) => end(&Output::plain(), demo::app_main(args)),
+            Err(error) => misread(&error),
+        };
+    }
+    if words.peek().is_some_and(|word| word == RUN) {
+        return match RunArguments::read(words) {
+            Ok(args) => {
+                let output = Output::plain();
+                end(&output, block_on(command::run::run(&output, args)))
+            }
             Err(error) => misread(&error),
         };
     }
@@ -58,12 +68,7 @@ fn end(output: &Output, outcome: Result<(), Failure>) -> ExitCode {
 
 fn run(arguments: Arguments, output: &Output) -> Result<(), Failure> {
     let Arguments { global, command } = arguments;
-    // One thread, the main one: the children of the demo are tied to the life of the thread that starts them.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::io("cannot start the runtime", error))?;
-    runtime.block_on(async {
+    block_on(async {
         match command {
             Command::Apply(args) => command::apply::run(&global, output, args).await,
             Command::Get(args) => command::get::run(&global, output, args).await,
@@ -71,9 +76,20 @@ fn run(arguments: Arguments, output: &Output) -> Result<(), Failure> {
             Command::Status(args) => command::status::run(&global, output, args).await,
             Command::Hops(args) => command::hops::run(&global, output, args).await,
             Command::Token(args) => command::token::run(&global, output, args).await,
+            Command::Authority(args) => Box::pin(command::authority::run(&global, output, args)).await,
             Command::Demo(args) => Box::pin(demo::run(output, args)).await,
+            Command::Run(_) => Err(Failure::Usage("write it first: outrigger run ...".to_owned())),
             Command::Version => command::version::run(output),
             Command::Completion(args) => command::completion::run(&args),
         }
     })
+}
+
+/// On one thread, the main one: the children of `demo` and `run` are tied to the life of the thread that starts them.
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("cannot start the runtime", error))?
+        .block_on(work)
 }

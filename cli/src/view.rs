@@ -1,5 +1,6 @@
 //! What programs read: the stable shape of `-o json` and `-o yaml`, and the words for people made from it.
 
+pub(crate) mod authority;
 mod endpoints;
 pub(crate) mod hops;
 
@@ -112,8 +113,19 @@ pub(crate) struct Proxy {
     pub(crate) target_revision: u64,
     pub(crate) generation: u64,
     pub(crate) certificate_not_after: Option<String>,
+    /// It runs on what an earlier start had kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_known_good: Option<LastKnownGood>,
     pub(crate) pending: Vec<Pending>,
     pub(crate) rejections: Vec<Rejection>,
+}
+
+/// What a proxy had kept when it was started.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LastKnownGood {
+    pub(crate) revision: u64,
+    pub(crate) written: Option<String>,
 }
 
 /// A name that a proxy received but does not use yet.
@@ -158,6 +170,10 @@ impl Proxy {
             target_revision: state.target_revision,
             generation: state.generation,
             certificate_not_after: rfc3339(state.svid_not_after.as_ref()),
+            last_known_good: state.last_known_good.map(|kept| LastKnownGood {
+                revision: kept.revision,
+                written: rfc3339(kept.written.as_ref()),
+            }),
             pending: state.pending.iter().map(Pending::new).collect(),
             rejections: state.rejections.iter().map(Rejection::new).collect(),
         }
@@ -167,8 +183,17 @@ impl Proxy {
     pub(crate) fn is_current(&self) -> bool {
         self.connected
             && self.applied_revision >= self.target_revision
+            && self.last_known_good.is_none()
             && self.pending.is_empty()
             && self.rejections.is_empty()
+    }
+}
+
+impl LastKnownGood {
+    /// `runs on its last known good: revision 6, written 2026-01-02T03:04:05Z`
+    pub(crate) fn sentence(&self) -> String {
+        let written = self.written.as_deref().unwrap_or("at an unknown time");
+        format!("runs on its last known good: revision {}, written {written}", self.revision)
     }
 }
 
@@ -214,6 +239,7 @@ pub(crate) fn behind(state: &status::ProxyState) -> Vec<String> {
         let applied = proxy.applied_revision;
         format!("{name}: not connected, last applied {applied}; it counts until its lease ends")
     }];
+    lines.extend(proxy.last_known_good.iter().map(|kept| format!("  {}", kept.sentence())));
     lines.extend(
         proxy.pending.iter().map(|pending| format!("  {} is pending: {}", pending.resource, pending.cause)),
     );

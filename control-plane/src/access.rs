@@ -77,7 +77,7 @@ const fn proxies(path: &'static str, method: &'static str, join_token: bool) -> 
 }
 
 /// Every call that there is.
-pub const TABLE: [Rule; 16] = [
+pub const TABLE: [Rule; 21] = [
     operators("/outrigger.policy.v1alpha1.PolicyService/Apply", "policy.Apply", false, Namespaces::Named),
     operators("/outrigger.policy.v1alpha1.PolicyService/Get", "policy.Get", true, Namespaces::Named),
     operators("/outrigger.policy.v1alpha1.PolicyService/List", "policy.List", true, Namespaces::Named),
@@ -93,6 +93,36 @@ pub const TABLE: [Rule; 16] = [
         "identity.CreateToken",
         false,
         Namespaces::Named,
+    ),
+    operators(
+        "/outrigger.identity.v1alpha1.AuthorityService/GetAuthorities",
+        "identity.GetAuthorities",
+        true,
+        Namespaces::Mesh,
+    ),
+    operators(
+        "/outrigger.identity.v1alpha1.AuthorityService/PrepareAuthority",
+        "identity.PrepareAuthority",
+        false,
+        Namespaces::Mesh,
+    ),
+    operators(
+        "/outrigger.identity.v1alpha1.AuthorityService/ActivateAuthority",
+        "identity.ActivateAuthority",
+        false,
+        Namespaces::Mesh,
+    ),
+    operators(
+        "/outrigger.identity.v1alpha1.AuthorityService/TaintAuthority",
+        "identity.TaintAuthority",
+        false,
+        Namespaces::Mesh,
+    ),
+    operators(
+        "/outrigger.identity.v1alpha1.AuthorityService/RevokeAuthority",
+        "identity.RevokeAuthority",
+        false,
+        Namespaces::Mesh,
     ),
     operators(
         "/outrigger.status.v1alpha1.StatusService/ListProxies",

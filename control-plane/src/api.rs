@@ -1,6 +1,7 @@
 //! The gRPC surface: who calls is settled by [`guard`] before a service sees the request, what is refused goes to
 //! [`refusals`].
 
+pub mod authority;
 pub mod diagnostics;
 pub mod guard;
 pub mod identity;

@@ -3,11 +3,13 @@
 //! of its chain, not only of the name in it.
 //!
 //! The workload intermediate gets a new key at each renewal, and leaves carry their chain. The operator intermediate
-//! keeps its key: it is an anchor of its own on the policy port, and credentials signed before a renewal stay good.
+//! keeps its key: it is an anchor of its own on the policy port, and credentials signed before a renewal stay good. While
+//! there are two roots, each of them signs it: the control plane is believed by whoever trusts one of the two.
 
 mod csr;
 pub mod join;
 pub mod labels;
+mod lines;
 mod pair;
 mod profile;
 mod upkeep;
@@ -17,24 +19,30 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
-use outrigger_core::model::{Name, SpiffeId, TrustBundle, TrustDomain};
+use outrigger_core::{
+    model::{Name, Outgoing, SpiffeId, TrustBundle, TrustDomain},
+    rotation::{Authorities, Kind, Stage},
+};
 use outrigger_tls::{Key, Svid};
-use rcgen::{CertificateParams, KeyPair, PublicKeyData};
+use parking_lot::Mutex;
+use rcgen::{CertificateParams, PublicKeyData};
 use rustls::pki_types::CertificateDer;
 
 pub use csr::{Csr, CsrError};
 pub use pair::AuthorityError;
 pub use profile::Validity;
+pub use profile::{MAX_LEAF_LIFE, MIN_LEAF_LIFE, SVID_LIFE};
 pub use upkeep::{OPERATORS, Upkeep, UpkeepError};
 
 use crate::clock::Clock;
+use lines::{Branch, Lines, Pairs, Shelf};
 use pair::Pair;
 
 /// A certificate that was issued.
@@ -63,118 +71,54 @@ pub enum IssueError {
     Sign(#[from] rcgen::Error),
 }
 
-/// Whose intermediate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Branch {
-    Workload,
-    Operator,
+/// What the store and the settings say of an authority.
+#[derive(Debug, Clone)]
+pub struct Known<'a> {
+    /// SHA-256 of the active root's public key; `None` at the first start.
+    pub root: Option<&'a [u8]>,
+    /// The stored state; `None` before the first rotation.
+    pub state: Option<&'a [u8]>,
+    /// How long a workload's certificate lives.
+    pub leaf_life: Duration,
 }
 
-impl Branch {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Workload => "workload",
-            Self::Operator => "operator",
-        }
-    }
-
-    fn file(self, directory: &Path) -> PathBuf {
-        directory.join(format!("{}.pem", self.name()))
+impl Default for Known<'_> {
+    fn default() -> Self {
+        Self { root: None, state: None, leaf_life: SVID_LIFE }
     }
 }
 
 /// The authority of one trust domain.
 #[derive(Debug)]
 pub struct Authority {
-    trust_domain: TrustDomain,
-    directory: PathBuf,
+    shelf: Shelf,
     clock: Clock,
-    root: Pair,
-    workload: ArcSwap<Pair>,
-    operator: ArcSwap<Pair>,
+    leaf_life: Duration,
+    lines: ArcSwap<Lines>,
+    /// Whoever makes the next lines out of those there are.
+    changing: Mutex<()>,
 }
 
 impl Authority {
     /// Opens the authority kept in `directory`, which exists and is private; makes what is missing, and renews the
-    /// intermediates past half of their lives. `known_root` is the root that the store remembers. Blocks: for the start
-    /// of a process.
+    /// intermediates past half of their lives. Blocks: for the start of a process.
     ///
     /// # Errors
     /// A file is unreadable, damaged, or that of another authority.
     pub fn open(
         directory: &Path,
         trust_domain: &TrustDomain,
-        known_root: Option<&[u8]>,
+        known: &Known<'_>,
         clock: Clock,
     ) -> Result<Self, AuthorityError> {
-        let path = directory.join("root.pem");
-        let now = clock.now();
-        let root = match Pair::load(&path)? {
-            Some(root) => root,
-            // The store's proxies trust a root that is gone: a new one would lock them out.
-            None if known_root.is_some() => return Err(AuthorityError::AnotherRoot { path }),
-            None => {
-                let validity = Validity::starting(now, profile::ROOT_LIFE, None);
-                let root = Pair::self_signed(&profile::root(trust_domain, validity)?, validity)?;
-                root.save(&path)?;
-                root
-            }
+        let state = match known.state {
+            Some(kept) => serde_json::from_slice(kept).map_err(AuthorityError::State)?,
+            None => Authorities::default(),
         };
-        if known_root.is_some_and(|known| known != hash(&root.spki())) {
-            return Err(AuthorityError::AnotherRoot { path });
-        }
-        let found = pair::uri_of(&root.certificate).unwrap_or_default();
-        if found != format!("spiffe://{trust_domain}") {
-            return Err(AuthorityError::TrustDomain { path, found, wanted: trust_domain.to_string() });
-        }
-        if root.validity.not_after <= now {
-            return Err(AuthorityError::Expired { path });
-        }
-        let workload = Self::branch(directory, trust_domain, &root, Branch::Workload, now)?;
-        let operator = Self::branch(directory, trust_domain, &root, Branch::Operator, now)?;
-        Ok(Self {
-            trust_domain: trust_domain.clone(),
-            directory: directory.to_owned(),
-            clock,
-            root,
-            workload: ArcSwap::from_pointee(workload),
-            operator: ArcSwap::from_pointee(operator),
-        })
-    }
-
-    fn branch(
-        directory: &Path,
-        trust_domain: &TrustDomain,
-        root: &Pair,
-        branch: Branch,
-        now: SystemTime,
-    ) -> Result<Pair, AuthorityError> {
-        let path = branch.file(directory);
-        match Pair::load(&path)? {
-            Some(pair) if pair.validity.past_half(now) => {
-                Self::renewed(trust_domain, root, branch, Some(&pair), now)
-                    .and_then(|pair| pair.save(&path).map(|()| pair))
-            }
-            Some(pair) => Ok(pair),
-            None => Self::renewed(trust_domain, root, branch, None, now)
-                .and_then(|pair| pair.save(&path).map(|()| pair)),
-        }
-    }
-
-    fn renewed(
-        trust_domain: &TrustDomain,
-        root: &Pair,
-        branch: Branch,
-        previous: Option<&Pair>,
-        now: SystemTime,
-    ) -> Result<Pair, AuthorityError> {
-        let validity = Validity::starting(now, profile::INTERMEDIATE_LIFE, Some(root.validity));
-        let params = profile::intermediate(trust_domain, branch.name(), validity)?;
-        let key = match (branch, previous) {
-            (Branch::Operator, Some(previous)) => previous.copy_key()?,
-            (Branch::Operator, None) | (Branch::Workload, _) => KeyPair::generate()?,
-        };
-        Ok(Pair::signed_by(root, &params, validity, key)?)
+        let shelf = Shelf { directory: directory.to_owned(), trust_domain: trust_domain.clone() };
+        let lines = shelf.open(state, known.root, clock.now())?;
+        let lines = ArcSwap::from_pointee(lines);
+        Ok(Self { shelf, clock, leaf_life: known.leaf_life, lines, changing: Mutex::default() })
     }
 
     /// Renews the intermediates that are past half of their lives. Blocks for the writing of a file.
@@ -183,15 +127,86 @@ impl Authority {
     /// A certificate cannot be made or kept; the one in use stays.
     pub fn renew(&self) -> Result<(), AuthorityError> {
         let now = self.clock.now();
-        for (branch, current) in [(Branch::Workload, &self.workload), (Branch::Operator, &self.operator)] {
-            let previous = current.load();
-            if previous.validity.past_half(now) {
-                let pair = Self::renewed(&self.trust_domain, &self.root, branch, Some(&previous), now)?;
-                pair.save(&branch.file(&self.directory))?;
-                current.store(Arc::new(pair));
+        let _turn = self.changing.lock();
+        let mut lines = Lines::clone(&self.lines.load());
+        let before = lines.clone();
+        let due = |pair: &Pair| pair.validity.past_half(now);
+        let line = lines.state.active;
+        let active = &mut lines.active;
+        if due(&active.workload) {
+            active.workload = self.shelf.make(Branch::Workload, line, &active.root, None, now)?;
+        }
+        if due(&active.operator) {
+            let previous = Arc::clone(&active.operator);
+            active.operator = self.shelf.make(Branch::Operator, line, &active.root, Some(&previous), now)?;
+        }
+        if let (Some(pairs), Some(other)) = (&mut lines.other, lines.state.other) {
+            if other.line.root == line.root {
+                pairs.operator = Arc::clone(&lines.active.operator);
+            } else if due(&pairs.operator) {
+                let previous = Arc::clone(&pairs.operator);
+                let root = Arc::clone(&pairs.root);
+                pairs.operator =
+                    self.shelf.make(Branch::Operator, other.line, &root, Some(&previous), now)?;
             }
         }
+        let same = |one: &Pairs, other: &Pairs| {
+            Arc::ptr_eq(&one.workload, &other.workload) && Arc::ptr_eq(&one.operator, &other.operator)
+        };
+        if !same(&before.active, &lines.active)
+            || before.other.iter().zip(&lines.other).any(|(before, now)| !same(before, now))
+        {
+            self.lines.store(Arc::new(lines));
+        }
         Ok(())
+    }
+
+    /// The state of a rotation.
+    pub fn state(&self) -> Authorities {
+        self.lines.load().state.clone()
+    }
+
+    /// How long a workload's certificate lives.
+    pub fn leaf_life(&self) -> Duration {
+        self.leaf_life
+    }
+
+    /// SHA-256 of the public key of the root or intermediate beside the active one.
+    pub fn other_key(&self) -> Option<[u8; 32]> {
+        self.lines.load().other_key()
+    }
+
+    /// Makes what the next step, [`Authorities::prepare`], will name. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be made or kept; nothing has changed then.
+    pub fn prepare(&self, kind: Kind) -> Result<Prepared, AuthorityError> {
+        let _turn = self.changing.lock();
+        self.shelf.prepare(&self.lines.load(), kind, self.clock.now()).map(Prepared)
+    }
+
+    /// Puts a step in force in this process: `next` is the state after it, `prepared` what [`Self::prepare`] made for it.
+    /// Everything is issued and told by that from now on.
+    pub fn install(&self, next: Authorities, prepared: Option<Prepared>) {
+        let _turn = self.changing.lock();
+        let Lines { state, active, other } = Lines::clone(&self.lines.load());
+        let (active, other) = if next.active == state.active {
+            (active, prepared.map(|Prepared(pairs)| pairs).or(other))
+        } else {
+            // Activated, or taken back because it could not be stored: they change places.
+            match other {
+                Some(other) => (other, Some(active)),
+                None => (active, None),
+            }
+        };
+        let other = other.filter(|_| next.other.is_some());
+        self.lines.store(Arc::new(Lines { state: next, active, other }));
+    }
+
+    /// Removes the keys that are in no rotation any more. Blocks.
+    pub fn tidy(&self) {
+        let _turn = self.changing.lock();
+        self.shelf.tidy(&self.lines.load().state);
     }
 
     /// Issues `id`, a workload of this trust domain that carries `labels`, for the key of `csr`.
@@ -207,11 +222,11 @@ impl Authority {
         if id.as_workload().is_none() {
             return Err(IssueError::Reserved(id.clone()));
         }
-        if id.trust_domain() != &self.trust_domain {
+        if id.trust_domain() != self.trust_domain() {
             return Err(IssueError::TrustDomain(id.clone()));
         }
         let profile = profile::leaf(id, labels)?;
-        Ok(self.leaf(&self.workload.load(), profile, profile::SVID_LIFE, csr.key())?)
+        Ok(self.leaf(&self.lines.load().active.workload, profile, self.leaf_life, csr.key())?)
     }
 
     /// Makes the control plane's own SVID.
@@ -219,7 +234,7 @@ impl Authority {
     /// # Errors
     /// It cannot be made.
     pub fn control_plane(&self) -> Result<Svid, AuthorityError> {
-        self.svid(&SpiffeId::control_plane(self.trust_domain.clone()), profile::SVID_LIFE)
+        self.svid(&SpiffeId::control_plane(self.trust_domain().clone()), SVID_LIFE)
     }
 
     /// Makes an operator's credential. What it may do is the store's matter.
@@ -227,14 +242,17 @@ impl Authority {
     /// # Errors
     /// It cannot be made.
     pub fn operator(&self, name: &Name) -> Result<Svid, AuthorityError> {
-        self.svid(&SpiffeId::operator(self.trust_domain.clone(), name.clone()), profile::OPERATOR_LIFE)
+        self.svid(&SpiffeId::operator(self.trust_domain().clone(), name.clone()), profile::OPERATOR_LIFE)
     }
 
+    /// Its chain leads to every root of the bundle: whoever trusts one of them is convinced.
     fn svid(&self, id: &SpiffeId, life: Duration) -> Result<Svid, AuthorityError> {
         let key = Key::generate()?;
         let profile = profile::leaf(id, &BTreeMap::new())?;
-        let issued = self.leaf(&self.operator.load(), profile, life, key.pair())?;
-        let chain = issued.chain.iter().map(|certificate| certificate.to_vec()).collect();
+        let lines = self.lines.load();
+        let issued = self.leaf(&lines.active.operator, profile, life, key.pair())?;
+        let leaf = issued.chain.into_iter().take(1);
+        let chain = leaf.chain(operators(&lines)).map(|certificate| certificate.to_vec()).collect();
         Ok(Svid::from_parts(chain, key)?)
     }
 
@@ -258,39 +276,89 @@ impl Authority {
         })
     }
 
-    /// What workloads and operators are verified against: the roots.
+    /// What workloads and operators are verified against: the roots, the active one first.
     pub fn bundle(&self) -> TrustBundle {
+        let lines = self.lines.load();
+        let mut roots = vec![lines.active.root.certificate.to_vec()];
+        let other = lines.other.iter().map(|other| other.root.certificate.to_vec());
+        roots.extend(other.filter(|root| *root != *lines.active.root.certificate));
+        let mut outgoing = Outgoing {
+            revoked: lines.state.revoked.iter().map(|revoked| revoked.key).collect(),
+            at_once: lines.state.at_once,
+            ..Outgoing::default()
+        };
+        match lines.state.other.map(|other| other.stage) {
+            Some(Stage::Retiring { .. }) => outgoing.retiring.extend(lines.other_key()),
+            Some(Stage::Tainted { .. }) => outgoing.tainted.extend(lines.other_key()),
+            Some(Stage::Prepared) | None => {}
+        }
         TrustBundle {
-            trust_domain: self.trust_domain.clone(),
-            x509_authorities: vec![self.root.certificate.to_vec()],
-            // One root for life until there is a rotation.
-            sequence: 1,
+            trust_domain: self.trust_domain().clone(),
+            x509_authorities: roots,
+            sequence: lines.state.sequence,
+            outgoing,
         }
     }
 
     /// The intermediate under which operators are, and workloads are not.
     pub fn operator_authority(&self) -> CertificateDer<'static> {
-        self.operator.load().certificate.clone()
+        self.lines.load().active.operator.certificate.clone()
     }
 
-    /// How long each of the authorities lives, by name.
+    /// The same under every root of the bundle: one key, the active certificate first.
+    pub fn operator_authorities(&self) -> Vec<CertificateDer<'static>> {
+        operators(&self.lines.load())
+    }
+
+    /// How long each of the active authorities lives, by name.
     pub fn validities(&self) -> [(&'static str, Validity); 3] {
-        [
-            ("root", self.root.validity),
-            ("workload", self.workload.load().validity),
-            ("operator", self.operator.load().validity),
-        ]
+        let Pairs { root, workload, operator } = &self.lines.load().active;
+        [("root", root.validity), ("workload", workload.validity), ("operator", operator.validity)]
+    }
+
+    /// How long the root or intermediate beside the active one lives, by name.
+    pub fn other_validity(&self) -> Option<(&'static str, Validity)> {
+        let lines = self.lines.load();
+        let name = match lines.state.kind()? {
+            Kind::Root => "other_root",
+            Kind::Intermediate => "other_workload",
+        };
+        Some((name, lines.other_pair()?.validity))
+    }
+
+    /// SHA-256 of the public keys of the active root and of the active intermediate of workloads.
+    pub fn active_keys(&self) -> [[u8; 32]; 2] {
+        let lines = self.lines.load();
+        [hash(&lines.active.root.spki()), hash(&lines.active.workload.spki())]
     }
 
     /// The trust domain that this authority is for.
     pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
+        &self.shelf.trust_domain
     }
 
-    /// sha256 of the root's public key: what a join token pins.
+    /// sha256 of the active root's public key: what a join token pins.
     pub fn root_hash(&self) -> [u8; 32] {
-        hash(&self.root.spki())
+        hash(&self.lines.load().active.root.spki())
     }
+
+    /// Whether a join token pins one of the roots in force: one of the old is good for as long as that is trusted.
+    pub fn is_root(&self, pinned: &[u8; 32]) -> bool {
+        let lines = self.lines.load();
+        let roots = std::iter::once(&lines.active).chain(&lines.other).map(|pairs| hash(&pairs.root.spki()));
+        roots.into_iter().any(|root| root == *pinned)
+    }
+}
+
+/// What [`Authority::prepare`] made.
+#[derive(Debug, Clone)]
+pub struct Prepared(Pairs);
+
+fn operators(lines: &Lines) -> Vec<CertificateDer<'static>> {
+    let mut certificates = vec![lines.active.operator.certificate.clone()];
+    let other = lines.other.iter().map(|other| other.operator.certificate.clone());
+    certificates.extend(other.filter(|other| *other != lines.active.operator.certificate));
+    certificates
 }
 
 fn hash(bytes: &[u8]) -> [u8; 32] {

@@ -9,5 +9,5 @@ mod shelf;
 mod stream;
 mod world;
 
-pub use compiler::{Inputs, start};
+pub use compiler::{Inputs, Trust, start};
 pub use world::{Lookup, Resource, ResourceName, Type, World};

@@ -19,6 +19,8 @@ pub mod audit;
 
 pub mod authority;
 
+pub mod rotation;
+
 pub mod registry;
 
 pub mod compile;

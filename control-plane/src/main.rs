@@ -1,6 +1,6 @@
 //! The control plane's process: flags, settings, logging, signals; everything else is the library's.
 
-use std::{error::Error, fmt::Write as _, io::Write as _, process::ExitCode};
+use std::{error::Error, fmt::Write as _, io::Write as _, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use outrigger_control_plane::{
@@ -9,6 +9,9 @@ use outrigger_control_plane::{
     settings::{Flags, Settings},
 };
 use outrigger_process::{exit::Exit, logging, settings::environment, shutdown::Shutdown};
+
+/// How long the process may be there after it was forced to end: a commit that is under way may finish.
+const FAREWELL: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
     let settings = match Flags::parse().load(environment()) {
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
 
 async fn run(settings: &Settings) -> ExitCode {
     let shutdown = Shutdown::new(settings.drain.timeout);
-    if let Err(error) = shutdown.on_signals() {
+    if let Err(error) = shutdown.on_signals(FAREWELL) {
         return fail(Exit::Failure, &error);
     }
     match app::start(settings, Clock::system(), shutdown).await {

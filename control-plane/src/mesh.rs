@@ -5,7 +5,7 @@ mod metrics;
 
 use std::sync::Arc;
 
-use outrigger_core::model::{ServiceName, TrustBundle};
+use outrigger_core::{model::ServiceName, rotation};
 use outrigger_proto::{
     envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
     registry::v1alpha1::registry_service_server::RegistryServiceServer,
@@ -23,9 +23,9 @@ use crate::{
     api::{Progress, refusals::Refusals},
     clock::Clock,
     compile,
-    discovery::{self, World},
+    discovery::{self, Trust, World},
     registry::{self, AddressRules, LoadError, Registration, Registry, service::ServiceSettings},
-    status::{Board, ReportService, service::StatusApi},
+    status::{Board, ReportService, service::StatusApi, unreachable},
     store::{Store, objects::Objects},
     telemetry::{self, Edges, Endpoints},
 };
@@ -37,8 +37,8 @@ pub struct Parts {
     pub store: Store,
     /// The operators' objects, as they change.
     pub objects: watch::Receiver<Arc<Objects>>,
-    /// Whom the mesh trusts.
-    pub bundle: TrustBundle,
+    /// Whom the mesh trusts, as it changes.
+    pub trust: watch::Receiver<Trust>,
     /// The wall clock.
     pub clock: Clock,
     /// Whether workloads may register loopback addresses.
@@ -77,8 +77,9 @@ impl Mesh {
             progress: parts.store.progress(),
             objects: parts.objects,
             registry: registry.watch(),
+            trust: parts.trust,
         };
-        let worlds = discovery::start(inputs, parts.bundle);
+        let worlds = discovery::start(inputs);
         Ok(Self {
             store: parts.store,
             registry,
@@ -160,6 +161,23 @@ impl Mesh {
             // What is not in force now says nothing of what will be.
             nodes.iter().map(|node| if node.current(0) { node.progress.applied } else { 0 }).collect()
         })
+    }
+
+    /// All proxies that are connected, were so a moment ago, or are registered, with what a rotation has to know of them.
+    pub fn proxies(&self) -> Vec<rotation::Proxy> {
+        let nodes = self.board.nodes(Instant::now());
+        let silent = unreachable(&nodes, self.worlds.borrow().registry());
+        let silent = silent.into_iter().map(|state| rotation::Proxy {
+            name: state.node_id,
+            bundle_sequence: 0,
+            authorities: Vec::new(),
+        });
+        let known = nodes.iter().map(|node| rotation::Proxy {
+            name: node.id.to_string(),
+            bundle_sequence: node.bundle_sequence,
+            authorities: node.svid_authorities.clone(),
+        });
+        known.chain(silent).collect()
     }
 
     /// The figures of this side, to be registered.

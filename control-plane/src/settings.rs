@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub use flags::Flags;
 
+use crate::authority::SVID_LIFE;
+
 /// All settings. Each field is also `OUTRIGGER_<FIELD>` in the environment, `__` between the levels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,6 +36,8 @@ pub struct Settings {
     pub discovery: Port,
     /// `GET /live`, `/ready`, `/metrics`. Default 127.0.0.1:17120.
     pub health: Port,
+    /// What is signed.
+    pub authority: Authority,
     /// What may be registered.
     pub registry: Registry,
     /// How the control plane stops.
@@ -48,6 +52,16 @@ pub struct Settings {
 pub struct Port {
     /// Where it listens; port 0: any free one, which `addresses.json` in the state directory then tells.
     pub listen: SocketAddr,
+}
+
+/// What is signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Authority {
+    /// How long a workload's certificate lives; it is renewed at half of that. The old root or intermediate of a rotation
+    /// is safe to revoke once all that it signed have expired. Default 24 h; 10 s to 7 d (168 h).
+    #[serde(with = "duration")]
+    pub leaf_ttl: Duration,
 }
 
 /// What may be registered.
@@ -73,6 +87,12 @@ impl Port {
     }
 }
 
+impl Default for Authority {
+    fn default() -> Self {
+        Self { leaf_ttl: SVID_LIFE }
+    }
+}
+
 impl Default for Drain {
     fn default() -> Self {
         Self { timeout: Duration::from_secs(5) }
@@ -87,6 +107,7 @@ impl Default for Settings {
             policy: Port::local(17100),
             discovery: Port::local(17110),
             health: Port::local(17120),
+            authority: Authority::default(),
             registry: Registry::default(),
             drain: Drain::default(),
             log: Logging::default(),

@@ -6,5 +6,6 @@ mod figures;
 mod report;
 pub mod service;
 
-pub use board::{Board, Node, Progress, Reported};
+pub use board::{Board, Node, Progress, REMEMBERED, Reported};
+pub(crate) use convergence::unreachable;
 pub use report::ReportService;

@@ -121,8 +121,8 @@ impl StoreError {
     }
 }
 
-/// How far the store has come, told in one piece: a reader that has all objects up to `objects` and all workloads up to
-/// `workloads` has everything that concerns a proxy up to `newest`.
+/// How far the store has come, told in one piece: a reader that has all objects up to `objects`, all workloads up to
+/// `workloads` and the authorities up to `authority` has everything that concerns a proxy up to `newest`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The newest revision.
@@ -131,6 +131,8 @@ pub struct Progress {
     pub objects: Revision,
     /// The newest that changed a workload, since the file was opened.
     pub workloads: Revision,
+    /// The newest that changed the authorities, since the file was opened.
+    pub authority: Revision,
 }
 
 /// A handle on the store. Cheap to clone.
@@ -290,6 +292,8 @@ impl Inner {
                     progress.objects = revision;
                 } else if key.is_in(Keyspace::Workloads) {
                     progress.workloads = revision;
+                } else if key.is_authority() {
+                    progress.authority = revision;
                 }
             }
         });

@@ -67,6 +67,12 @@ pub(crate) fn people(output: &Output, status: &Status, response: &ListProxiesRes
     }
     for proxy in &status.proxies {
         let name = view::node(&proxy.node_id);
+        if let Some(kept) = &proxy.last_known_good {
+            lines.push(output.paint(Colour::Yellow, &format!("{name}: {}", kept.sentence())));
+        } else if !proxy.connected {
+            let text = format!("{name}: is not connected, and runs on what it applied last");
+            lines.push(output.paint(Colour::Yellow, &text));
+        }
         for pending in &proxy.pending {
             lines.push(format!("{name}: {} is pending: {}", pending.resource, pending.cause));
         }

@@ -22,13 +22,14 @@ use super::{
     books::{Books, Sent, Served, parse_log},
     client::Client,
     load::Load,
-    process::{Process, Stack, Start, sibling},
+    process::{Process, Stack, Start},
 };
 use crate::{
     args::{Format, Global},
     connect::ControlPlane,
     document,
     failure::Failure,
+    sibling::sibling,
 };
 
 /// The namespace of everything in the demo.

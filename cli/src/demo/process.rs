@@ -5,7 +5,6 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
     net::SocketAddr,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -31,57 +30,6 @@ const STOP: Duration = Duration::from_secs(8);
 const POLL: Duration = Duration::from_millis(20);
 /// Lines of a log that are shown when its process failed.
 const TAIL: usize = 15;
-
-/// Becomes `command`, and dies with `parent`: the kernel sends the signal whatever happened to the parent.
-///
-/// The death signal outlives `exec`, and is set here because the fork's other side is no place for our code.
-pub(crate) fn guard(parent: i32, command: &[OsString]) -> Failure {
-    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
-        return Failure::io("cannot tie the process to its parent", error.into());
-    }
-    // It may have died before the signal was set.
-    if rustix::process::getppid() != Pid::from_raw(parent) {
-        return Failure::refused("the demo is gone", "");
-    }
-    let Some((program, arguments)) = command.split_first() else {
-        return Failure::Usage("there is no command to run".to_owned());
-    };
-    let error = std::process::Command::new(program).args(arguments).exec();
-    Failure::io(format!("cannot run {}", program.display()), error)
-}
-
-/// Finds a sibling binary beside this one, else on PATH, and refuses another version of it.
-pub(crate) async fn sibling(name: &str) -> Result<PathBuf, Failure> {
-    let own =
-        std::env::current_exe().map_err(|error| Failure::io("cannot find this command's own file", error))?;
-    let beside = own.parent().map(|directory| directory.join(name));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = beside
-        .into_iter()
-        .chain(std::env::split_paths(&path).map(|directory| directory.join(name)))
-        .find(|candidate| candidate.is_file())
-        .ok_or_else(|| {
-            Failure::refused(
-                format!("{name} is neither beside {} nor on PATH", own.display()),
-                "build all binaries: cargo build --release --workspace --bins",
-            )
-        })?;
-    let run = Command::new(&found).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
-    let answer = match timeout(START, run).await {
-        Ok(Ok(answer)) => String::from_utf8_lossy(&answer.stdout).trim().to_owned(),
-        Ok(Err(error)) => return Err(Failure::io(format!("cannot run {}", found.display()), error)),
-        Err(_elapsed) => String::new(),
-    };
-    let wanted = format!("{name} {}", env!("CARGO_PKG_VERSION"));
-    if answer == wanted {
-        Ok(found)
-    } else {
-        Err(Failure::refused(
-            format!("{} says \"{answer}\", this command needs \"{wanted}\"", found.display()),
-            "build all binaries together: cargo build --release --workspace --bins",
-        ))
-    }
-}
 
 /// What to start.
 #[derive(Debug)]

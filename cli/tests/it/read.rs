@@ -126,6 +126,32 @@ async fn status_shows_each_proxy_and_what_it_rejected() {
 }
 
 #[tokio::test]
+async fn status_names_whoever_runs_without_the_control_plane() {
+    let fake = Fake::start().await;
+    let node = |name: &str| format!("spiffe://outrigger.local/ns/demo/sa/front#{name}");
+    let written = Some(prost_types::Timestamp { seconds: 1_767_323_045, nanos: 0 });
+    fake.script.lock().expect("the script").proxies = vec![
+        status::ProxyState {
+            node_id: node("front-1"),
+            connected: true,
+            last_known_good: Some(status::LastKnownGood { revision: 6, written }),
+            ..status::ProxyState::default()
+        },
+        status::ProxyState { node_id: node("front-2"), ..status::ProxyState::default() },
+    ];
+    let ran = fake.run(&["status"]).await;
+    for part in [
+        "0 of 2 proxies are current",
+        "front-1: runs on its last known good: revision 6, written 2026-01-02T03:04:05Z",
+        "front-2: is not connected, and runs on what it applied last",
+    ] {
+        assert!(ran.stdout.contains(part), "{part} in {}", ran.stdout);
+    }
+    let ran = fake.run(&["status", "-o", "yaml"]).await;
+    assert!(ran.stdout.contains("lastKnownGood:"), "{}", ran.stdout);
+}
+
+#[tokio::test]
 async fn a_wrong_command_line_is_2_and_help_names_the_codes() {
     let fake = Fake::start().await;
     assert_eq!(fake.run(&["aply"]).await.code, Some(2));

@@ -75,7 +75,7 @@ impl IdentityApi {
         let Ok(token) = token.parse::<JoinToken>() else {
             return Err(self.bad_token(call, &TokenError::Invalid, "").await);
         };
-        if token.root_spki_sha256 != self.authority.root_hash() {
+        if !self.authority.is_root(&token.root_spki_sha256) {
             return Err(self.bad_token(call, &TokenError::Invalid, "").await);
         }
         let id = token.id.to_string();

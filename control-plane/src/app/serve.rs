@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use outrigger_process::shutdown::Shutdown;
 use outrigger_proto::{
     identity::v1alpha1::{
-        identity_service_server::IdentityServiceServer, token_service_server::TokenServiceServer,
+        authority_service_server::AuthorityServiceServer, identity_service_server::IdentityServiceServer,
+        token_service_server::TokenServiceServer,
     },
     policy::v1alpha1::policy_service_server::PolicyServiceServer,
 };
@@ -21,7 +22,10 @@ use tonic::{service::Routes, transport::Server};
 use super::start::State;
 use crate::{
     access::Door,
-    api::{guard::Guard, identity::IdentityApi, policy::PolicyApi, refusals::Refusals, token::TokenApi},
+    api::{
+        authority::AuthorityApi, guard::Guard, identity::IdentityApi, policy::PolicyApi, refusals::Refusals,
+        token::TokenApi,
+    },
 };
 
 /// A silent connection is probed so often.
@@ -53,7 +57,7 @@ pub(super) fn spawn(
     registry: &mut Registry,
     servers: &mut JoinSet<Result<(), tonic::transport::Error>>,
 ) {
-    let State { store, objects, authority, grants, mesh, clock, .. } = &**state;
+    let State { store, objects, authority, rotation, grants, mesh, clock, .. } = &**state;
     let refusals = Refusals::new(store.clone(), clock.clone(), registry);
     let refused = Family::<Labels, Counter>::default();
     registry.register(
@@ -64,11 +68,14 @@ pub(super) fn spawn(
     let policy =
         PolicyApi::new(objects.clone(), store.clone(), refusals.clone(), mesh.progress(), clock.clone());
     let token = TokenApi::new(Arc::clone(authority), store.clone(), refusals.clone(), clock.clone());
+    let authorities =
+        AuthorityApi::new(Arc::clone(authority), rotation.clone(), refusals.clone(), clock.clone());
     let identity =
         IdentityApi::new(Arc::clone(authority), store.clone(), refusals.clone(), clock.clone(), registry);
 
     let operators = Routes::new(PolicyServiceServer::new(policy))
         .add_service(TokenServiceServer::new(token))
+        .add_service(AuthorityServiceServer::new(authorities))
         .add_service(mesh.status_service());
     let proxies = Routes::new(IdentityServiceServer::new(identity))
         .add_service(mesh.discovery_service())

@@ -15,7 +15,7 @@ use outrigger_process::{
     shutdown::Shutdown,
 };
 use prometheus_client::registry::Registry;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, Running, serve};
@@ -23,10 +23,11 @@ use crate::{
     access::Grant,
     api::guard::Grants,
     audit::Draft,
-    authority::{Authority, AuthorityError, OPERATORS, Upkeep, UpkeepError},
+    authority::{Authority, AuthorityError, Known, OPERATORS, Upkeep, UpkeepError},
     clock::Clock,
     mesh::{Mesh, Parts},
     registry,
+    rotation::{self, Rotation},
     settings::Settings,
     store::{
         Commit, CommitError, Expect, Key, Keyspace, Op, OpenError, Store, StoreError,
@@ -108,6 +109,8 @@ pub struct State {
     pub authority: Arc<Authority>,
     /// What runs out, and is renewed.
     pub upkeep: Upkeep,
+    /// How what signs is replaced.
+    pub rotation: Rotation,
     /// The operators' roles.
     pub grants: Grants,
     /// What proxies are told, and what they tell.
@@ -195,25 +198,40 @@ async fn open(
         _ => {}
     }
     let root = store.get(&Key::authority("root")).await?;
-    let known = root.as_ref().map(|entry| entry.value.as_slice());
-    let authority = Arc::new(Authority::open(&authority_directory, &trust_domain, known, clock.clone())?);
+    let state = store.get(&Key::authority("rotation")).await?;
+    let known = Known {
+        root: root.as_ref().map(|entry| entry.value.as_slice()),
+        state: state.as_ref().map(|entry| entry.value.as_slice()),
+        leaf_life: settings.authority.leaf_ttl,
+    };
+    let authority = Arc::new(Authority::open(&authority_directory, &trust_domain, &known, clock.clone())?);
     if root.is_none() {
         store.commit(first(&authority, &clock)?).await?;
     }
     let grants = grants(&store).await?;
     let objects = ObjectStore::load(store.clone()).await?;
     let upkeep = Upkeep::start(Arc::clone(&authority), directory, clock.clone(), registry)?;
+    let (trust, told) = watch::channel(rotation::trust(&authority, store.revision()));
     let mesh = Mesh::start(Parts {
         store: store.clone(),
         objects: objects.watch(),
-        bundle: authority.bundle(),
+        trust: told,
         clock: clock.clone(),
         allow_loopback: settings.registry.allow_loopback,
         stop,
     })
     .await?;
     mesh.metrics().register(registry);
-    Ok(State { store, objects, authority, upkeep, grants, mesh, clock })
+    let rotation = Rotation::new(rotation::Parts {
+        authority: Arc::clone(&authority),
+        upkeep: upkeep.clone(),
+        store: store.clone(),
+        mesh: mesh.clone(),
+        trust,
+        clock: clock.clone(),
+        resumed: root.is_some(),
+    });
+    Ok(State { store, objects, authority, upkeep, rotation, grants, mesh, clock })
 }
 
 /// The first write: the root that everybody will trust, and the roles of the first operators.

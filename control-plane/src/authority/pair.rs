@@ -55,6 +55,17 @@ pub enum AuthorityError {
         /// The root's file.
         path: PathBuf,
     },
+    /// The store names a rotation under way, and a part of it is gone.
+    #[error("{path} is missing, and the store says that it is in use; restore it from a backup")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What the store keeps of the authorities.
+    #[error(
+        "the stored state of the authorities cannot be read; use the version that wrote it, or restore a backup"
+    )]
+    State(#[source] serde_json::Error),
     /// The root has run out.
     #[error("the certificate in {path} has expired; nothing can be issued under it")]
     Expired {

@@ -17,8 +17,12 @@ use super::labels;
 pub(super) const ROOT_LIFE: Duration = Duration::from_hours(10 * 365 * 24);
 /// Life of an intermediate, renewed at half of it.
 pub(super) const INTERMEDIATE_LIFE: Duration = Duration::from_hours(30 * 24);
-/// Life of a workload's and the control plane's SVID, renewed at half of it.
-pub(super) const SVID_LIFE: Duration = Duration::from_hours(24);
+/// Life of the control plane's SVID, and of a workload's if the settings say nothing else; renewed at half of it.
+pub const SVID_LIFE: Duration = Duration::from_hours(24);
+/// The shortest that the settings may say: a renewal that fails has to have time for another.
+pub const MIN_LEAF_LIFE: Duration = Duration::from_secs(10);
+/// The longest: an intermediate, which outlives what it signs, lives for 30 days.
+pub const MAX_LEAF_LIFE: Duration = Duration::from_hours(7 * 24);
 /// Life of an operator's certificate; those in the state directory are renewed at half of it.
 pub(super) const OPERATOR_LIFE: Duration = Duration::from_hours(7 * 24);
 /// Certificates are valid from this long before their making, for peers whose clocks are behind.

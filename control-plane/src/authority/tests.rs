@@ -9,12 +9,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outrigger_core::model::{SpiffeId, TrustDomain};
+use outrigger_core::{
+    model::{SpiffeId, TrustDomain},
+    rotation::{Facts, Kind},
+};
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::{Authority, AuthorityError, Csr, CsrError, IssueError, Upkeep, profile};
+use super::{Authority, AuthorityError, Csr, CsrError, IssueError, Known, Upkeep, profile};
 use crate::clock::Clock;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -46,7 +49,12 @@ fn domain() -> TrustDomain {
 }
 
 fn open(dir: &Path, time: &Time) -> Result<Authority, AuthorityError> {
-    Authority::open(dir, &domain(), None, time.clock())
+    Authority::open(dir, &domain(), &Known::default(), time.clock())
+}
+
+fn reopen(dir: &Path, root: &[u8], time: &Time) -> Result<Authority, AuthorityError> {
+    let known = Known { root: Some(root), ..Known::default() };
+    Authority::open(dir, &domain(), &known, time.clock())
 }
 
 fn price() -> SpiffeId {
@@ -132,7 +140,7 @@ fn operators_and_workloads_are_under_different_intermediates() {
 fn a_restart_keeps_the_authority_and_its_files_are_private() {
     let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
     let first = open(dir.path(), &time).unwrap();
-    let second = Authority::open(dir.path(), &domain(), Some(&first.root_hash()), time.clock()).unwrap();
+    let second = reopen(dir.path(), &first.root_hash(), &time).unwrap();
     assert_eq!(first.bundle(), second.bundle());
     assert_eq!(first.operator_authority(), second.operator_authority());
     for name in ["root.pem", "workload.pem", "operator.pem"] {
@@ -190,15 +198,16 @@ fn no_certificate_outlives_its_issuer() {
 fn another_authority_than_the_known_one_is_refused() {
     let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
     let known = open(dir.path(), &time).unwrap().root_hash();
-    let other_domain = Authority::open(dir.path(), &"elsewhere".parse().unwrap(), None, time.clock());
+    let other_domain =
+        Authority::open(dir.path(), &"elsewhere".parse().unwrap(), &Known::default(), time.clock());
     assert!(matches!(other_domain, Err(AuthorityError::TrustDomain { .. })));
 
     fs::remove_file(dir.path().join("root.pem")).unwrap();
-    let gone = Authority::open(dir.path(), &domain(), Some(&known), time.clock());
+    let gone = reopen(dir.path(), &known, &time);
     assert!(matches!(gone, Err(AuthorityError::AnotherRoot { .. })));
     let (another_dir, _) = (tempfile::tempdir().unwrap(), ());
     open(another_dir.path(), &time).unwrap();
-    let another = Authority::open(another_dir.path(), &domain(), Some(&known), time.clock());
+    let another = reopen(another_dir.path(), &known, &time);
     assert!(matches!(another, Err(AuthorityError::AnotherRoot { .. })));
 }
 
@@ -324,4 +333,62 @@ fn an_operators_credential_that_does_not_fit_is_made_anew_and_one_open_to_others
     assert!(id().ends_with("/admin"));
     fs::set_permissions(&admin, fs::Permissions::from_mode(0o755)).unwrap();
     assert!(upkeep.step().is_err(), "somebody may have read it: its owner has to know");
+}
+
+/// A process that is killed after the keys were written, and before the store names them.
+#[test]
+fn keys_of_a_step_that_never_was_are_removed_at_the_next_start() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    let before = authority.bundle();
+    authority.prepare(Kind::Root).unwrap();
+    assert!(dir.path().join("root-1.pem").exists());
+    fs::write(dir.path().join("root-x.pem"), "not ours").unwrap();
+    let reopened = reopen(dir.path(), &authority.root_hash(), &time).unwrap();
+    assert_eq!(reopened.bundle(), before);
+    let mut left: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["operator.pem", "root-x.pem", "root.pem", "workload.pem"]);
+}
+
+#[test]
+fn a_rotation_under_way_is_renewed_and_reopened_like_everything_else() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    let first = authority.root_hash();
+    let prepared = authority.prepare(Kind::Root).unwrap();
+    let state = authority.state().prepare(Kind::Root, time.now()).unwrap();
+    authority.install(state.clone(), Some(prepared));
+    assert_eq!((authority.bundle().x509_authorities.len(), authority.root_hash()), (2, first));
+    let facts =
+        Facts { now: time.now(), complete_at: time.now(), proxies: &[], outgoing: authority.other_key() };
+    let next = state.activate(Kind::Root, &facts, DAY, false).unwrap();
+    authority.install(next.clone(), None);
+    let second = authority.root_hash();
+    assert_ne!(first, second);
+    assert!(authority.is_root(&first) && authority.is_root(&second));
+    // Taken back, because it could not be stored, and done again.
+    authority.install(state, None);
+    assert_eq!(authority.root_hash(), first);
+    authority.install(next, None);
+
+    time.pass(16 * DAY);
+    authority.renew().unwrap();
+    let kept = serde_json::to_vec(&authority.state()).unwrap();
+    let known = Known { root: Some(&second), state: Some(&kept), ..Known::default() };
+    let reopened = Authority::open(dir.path(), &domain(), &known, time.clock()).unwrap();
+    assert_eq!(reopened.bundle(), authority.bundle());
+    assert_eq!(reopened.operator_authorities(), authority.operator_authorities());
+    for authority in authority.operator_authorities() {
+        let (_, certificate) = X509Certificate::from_der(&authority).unwrap();
+        let left = certificate.validity().not_after.timestamp()
+            - i64::try_from(time.now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()).unwrap();
+        assert!(left > 29 * 24 * 3600, "under either root");
+    }
+    fs::remove_file(dir.path().join("root.pem")).unwrap();
+    let missing = Authority::open(dir.path(), &domain(), &known, time.clock());
+    assert!(matches!(missing, Err(AuthorityError::Missing { .. })));
 }

@@ -8,12 +8,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outrigger_core::model::{InvalidName, Name, SpiffeId};
+use outrigger_core::model::{InvalidName, Name, SpiffeId, TrustBundle};
 use outrigger_tls::{
     Bundle, Identity, InvalidBundle, InvalidCertificate, Svid,
     credential::{self, CredentialError},
     grpc::OperatorAuthorities,
 };
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
@@ -69,6 +70,8 @@ struct Shared {
     directory: PathBuf,
     clock: Clock,
     not_after: Family<Labels, Gauge>,
+    /// Credentials on disk have one writer at a time.
+    turn: Mutex<()>,
 }
 
 impl Upkeep {
@@ -90,10 +93,8 @@ impl Upkeep {
             Unit::Seconds,
             not_after.clone(),
         );
-        let bundle = authority.bundle();
         let identity = Identity::empty();
-        identity.set_bundle(Bundle::new(bundle.trust_domain, bundle.x509_authorities, bundle.sequence)?);
-        let operators = OperatorAuthorities::new([authority.operator_authority()])?;
+        let operators = OperatorAuthorities::new(authority.operator_authorities())?;
         let upkeep = Self(Arc::new(Shared {
             authority,
             identity,
@@ -101,6 +102,7 @@ impl Upkeep {
             directory: directory.to_owned(),
             clock,
             not_after,
+            turn: Mutex::default(),
         }));
         upkeep.step()?;
         Ok(upkeep)
@@ -135,16 +137,25 @@ impl Upkeep {
         }
     }
 
-    /// Renews what is past half of its life, and shows when everything ends. Blocks.
+    /// Renews what is past half of its life or hangs on an authority that is not in force any more, takes the bundle that
+    /// is, and shows when everything ends. Blocks.
     ///
     /// # Errors
     /// Something could not be renewed; the rest was not looked at.
     pub fn step(&self) -> Result<(), UpkeepError> {
-        let Shared { authority, identity, operators, directory, clock, .. } = &*self.0;
+        let Shared { authority, identity, operators, directory, clock, turn, .. } = &*self.0;
+        let _turn = turn.lock();
         let now = clock.now();
         authority.renew()?;
-        operators.set([authority.operator_authority()])?;
-        let current = identity.svid().filter(|svid| !validity(svid).past_half(now));
+        let above = authority.operator_authorities();
+        operators.set(&above)?;
+        let bundle = authority.bundle();
+        if identity.bundle().is_none_or(|current| TrustBundle::from(&*current) != bundle) {
+            identity.set_bundle(Bundle::try_from(&bundle)?);
+        }
+        let current = identity.svid().filter(|svid| {
+            !validity(svid).past_half(now) && svid.chain().get(1..).is_some_and(|chain| chain == above)
+        });
         let svid = match current {
             Some(svid) => svid,
             None => {
@@ -154,6 +165,12 @@ impl Upkeep {
         };
         for (name, validity) in authority.validities() {
             self.show(name, validity, now);
+        }
+        for name in ["other_root", "other_workload"] {
+            match authority.other_validity() {
+                Some((shown, validity)) if shown == name => self.show(name, validity, now),
+                _ => drop(self.0.not_after.remove(&Labels { certificate: name })),
+            }
         }
         self.show("control_plane", validity(&svid), now);
         for (name, _) in OPERATORS {

@@ -34,6 +34,17 @@ pub struct Inputs {
     pub objects: watch::Receiver<Arc<Objects>>,
     /// Who is registered; loaded.
     pub registry: watch::Receiver<Snapshot>,
+    /// Whom the mesh trusts.
+    pub trust: watch::Receiver<Trust>,
+}
+
+/// Whom the mesh trusts, and as of which revision of the store.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    /// The roots.
+    pub bundle: Arc<TrustBundle>,
+    /// Every change of the authorities up to this revision is in it.
+    pub revision: u64,
 }
 
 impl Inputs {
@@ -43,6 +54,7 @@ impl Inputs {
             changed = self.progress.changed() => changed,
             changed = self.objects.changed() => changed,
             changed = self.registry.changed() => changed,
+            changed = self.trust.changed() => changed,
         }
         .ok()
     }
@@ -54,6 +66,7 @@ impl Inputs {
             progress,
             objects: Arc::clone(&self.objects.borrow_and_update()),
             registry: self.registry.borrow_and_update().clone(),
+            trust: self.trust.borrow_and_update().clone(),
         }
     }
 }
@@ -63,19 +76,21 @@ struct Moment {
     progress: Progress,
     objects: Arc<Objects>,
     registry: Snapshot,
+    trust: Trust,
 }
 
 impl Moment {
     /// The revision up to which everything is here; `None` while something written has not arrived.
     fn complete(&self) -> Option<u64> {
         let here = self.progress.objects <= self.objects.revision()
-            && self.progress.workloads <= self.registry.revision;
+            && self.progress.workloads <= self.registry.revision
+            && self.progress.authority <= self.trust.revision;
         here.then_some(self.progress.newest)
     }
 }
 
-/// Builds the first world, which trusts `bundle`, and starts the task that builds the next ones. It ends with its inputs or its readers.
-pub fn start(mut inputs: Inputs, bundle: TrustBundle) -> watch::Receiver<Arc<World>> {
+/// Builds the first world, and starts the task that builds the next ones. It ends with its inputs or its readers.
+pub fn start(mut inputs: Inputs) -> watch::Receiver<Arc<World>> {
     let moment = inputs.read();
     let first = World {
         sequence: 1,
@@ -83,7 +98,7 @@ pub fn start(mut inputs: Inputs, bundle: TrustBundle) -> watch::Receiver<Arc<Wor
         objects: moment.objects.revision(),
         policies: Policies::new(moment.objects.iter()),
         registry: moment.registry,
-        bundle: Arc::new(bundle),
+        bundle: moment.trust.bundle,
         changes: VecDeque::new(),
         committed: VecDeque::from([(moment.progress.newest, Instant::now())]),
         cache: Arc::new(Cache::new(1)),
@@ -126,6 +141,7 @@ struct Next {
     objects: u64,
     policies: Policies,
     registry: Snapshot,
+    bundle: Arc<TrustBundle>,
     news: BTreeSet<ResourceName>,
 }
 
@@ -134,6 +150,9 @@ fn successor(world: &World, moment: Moment) -> Option<Next> {
     let revision = moment.complete().unwrap_or(world.revision).max(world.revision);
     let mut news = BTreeSet::new();
     let policies = policies(world, &moment.objects, &mut news);
+    if moment.trust.bundle != world.bundle {
+        news.insert(ResourceName::trust_bundle(world.bundle_name()));
+    }
     for member in members_that_differ(&world.registry, &moment.registry) {
         let (namespace, account) = &member.registration.claim.account;
         for service in policies.granting(namespace, account) {
@@ -151,6 +170,7 @@ fn successor(world: &World, moment: Moment) -> Option<Next> {
         objects: moment.objects.revision(),
         policies,
         registry: moment.registry,
+        bundle: moment.trust.bundle,
         news,
     })
 }
@@ -192,7 +212,7 @@ impl Next {
             objects: self.objects,
             policies: self.policies,
             registry: self.registry,
-            bundle: Arc::clone(&before.bundle),
+            bundle: self.bundle,
             changes,
             committed,
             cache: Arc::clone(&before.cache),

@@ -259,6 +259,8 @@ impl Serving {
             let now = Instant::now().into_std();
             let Some(response) = self.session.poll(&shelf, self.world.revision(), now) else { return };
             self.shared.metrics.responses.inc();
+            let resources = u64::try_from(response.resources.len()).unwrap_or(u64::MAX);
+            self.shared.metrics.resources.inc_by(resources);
             self.waiting.get_or_insert_with(Instant::now);
             permit.send(Ok(response));
         }

@@ -67,6 +67,11 @@ impl ResourceName {
         Self { kind: Type::EndpointSet, name: Arc::from(set_name(name, port)) }
     }
 
+    /// Whom `trust_domain` trusts.
+    pub fn trust_bundle(trust_domain: &str) -> Self {
+        Self { kind: Type::TrustBundle, name: Arc::from(trust_domain) }
+    }
+
     /// The proxy's own configuration.
     pub fn proxy_config() -> Self {
         Self { kind: Type::ProxyConfig, name: Arc::from(SELF) }

@@ -14,6 +14,8 @@ pub struct Metrics {
     pub slow_streams: Counter,
     /// Discovery responses sent.
     pub responses: Counter,
+    /// Resources in them: what a proxy was told that it did not know.
+    pub resources: Counter,
     /// Discovery responses that were rejected, in whole or in part.
     pub rejections: Counter,
 }
@@ -28,6 +30,11 @@ impl Metrics {
             self.slow_streams.clone(),
         );
         registry.register("discovery_responses", "Discovery responses sent", self.responses.clone());
+        registry.register(
+            "discovery_resources",
+            "Resources in discovery responses: what a proxy did not have yet",
+            self.resources.clone(),
+        );
         registry.register(
             "discovery_rejections",
             "Discovery responses that a proxy rejected, in whole or in part",

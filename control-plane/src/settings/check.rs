@@ -6,6 +6,7 @@ use outrigger_core::model::TrustDomain;
 use outrigger_process::settings::Defect;
 
 use super::Settings;
+use crate::authority::{MAX_LEAF_LIFE, MIN_LEAF_LIFE};
 
 const MAX_DRAIN: Duration = Duration::from_mins(10);
 
@@ -17,6 +18,10 @@ pub(super) fn check(settings: &Settings) -> Vec<Defect> {
     }
     if settings.drain.timeout > MAX_DRAIN {
         defects.push(Defect::new("drain.timeout", "it is longer than 10m", "write a duration of up to 10m"));
+    }
+    if !(MIN_LEAF_LIFE..=MAX_LEAF_LIFE).contains(&settings.authority.leaf_ttl) {
+        let problem = "it is out of range";
+        defects.push(Defect::new("authority.leaf_ttl", problem, "write a duration from 10s to 168h"));
     }
     if settings.state_dir.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
         defects.push(Defect::new("state_dir", "it is empty", "write a path, or leave it out"));

@@ -31,6 +31,8 @@ Flags win over variables, variables over the file:
   trust_domain = \"mesh.example.com\"     OUTRIGGER_TRUST_DOMAIN
   [discovery]
   listen = \"192.0.2.7:17110\"            OUTRIGGER_DISCOVERY__LISTEN
+  [authority]
+  leaf_ttl = \"24h\"                      OUTRIGGER_AUTHORITY__LEAF_TTL
   [drain]
   timeout = \"5s\"                        OUTRIGGER_DRAIN__TIMEOUT
 

@@ -39,6 +39,7 @@ fn flags_win_over_the_environment() {
 #[test]
 fn every_wrong_setting_is_named_with_its_origin_and_remedy() {
     let environment = [
+        ("OUTRIGGER_AUTHORITY__LEAF_TTL", "9s"),
         ("OUTRIGGER_DRAIN__TIMEOUT", "1h"),
         ("OUTRIGGER_HEALTH__LISTEN", "127.0.0.1:17100"),
         ("OUTRIGGER_POLICY__PORT", "1"),
@@ -47,6 +48,7 @@ fn every_wrong_setting_is_named_with_its_origin_and_remedy() {
     for part in [
         "trust_domain: 'Mesh' is not a trust domain",
         "(flag --trust-domain); write a name such as mesh.example.com",
+        "authority.leaf_ttl: it is out of range (environment OUTRIGGER_AUTHORITY__LEAF_TTL)",
         "drain.timeout: it is longer than 10m (environment OUTRIGGER_DRAIN__TIMEOUT)",
         "health.listen: 127.0.0.1:17100 is the address of policy.listen too",
         "policy.port: there is no such setting",

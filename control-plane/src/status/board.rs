@@ -7,19 +7,23 @@ use std::{
 };
 
 use outrigger_core::{model::SpiffeId, wire};
-use outrigger_proto::status::v1alpha1::{AppliedNonce, AppliedReport, PendingName, ProxyState, Rejection};
+use outrigger_proto::status::v1alpha1::{
+    AppliedNonce, AppliedReport, LastKnownGood, PendingName, ProxyState, Rejection,
+};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 /// A proxy whose stream broke is remembered, and named, for so long: as long as its workload may still be registered
 /// and lapsed.
-const REMEMBERED: Duration = Duration::from_secs(60);
+pub const REMEMBERED: Duration = Duration::from_secs(60);
 /// Of one identity, so many such proxies are remembered: nobody can fill the board alone.
 const MAX_LOST_PER_IDENTITY: usize = 256;
 /// Pending names kept of one report; more are counted only in what is missing.
 const MAX_PENDING: usize = 256;
 /// Types kept of one report; there are fewer.
 const MAX_TYPES: usize = 16;
+/// Signers kept of one report: an intermediate and a root, in ours.
+const MAX_AUTHORITIES: usize = 8;
 /// Longest nonce or type URL that is kept, bytes; ours are shorter.
 const MAX_NONCE: usize = 128;
 /// Longest text that is kept of what a proxy says, characters.
@@ -64,6 +68,12 @@ pub struct Node {
     pub pending: Vec<PendingName>,
     /// When its certificate ends, as it says.
     pub svid_not_after: Option<prost_types::Timestamp>,
+    /// It runs on what an earlier start had kept.
+    pub last_known_good: Option<LastKnownGood>,
+    /// The trust bundle in force there, as it says; 0 before it does.
+    pub bundle_sequence: u64,
+    /// SHA-256 of the public keys of those who signed its certificate, as it says.
+    pub svid_authorities: Vec<[u8; 32]>,
     /// When its stream broke; `None`: it is open.
     lost: Option<Instant>,
 }
@@ -81,6 +91,7 @@ impl Node {
             && self.reported.is_some()
             && self.progress.applied >= revision
             && self.pending.is_empty()
+            && self.last_known_good.is_none()
     }
 
     /// For the API.
@@ -97,6 +108,7 @@ impl Node {
             pending: self.pending.clone(),
             rejections: self.progress.rejections.clone(),
             svid_not_after: self.svid_not_after,
+            last_known_good: self.last_known_good,
         }
     }
 }
@@ -155,6 +167,9 @@ impl Board {
             reported: None,
             pending: Vec::new(),
             svid_not_after: None,
+            last_known_good: None,
+            bundle_sequence: 0,
+            svid_authorities: Vec::new(),
             lost: None,
         };
         {
@@ -215,6 +230,11 @@ impl Board {
             open.node.reported = Some(reported);
             open.node.pending = report.pending;
             open.node.svid_not_after = report.svid_not_after;
+            open.node.last_known_good = report.last_known_good;
+            open.node.bundle_sequence = report.bundle_sequence;
+            let authorities = report.svid_authorities.iter().take(MAX_AUTHORITIES);
+            open.node.svid_authorities =
+                authorities.filter_map(|key| key.as_slice().try_into().ok()).collect();
         }
         self.tell();
     }

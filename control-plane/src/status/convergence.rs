@@ -67,7 +67,7 @@ impl Standings {
 }
 
 /// Registered workloads whose proxies have no discovery stream: they run on what they know.
-pub(super) fn unreachable(nodes: &[Node], registry: &Snapshot) -> Vec<ProxyState> {
+pub(crate) fn unreachable(nodes: &[Node], registry: &Snapshot) -> Vec<ProxyState> {
     let known: BTreeSet<&str> = nodes.iter().map(|node| &*node.id).collect();
     let members = registry.members.values().filter(|member| member.standing == Standing::Live);
     let states = members.filter_map(|member| {

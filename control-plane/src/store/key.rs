@@ -4,6 +4,8 @@ use std::fmt;
 
 use outrigger_core::model::{Name, ObjectRef};
 
+const AUTHORITY: &str = "authority/";
+
 /// The name of one value in the store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
@@ -32,7 +34,12 @@ impl Key {
 
     /// A fact about the authority that its files must agree with.
     pub fn authority(fact: &'static str) -> Self {
-        Self(format!("authority/{fact}"))
+        Self(format!("{AUTHORITY}{fact}"))
+    }
+
+    /// Whether it is one of those.
+    pub(super) fn is_authority(&self) -> bool {
+        self.0.starts_with(AUTHORITY)
     }
 
     /// The key as text.

@@ -8,6 +8,7 @@ mod identity;
 mod mesh;
 mod policy;
 mod process;
+mod rotation;
 mod running;
 mod support;
 mod telemetry;

@@ -11,7 +11,7 @@ use outrigger_control_plane::{
     audit::Draft,
     authority::Csr,
     clock::Clock,
-    settings::{Port, Settings},
+    settings::{Authority, Port, Settings},
     store::{Commit, Key as StoreKey, Op, Store},
 };
 use outrigger_process::{exit::Exit, shutdown::Shutdown};
@@ -37,22 +37,28 @@ pub(crate) struct ControlPlane {
     pub(crate) state: Arc<app::State>,
     skew: Arc<parking_lot::Mutex<Duration>>,
     shutdown: Shutdown,
+    leaf_ttl: Duration,
     running: Option<(Runtime, JoinHandle<Exit>)>,
 }
 
 impl ControlPlane {
     /// A first start.
     pub(crate) async fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap()).await
+        Self::with_leaf_ttl(Duration::from_hours(24)).await
+    }
+
+    /// A first start whose workloads' certificates live for so long.
+    pub(crate) async fn with_leaf_ttl(leaf_ttl: Duration) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), leaf_ttl).await
     }
 
     /// A start on the state in `directory`, on a runtime of its own: what runs on it ends with it, as with a process.
-    async fn start_in(directory: TempDir) -> Self {
+    async fn start_in(directory: TempDir, leaf_ttl: Duration) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let skew = Arc::new(parking_lot::Mutex::new(Duration::ZERO));
         let shutdown = Shutdown::new(Duration::from_secs(5));
-        let start = start(directory.path().to_owned(), Arc::clone(&skew), shutdown.clone());
+        let start = start(directory.path().to_owned(), leaf_ttl, Arc::clone(&skew), shutdown.clone());
         let running = runtime.spawn(start).await.unwrap().unwrap();
         let (addresses, state) = (running.addresses, Arc::clone(&running.state));
         let running = runtime.spawn(running.wait());
@@ -62,6 +68,7 @@ impl ControlPlane {
             state,
             skew,
             shutdown,
+            leaf_ttl,
             running: Some((runtime, running)),
         }
     }
@@ -70,7 +77,7 @@ impl ControlPlane {
     pub(crate) async fn restart(mut self, between: impl AsyncFnOnce(&Store)) -> Self {
         let (runtime, running) = self.running.take().unwrap();
         let directory = self.directory.take().unwrap();
-        let shutdown = self.shutdown.clone();
+        let (shutdown, leaf_ttl) = (self.shutdown.clone(), self.leaf_ttl);
         drop(self);
         runtime.spawn(async move { shutdown.stop() }).await.unwrap();
         assert_eq!(running.await.unwrap().code(), 0, "a clean stop");
@@ -78,12 +85,21 @@ impl ControlPlane {
         let store = Store::open(&directory.path().join("state/store.redb")).unwrap();
         between(&store).await;
         drop(store);
-        Self::start_in(directory).await
+        Self::start_in(directory, leaf_ttl).await
     }
 
     /// Moves the control plane's clock.
     pub(crate) fn pass(&self, duration: Duration) {
         *self.skew.lock() += duration;
+    }
+
+    /// Where the authority's keys are.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let directory = self.directory.as_ref().unwrap().path().join("state/authority");
+        let names = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 
     /// The credential that the first start made for `operator`.
@@ -194,6 +210,7 @@ impl Drop for ControlPlane {
 /// Starts on the state below `directory`.
 async fn start(
     directory: PathBuf,
+    leaf_ttl: Duration,
     skew: Arc<parking_lot::Mutex<Duration>>,
     shutdown: Shutdown,
 ) -> Result<Running, StartError> {
@@ -203,6 +220,7 @@ async fn start(
         policy: any(),
         discovery: any(),
         health: any(),
+        authority: Authority { leaf_ttl },
         ..Settings::default()
     };
     let clock = Clock::from_fn(move || SystemTime::now() + *skew.lock());

@@ -71,9 +71,12 @@ pub fn from_reason(reason: Reason) -> Code {
         Reason::UnknownService
         | Reason::NotReady
         | Reason::DiscoveryTimeout
+        | Reason::ControlPlaneAway
         | Reason::ConnectionLimit
         | Reason::RequestLimit
         | Reason::PendingLimit
+        | Reason::ProxyOverloaded
+        | Reason::Overloaded
         | Reason::Draining
         | Reason::TlsFailed
         | Reason::PeerRejected

@@ -18,7 +18,7 @@ pub use policy::{
 };
 pub use resilience::{Outlier, Resilience, ResilienceOverrides, Retry, RetryBudget, Timeouts, TrafficLimits};
 pub use resource::{
-    AppProtocol, Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, RouteRule, Service,
+    AppProtocol, Endpoint, EndpointSet, ExternalTraffic, Health, Outgoing, ProxyConfig, RouteRule, Service,
     ServicePort, TrustBundle, WeightedBackend,
 };
 pub use violation::{Severity, Violation};

@@ -104,12 +104,16 @@ reasons! {
         "The proxy has no identity or no configuration yet.";
     DiscoveryTimeout, "discovery_timeout", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
         "The control plane did not answer in time for a name that the proxy met for the first time.";
+    ControlPlaneAway, "control_plane_away", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
+        "The control plane cannot be reached, and its last answers do not hold the name.";
     ConnectionLimit, "connection_limit", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
         "The destination has as many connections from this proxy as its limit allows, and none became free in time.";
     RequestLimit, "request_limit", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
         "The destination has as many requests from this proxy under way as its limit allows.";
     PendingLimit, "pending_limit", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
         "As many requests wait for a connection to the destination as its limit allows.";
+    ProxyOverloaded, "proxy_overloaded", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
+        "The proxy itself has too little processor time for what it has to do, and takes fewer new requests for the moment.";
     Draining, "draining", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
         "The proxy is about to stop and takes no new requests.";
     TlsFailed, "tls_failed", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
@@ -118,6 +122,8 @@ reasons! {
         "The peer did not prove to be whom the endpoint set expects at this address, or it refused our identity.";
     InternalError, "internal_error", Some(StatusCode::INTERNAL_SERVER_ERROR), Mesh,
         "A defect of the proxy; please report it.";
+    Overloaded, "overloaded", Some(StatusCode::SERVICE_UNAVAILABLE), Upstream,
+        "The application has more to do than it can, and its proxy takes fewer new requests for it for the moment.";
     NoEndpoint, "no_endpoint", Some(StatusCode::SERVICE_UNAVAILABLE), Upstream,
         "The destination has no instance.";
     NameUnresolved, "name_unresolved", Some(StatusCode::SERVICE_UNAVAILABLE), Upstream,
@@ -149,6 +155,18 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether somebody had no room for the request: the client is asked to wait before it tries again.
+    pub const fn is_want_of_room(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectionLimit
+                | Self::RequestLimit
+                | Self::PendingLimit
+                | Self::ProxyOverloaded
+                | Self::Overloaded
+        )
+    }
+
     /// Whether no application saw anything of the request: it may be sent elsewhere, whatever its method. Every 503 of
     /// ours, and what is refused before a destination is chosen.
     pub const fn is_unprocessed(self) -> bool {
@@ -163,9 +181,12 @@ impl Reason {
             | Self::UnknownService
             | Self::NotReady
             | Self::DiscoveryTimeout
+            | Self::ControlPlaneAway
             | Self::ConnectionLimit
             | Self::RequestLimit
             | Self::PendingLimit
+            | Self::ProxyOverloaded
+            | Self::Overloaded
             | Self::Draining
             | Self::TlsFailed
             | Self::PeerRejected

@@ -14,10 +14,12 @@
 mod budget;
 mod pushback;
 mod tried;
+mod unanswered;
 
 pub use budget::Budget;
-pub use pushback::{MAX_PUSHBACK, Pushback, pushback};
+pub use pushback::{GRPC_PUSHBACK, MAX_PUSHBACK, Pushback, pushback};
 pub use tried::Tried;
+pub use unanswered::Unanswered;
 
 use std::time::Duration;
 
@@ -35,6 +37,9 @@ pub enum Outcome {
     Reset,
     /// The attempt took longer than one may: treated as [`Reset`](Self::Reset).
     PerTryTimeout,
+    /// An authenticated peer says that it has no room for it: treated as [`Unprocessed`](Self::Unprocessed), where somebody
+    /// else may have.
+    Refused,
     /// A response's head came. A gRPC status counts as [`Code::http_status`](crate::grpc::Code::http_status).
     Status(StatusCode),
     /// A limit of ours at the destination: other endpoints have it too.
@@ -65,7 +70,10 @@ impl Outcome {
             | Reason::UnknownService
             | Reason::NotReady
             | Reason::DiscoveryTimeout
+            | Reason::ControlPlaneAway
             | Reason::Draining
+            | Reason::ProxyOverloaded
+            | Reason::Overloaded
             | Reason::InternalError
             | Reason::NoEndpoint
             | Reason::NameUnresolved
@@ -89,6 +97,8 @@ pub struct Situation {
     pub remaining: Option<Duration>,
     /// Whether an endpoint is available that this request has not tried.
     pub untried: bool,
+    /// Whether one of those may have room (see [`has_relief`](crate::overload::has_relief)).
+    pub relief: bool,
     /// What the response says about trying again (see [`pushback()`]).
     pub pushback: Option<Pushback>,
     /// Uniform over all of `u64`.
@@ -136,10 +146,14 @@ impl<'p> Retries<'p> {
     /// with full jitter, or after what the server asks for, exactly. A pause that would not end before the deadline is
     /// no retry.
     pub fn next(&mut self, outcome: Outcome, situation: &Situation) -> Verdict {
-        if self.made >= self.policy.attempts || !situation.replayable || !self.may_retry(outcome) {
+        if self.made >= self.policy.attempts
+            || !situation.replayable
+            || !self.may_retry(outcome, situation.relief)
+        {
             return Verdict::Deliver;
         }
-        let at_once = outcome == Outcome::Unprocessed && situation.untried && !self.hurried;
+        let at_once =
+            matches!(outcome, Outcome::Unprocessed | Outcome::Refused) && situation.untried && !self.hurried;
         let after = match situation.pushback {
             Some(Pushback::Never) => return Verdict::Deliver,
             Some(Pushback::After(asked)) if asked > MAX_PUSHBACK => return Verdict::Deliver,
@@ -155,9 +169,10 @@ impl<'p> Retries<'p> {
         Verdict::Retry { after }
     }
 
-    fn may_retry(&self, outcome: Outcome) -> bool {
+    fn may_retry(&self, outcome: Outcome, relief: bool) -> bool {
         match outcome {
             Outcome::Unprocessed => true,
+            Outcome::Refused => relief,
             Outcome::Reset | Outcome::PerTryTimeout => self.idempotent && self.policy.reset,
             Outcome::Status(status) => self.idempotent && self.policy.statuses.contains(&status.as_u16()),
             Outcome::Limited | Outcome::Final => false,

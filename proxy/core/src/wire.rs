@@ -26,9 +26,12 @@ pub(crate) use matches::cut;
 /// [`crate::model::EndpointSet::resilience`] other than the default.
 pub const RESILIENCE: &str = "resilience";
 
+/// [`crate::model::Outgoing::revoked`] that is not empty.
+pub const REVOKED_AUTHORITIES: &str = "revoked_authorities";
+
 /// The features beyond the base of `v1alpha1` that this version runs: what a node names to the control plane, and what
 /// a resource may name in `requires`. The base needs no name.
-pub const FEATURES: &[&str] = &[RESILIENCE];
+pub const FEATURES: &[&str] = &[RESILIENCE, REVOKED_AUTHORITIES];
 
 /// The first of `violations`: a resource of the mesh is made by a machine, and one reason to refuse it is enough.
 fn first<T>(decoded: Option<T>, findings: Findings) -> Result<T, Violation> {

@@ -1,8 +1,20 @@
-//! Stopping: drain first, with a deadline; force at the deadline or at a second signal.
+//! Stopping: drain first, with a deadline; force at the deadline or at a second signal; and end, whatever happens.
 
-use std::{io, time::Duration};
+use std::{
+    io, process,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::Exit;
@@ -12,51 +24,96 @@ use crate::exit::Exit;
 pub struct Shutdown {
     draining: CancellationToken,
     forced: CancellationToken,
+    /// Somebody asked for the end, not only for the drain.
+    asked: Arc<AtomicBool>,
     deadline: Duration,
 }
 
 impl Shutdown {
     /// Running; once asked to stop, work under way gets `deadline`.
     pub fn new(deadline: Duration) -> Self {
-        Self { draining: CancellationToken::new(), forced: CancellationToken::new(), deadline }
+        let (draining, forced) = (CancellationToken::new(), CancellationToken::new());
+        Self { draining, forced, asked: Arc::default(), deadline }
     }
 
-    /// Turns SIGTERM and SIGINT into [`Shutdown::stop`]; returns when both are caught.
+    /// Turns SIGTERM and SIGINT into [`Shutdown::stop`]; returns when both are caught. They are waited for on a thread
+    /// of their own, which also ends the process, with [`Exit::Forced`], when it is still there `farewell` after it was
+    /// forced: whatever its other threads hang on.
     ///
     /// # Errors
-    /// If the system refuses a handler.
-    pub fn on_signals(&self) -> io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    /// If the system refuses a handler or a thread.
+    pub fn on_signals(&self, farewell: Duration) -> io::Result<()> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (mut terminate, mut interrupt) = {
+            let _entered = runtime.enter();
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        };
+        tokio::spawn(self.clone().tell());
         let shutdown = self.clone();
-        tokio::spawn(async move {
-            loop {
-                let name = tokio::select! {
-                    _ = terminate.recv() => "SIGTERM",
-                    _ = interrupt.recv() => "SIGINT",
-                    () = shutdown.forced.cancelled() => return,
-                };
-                tracing::info!(signal = name, again = shutdown.is_draining(), "asked to stop");
-                shutdown.stop();
+        // Nothing is logged there: whoever should read the log may be what everything hangs on.
+        let watch = async move {
+            let signals = async {
+                loop {
+                    tokio::select! {
+                        _ = terminate.recv() => {}
+                        _ = interrupt.recv() => {}
+                    }
+                    shutdown.stop();
+                }
+            };
+            tokio::select! {
+                () = signals => {}
+                () = shutdown.overdue(farewell) => {}
             }
-        });
+        };
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            runtime.block_on(watch);
+            // No other thread can be counted on to end the process.
+            process::exit(i32::from(Exit::Forced.code()));
+        })?;
         Ok(())
     }
 
-    /// The first call starts the drain and its clock, a second one forces the end.
+    /// The first call starts the drain and its clock, or joins one that a hook began; a second one forces the end.
     pub fn stop(&self) {
-        if self.draining.is_cancelled() {
+        if self.asked.swap(true, Ordering::Relaxed) {
             self.forced.cancel();
+        } else {
+            self.begin();
+        }
+    }
+
+    /// Starts the drain and its clock, unless that was done before. Never forces.
+    pub fn begin(&self) {
+        if self.draining.is_cancelled() {
             return;
         }
         self.draining.cancel();
         let shutdown = self.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = tokio::time::sleep(shutdown.deadline) => shutdown.forced.cancel(),
-                () = shutdown.forced.cancelled() => {}
-            }
-        });
+        tokio::spawn(async move { shutdown.clock().await });
+    }
+
+    /// Forces the end at the deadline; returns when it is forced.
+    async fn clock(&self) {
+        tokio::select! {
+            () = sleep(self.deadline) => self.forced.cancel(),
+            () = self.forced.cancelled() => {}
+        }
+    }
+
+    /// Returns when the process should be over and is not.
+    async fn overdue(&self, farewell: Duration) {
+        self.draining.cancelled().await;
+        // A clock of its own: the other one may stand still with the thread it runs on.
+        self.clock().await;
+        sleep(farewell).await;
+    }
+
+    async fn tell(self) {
+        self.draining.cancelled().await;
+        tracing::info!(within = ?self.deadline, "asked to stop");
+        self.forced.cancelled().await;
+        tracing::warn!("what is still under way is cut off");
     }
 
     /// Cancelled when the drain starts: take nothing new, finish what is under way.
@@ -126,10 +183,36 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_that_a_hook_began_goes_on_when_the_end_is_asked_for() {
+        let shutdown = Shutdown::new(Duration::from_secs(10));
+        let start = Instant::now();
+        shutdown.begin();
+        shutdown.begin();
+        sleep(Duration::from_secs(4)).await;
+        shutdown.stop();
+        assert!(!shutdown.forced().is_cancelled());
+        assert_eq!(shutdown.drain(pending()).await, Exit::Forced);
+        assert_eq!(start.elapsed().as_secs(), 10, "the clock is the first one's");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_is_overdue_a_farewell_after_its_deadline_or_after_it_was_forced() {
+        let shutdown = Shutdown::new(Duration::from_secs(10));
+        let start = Instant::now();
+        shutdown.begin();
+        shutdown.overdue(Duration::from_secs(3)).await;
+        assert_eq!(start.elapsed().as_secs(), 13);
+        assert!(shutdown.forced().is_cancelled());
+        shutdown.overdue(Duration::from_secs(3)).await;
+        assert_eq!(start.elapsed().as_secs(), 16);
+    }
+
     #[tokio::test]
     async fn sigterm_starts_the_drain() {
-        let shutdown = Shutdown::new(Duration::from_secs(10));
-        shutdown.on_signals().unwrap();
+        // Nobody forces it: this process goes on.
+        let shutdown = Shutdown::new(Duration::from_secs(3600));
+        shutdown.on_signals(Duration::ZERO).unwrap();
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
         shutdown.draining().cancelled().await;
         assert!(!shutdown.forced().is_cancelled());

@@ -26,10 +26,6 @@ const BACKLOG: i32 = 1024;
 const PAUSE: Duration = Duration::from_millis(50);
 /// When a peer that says nothing is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// How long a peer may take to acknowledge what it was sent, or keep its window shut: a machine that vanished, or reads
-/// nothing, holds nothing for longer. As long as a body may stand still.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(300);
-const UNACKNOWLEDGED_SHARED: Duration = Duration::from_secs(20);
 
 /// What a listener is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,22 +169,22 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     )
 }
 
-/// No delay for small writes, and an end for peers that vanished.
+/// No delay for small writes, and an end for peers that vanished. Nothing is said of how long what is sent may stay
+/// unacknowledged: to the kernel a reader that pauses is one that vanished, since a window that stays shut counts although its
+/// probes are answered (Linux 5.11; RFC 9293 §3.8.6.1 would have it wait). How long he may pause, the idle timeouts say.
 pub(crate) fn tune(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-    let tuned = socket
-        .set_tcp_nodelay(true)
-        .and_then(|()| socket.set_tcp_keepalive(&keepalive))
-        .and_then(|()| unacknowledged(&socket, UNACKNOWLEDGED));
+    let tuned = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive));
     if let Err(error) = tuned {
         tracing::debug!(%error, "socket options could not be set");
     }
 }
 
-/// A connection that many requests share is given up sooner: its peer always reads, however slow what it reads for is.
-pub(crate) fn tune_shared(stream: &TcpStream) {
-    if let Err(error) = unacknowledged(&SockRef::from(stream), UNACKNOWLEDGED_SHARED) {
+/// A connection that many requests share is given up when its peer acknowledges nothing for `limit`: it always reads, however
+/// slow what it reads for is.
+pub(crate) fn tune_shared(stream: &TcpStream, limit: Duration) {
+    if let Err(error) = unacknowledged(&SockRef::from(stream), limit) {
         tracing::debug!(%error, "socket options could not be set");
     }
 }
@@ -201,4 +197,20 @@ fn unacknowledged(socket: &SockRef<'_>, limit: Duration) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn unacknowledged(_socket: &SockRef<'_>, _limit: Duration) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_judges_only_peers_that_always_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let limit = || SockRef::from(&stream).tcp_user_timeout().unwrap().filter(|limit| !limit.is_zero());
+        tune(&stream);
+        assert_eq!(limit(), None);
+        tune_shared(&stream, Duration::from_secs(20));
+        assert_eq!(limit(), Some(Duration::from_secs(20)));
+    }
 }

@@ -1,15 +1,17 @@
 //! The proxy as a whole: what is started in which order, when it is ready, and how it stops.
 //!
 //! ```text
-//! state directory -> identity's origin -> listeners -> join -> discovery -> ready -> registered
-//! SIGTERM -> withdrawn from the registry -> not ready, connections close -> in flight to the deadline -> listeners
+//! state directory -> identity's origin -> listeners -> join -> last known good -> discovery -> ready -> registered
+//! SIGTERM or drain -> withdrawn from the registry -> not ready, connections close -> in flight to the deadline -> listeners
 //! ```
 //!
 //! Everything here runs on the control thread; traffic has threads of its own.
 
 mod figures;
+mod kept;
 mod metrics;
 mod state;
+mod stop;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -37,8 +39,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Channel;
 
 use crate::{
+    admin::Progress,
     data_path::{DataPath, DataPathHandles, DataPathSettings},
-    discovery::{Discovery, Link, Status},
+    discovery::{Discovery, Link, Status, last_known_good::Store},
     endpoint::States,
     identity::{JoinError, NoIdentity, Origin, Renewal, TokenError, join, origin},
     registration::{self, Registration},
@@ -48,14 +51,15 @@ use crate::{
     telemetry::{AccessLog, Telemetry},
 };
 
-pub use state::{Addresses, StateError};
+pub use state::{Addresses, StateError, place};
+pub use stop::{FAREWELL, shutdown_deadline};
 
 use figures::DataPathFigures;
 use metrics::ControlMetrics;
 use state::StateDir;
 
-/// For the last figures, and for tasks that were told to stop.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// For the name of the control plane.
+const RESOLUTION: Duration = Duration::from_secs(1);
 /// A timer does not count the time that a machine sleeps: the clock is looked at so often.
 const LOOK: Duration = Duration::from_secs(600);
 
@@ -98,6 +102,9 @@ pub struct App {
     channel: Channel,
     /// Until it runs.
     discovery: Option<Discovery>,
+    last_known_good: Store,
+    /// When the control plane was last heard of, before this start if there was an earlier one.
+    heard_of: SystemTime,
     status: watch::Receiver<Status>,
     data_path: DataPath,
     telemetry: Telemetry,
@@ -107,6 +114,8 @@ pub struct App {
     health: Health,
     addresses: Addresses,
     shutdown: Shutdown,
+    /// How far a stop is, for who asks on the admin socket.
+    progress: watch::Sender<Progress>,
     /// Ends everything on the control thread.
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -138,11 +147,13 @@ impl App {
         let telemetry = Telemetry::new(&mut registry, access_log.clone());
         let handle = snapshot::Handle::default();
         let discovery = Discovery::new(handle.clone(), States::default());
+        let last_known_good = Store::new(state.path());
         let renewal_failures = Arc::new(AtomicU64::new(0));
         registry.register_collector(Box::new(ControlMetrics {
             identity: identity.clone(),
             status: discovery.status(),
             renewal_failures: Arc::clone(&renewal_failures),
+            kept: last_known_good.figures(),
         }));
 
         let failed = |source| StartError::Health { address: settings.health.listen, source };
@@ -161,7 +172,7 @@ impl App {
             inbound: data_path.inbound().to_vec(),
             health: health_address,
         };
-        state.write_addresses(&addresses)?;
+        state.write_addresses(&addresses, settings.addresses_file.as_deref())?;
         tracing::info!(
             outbound = %addresses.outbound,
             services = ?addresses.services,
@@ -176,6 +187,7 @@ impl App {
         let registry = Arc::new(registry);
         let metrics: health::Metrics = Arc::new(move |text| encode(text, &registry));
         tasks.spawn(health::serve(listener, health.clone(), metrics, stop.clone()));
+        let progress = stop::listen(&state, &data_path, &shutdown, (&stop, &tasks))?;
         Ok(Self {
             settings,
             state,
@@ -185,6 +197,8 @@ impl App {
             channel,
             status: discovery.status(),
             discovery: Some(discovery),
+            last_known_good,
+            heard_of: SystemTime::now(),
             data_path,
             telemetry,
             access_log,
@@ -193,6 +207,7 @@ impl App {
             health,
             addresses,
             shutdown,
+            progress,
             stop,
             tasks,
         })
@@ -218,9 +233,10 @@ impl App {
             joined = self.join() => joined?,
             () = draining.cancelled() => return Ok(self.end(None, None).await),
         };
+        let missing = self.recall().await;
         let reporter = self.enter(renew_after);
         tokio::select! {
-            () = configured(self.status.clone(), &self.health) => {}
+            () = configured(self.status.clone(), &self.health, missing) => {}
             () = draining.cancelled() => return Ok(self.end(None, Some(reporter)).await),
         }
         self.health.set_ready();
@@ -269,6 +285,7 @@ impl App {
         };
         self.tasks.spawn(renewal.run(self.stop.clone()));
         if let Some(discovery) = self.discovery.take() {
+            self.keep(&discovery);
             let link = Link {
                 channel: self.channel.clone(),
                 identity: self.identity.clone(),
@@ -283,6 +300,13 @@ impl App {
             self.identity.clone(),
             self.stop.clone(),
         ));
+        let (mut swapped, activity) = (self.status.clone(), self.telemetry.activity().clone());
+        let stopped = self.stop.clone();
+        self.tasks.spawn(async move {
+            while let Some(Ok(())) = stopped.run_until_cancelled(swapped.changed()).await {
+                activity.note();
+            }
+        });
         let figures = DataPathFigures { telemetry: self.telemetry.clone(), snapshot: self.snapshot.clone() };
         Reporter::start(self.channel.clone(), Arc::new(figures), &self.instance)
     }
@@ -307,49 +331,6 @@ impl App {
         };
         Some(registration::start(self.channel.clone(), &registration))
     }
-
-    /// The way out. A second signal cuts it short.
-    async fn end(self, registration: Option<registration::Running>, reporter: Option<Reporter>) -> Exit {
-        let Self { settings, data_path, access_log, health, shutdown, stop, tasks, .. } = self;
-        let forced = shutdown.forced().clone();
-        let work = async {
-            // Ready still: callers that have not heard yet are served as ever.
-            if let Some(registration) = registration {
-                registration.withdraw(settings.drain.withdrawal).await;
-            }
-            health.set_not_ready("draining");
-            data_path.drain(settings.drain.timeout).await.cut
-        };
-        let exit = tokio::select! {
-            biased;
-            cut = work => match cut {
-                0 => Exit::Success,
-                cut => {
-                    tracing::warn!(connections = cut, "cut off at the end of drain.timeout");
-                    Exit::Forced
-                }
-            },
-            () = forced.cancelled() => Exit::Forced,
-        };
-        if let Some(reporter) = reporter {
-            reporter.finish(FAREWELL).await;
-        }
-        stop.cancel();
-        tasks.close();
-        if timeout(FAREWELL, tasks.wait()).await.is_err() {
-            tracing::debug!("some tasks did not end in time");
-        }
-        if let Some(log) = access_log {
-            log.flush(FAREWELL);
-        }
-        tracing::info!(code = exit.code(), "stopped");
-        exit
-    }
-}
-
-/// How long all of a stop may take.
-pub fn shutdown_deadline(settings: &Settings) -> Duration {
-    settings.drain.withdrawal.saturating_add(settings.drain.timeout).saturating_add(FAREWELL * 2)
 }
 
 async fn data_path_settings(settings: &Settings) -> DataPathSettings {
@@ -359,6 +340,7 @@ async fn data_path_settings(settings: &Settings) -> DataPathSettings {
         services: settings.outbound.services.clone(),
         inbound: settings.inbound.clone(),
         limits: crate::http::Limits::from(&settings.limits),
+        overload: settings.overload,
         never_dialled: control_plane_addresses(&settings.control_plane.address).await,
     }
 }
@@ -366,23 +348,23 @@ async fn data_path_settings(settings: &Settings) -> DataPathSettings {
 /// The workload has no business with the control plane. What a name stands for later is not looked after: whoever
 /// reaches the control plane by another address has to prove who they are all the same.
 async fn control_plane_addresses(address: &str) -> Vec<IpAddr> {
-    match timeout(FAREWELL, tokio::net::lookup_host(address)).await {
+    match timeout(RESOLUTION, tokio::net::lookup_host(address)).await {
         Ok(Ok(addresses)) => addresses.map(|address| address.ip()).collect(),
         Ok(Err(_)) | Err(_) => Vec::new(),
     }
 }
 
-/// Waits for the first configuration, and says meanwhile what is missing.
-async fn configured(mut status: watch::Receiver<Status>, health: &Health) {
+/// Waits for the first configuration, and says meanwhile what is missing; `why` there is no last known good.
+async fn configured(mut status: watch::Receiver<Status>, health: &Health, why: String) {
     loop {
         let now = status.borrow_and_update().clone();
         if now.configured {
             return;
         }
         health.set_not_ready(if now.connected {
-            "waiting for the configuration"
+            "waiting for the configuration".to_owned()
         } else {
-            "waiting for the control plane"
+            format!("waiting for the control plane: {why}")
         });
         if status.changed().await.is_err() {
             return;

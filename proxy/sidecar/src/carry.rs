@@ -9,14 +9,11 @@ use hyper_util::rt::TokioIo;
 use outrigger_core::reason::Reason;
 
 use crate::{
-    http::{Guarded, Transport},
+    http::{FOR_EVER, Guarded, Transport},
     tcp::{self, Ended, Side, Why},
     telemetry::Exchange,
-    upstream::Io,
+    upstream::Patient,
 };
-
-/// No timeout: longer than anything runs, and no moment that cannot be computed.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Carries opaque bytes until they are over, nothing moved for `idle` (zero: for ever), or `cut` is ready.
 pub(crate) async fn opaque<D: Transport, U: Transport>(
@@ -52,11 +49,11 @@ pub(crate) async fn upgraded<D: Transport>(
         let (io, rest) = parts.io.into_inner().into_inner()?;
         Some(Side::new(io, joined(parts.read_buf, rest)))
     });
-    let upstream = upstream.downcast::<TokioIo<Io>>().ok();
+    let upstream = upstream.downcast::<TokioIo<Patient>>().ok();
     let (Some(downstream), Some(upstream)) = (downstream, upstream) else {
         return exchange.over(0, 0, Some(Reason::InternalError));
     };
-    let upstream = Side::new(upstream.io.into_inner(), upstream.read_buf);
+    let upstream = Side::new(upstream.io.into_inner().into_inner(), upstream.read_buf);
     let idle = if idle.is_zero() { FOR_EVER } else { idle };
     let ended = tcp::relay(downstream, upstream, idle, cut).await;
     finish(&ended, exchange);

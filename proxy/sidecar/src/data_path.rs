@@ -17,7 +17,8 @@ use crate::{
     headers::Hop,
     http::Limits,
     outbound::Discover,
-    settings,
+    overload::Applications,
+    settings::{self, Overload},
     snapshot::Handle,
     telemetry::Telemetry,
     tunnel,
@@ -40,6 +41,8 @@ pub struct DataPathSettings {
     pub inbound: Vec<settings::Inbound>,
     /// Bounds for every connection.
     pub limits: Limits,
+    /// What becomes of requests that are too many.
+    pub overload: Overload,
     /// Addresses outside the mesh that are never dialled, beside those that never are: the control plane's.
     pub never_dialled: Vec<IpAddr>,
 }
@@ -96,6 +99,10 @@ pub(crate) struct Shared {
     pub(crate) discover: Arc<dyn Discover>,
     pub(crate) telemetry: Telemetry,
     pub(crate) limits: Limits,
+    /// Limits on what the own applications are given.
+    pub(crate) applications: Applications,
+    /// How long what is ready may wait for its turn on a worker; zero: as long as it takes.
+    pub(crate) max_delay: Duration,
     pub(crate) hop: Hop,
     pub(crate) never_dialled: Vec<IpAddr>,
     /// Inbound connections finish what they do, and take no further request.
@@ -120,6 +127,16 @@ pub struct DataPath {
     workers: Option<Workers>,
 }
 
+/// The accepted connections that are open, counted. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct OpenConnections(TaskTracker);
+
+impl OpenConnections {
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// How a drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -138,7 +155,11 @@ impl DataPath {
         let addresses = |listeners: &[BoundListener]| listeners.iter().map(BoundListener::address).collect();
         let (outbound, services, inbound) =
             (listeners.outbound.address(), addresses(&listeners.services), addresses(&listeners.inbound));
+        let Overload { application, max_delay } = settings.overload;
+        let applications = Applications::new(&settings.inbound, application, &handles.telemetry);
         let shared = Arc::new(Shared {
+            applications,
+            max_delay,
             identity: handles.identity,
             snapshot: handles.snapshot,
             discover: handles.discover,
@@ -173,6 +194,10 @@ impl DataPath {
     /// Where peers are expected, in the order of the settings.
     pub fn inbound(&self) -> &[SocketAddr] {
         &self.inbound
+    }
+
+    pub(crate) fn open(&self) -> OpenConnections {
+        OpenConnections(self.shared.tasks.clone())
     }
 
     /// Stops: requests in flight may finish within `timeout`, each connection is told that it was its last one, and the

@@ -6,10 +6,11 @@
 
 mod catalog;
 mod demand;
+pub mod last_known_good;
 mod task;
 mod validate;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use outrigger_core::model::Name;
 use outrigger_tls::Identity;
@@ -22,6 +23,7 @@ use crate::{endpoint::States, snapshot};
 pub use demand::Demand;
 
 use demand::Question;
+use last_known_good::{Contents, LastKnownGood, Origin};
 use task::Task;
 
 /// The way to the control plane.
@@ -40,8 +42,10 @@ pub struct Link {
 pub struct Status {
     /// A stream is open.
     pub connected: bool,
-    /// The proxy's own configuration and a trust bundle were received.
+    /// There is a configuration of the proxy's own and a trust bundle: received, or restored.
     pub configured: bool,
+    /// What is in force was restored, and the control plane has not confirmed or replaced all of it yet.
+    pub last_known_good: Option<Origin>,
     /// Of the snapshot in force.
     pub generation: u64,
     /// Prefix of the nonces of the stream that `applied` is about; empty before its first response.
@@ -73,13 +77,16 @@ pub struct Discovery {
     demand: Demand,
     questions: mpsc::Receiver<Question>,
     status: watch::Sender<Status>,
+    restored: Option<LastKnownGood>,
+    contents: watch::Sender<Option<Arc<Contents>>>,
 }
 
 impl Discovery {
     /// Publishes to `snapshot`, with the endpoints' `states`.
     pub fn new(snapshot: snapshot::Handle, states: States) -> Self {
         let (demand, questions) = Demand::new(snapshot.clone());
-        Self { snapshot, states, demand, questions, status: watch::Sender::default() }
+        let (status, contents) = (watch::Sender::default(), watch::Sender::default());
+        Self { snapshot, states, demand, questions, status, restored: None, contents }
     }
 
     /// For requests: names on demand.
@@ -90,6 +97,16 @@ impl Discovery {
     /// Where it stands.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    /// What is worth keeping on disk, after each change that the control plane confirmed.
+    pub fn contents(&self) -> watch::Receiver<Option<Arc<Contents>>> {
+        self.contents.subscribe()
+    }
+
+    /// Begins with what an earlier start kept, instead of with nothing.
+    pub fn restore(&mut self, kept: LastKnownGood) {
+        self.restored = Some(kept);
     }
 
     /// Keeps a stream over `link`, opened again whenever it ends, until `stop`.

@@ -18,6 +18,7 @@ use outrigger_core::{
     limit::Bounded,
     model::{Endpoint, EndpointSet, ServiceName, SpiffeId},
     outlier::{Accrual, Admission, Ejections, Ending, Verdict},
+    overload::Refusals,
     retry::Budget,
 };
 use parking_lot::Mutex;
@@ -45,6 +46,8 @@ pub struct EndpointState {
     connections: AtomicU64,
     latency: PeakEwma,
     answered: AtomicBool,
+    /// What it refused for want of room.
+    pub(crate) refusals: Refusals,
 }
 
 impl EndpointState {
@@ -285,6 +288,7 @@ impl States {
             connections: AtomicU64::new(0),
             latency: PeakEwma::new(now()),
             answered: AtomicBool::new(false),
+            refusals: Refusals::new(now()),
         })
     }
 

@@ -3,18 +3,20 @@
 //!
 //! | direction | `outrigger-*` | `x-forwarded-client-cert` | made when missing |
 //! |---|---|---|---|
-//! | own workload -> mesh leg | removed; `-hop`, `-version`, `-timeout` set | removed | `x-request-id`, `traceparent` |
+//! | own workload -> mesh leg | removed; `-hop`, `-version`, `-timeout`, `-idle` set | removed | `x-request-id`, `traceparent` |
 //! | mesh leg -> application | removed but `-hop`, `-timeout` | the verified peer | `x-request-id`, `traceparent` |
-//! | application -> mesh leg | removed; `-timing`, `-unprocessed`, `-reason` set | untouched | - |
+//! | application -> mesh leg | removed; `-timing`, `-unprocessed`, `-reason`, `-retry` set | untouched | - |
 //! | mesh leg -> own workload | removed | untouched | - |
 //!
 //! `outrigger-timeout` of the own workload is a deadline that it may set for itself: it can only shorten (see `deadline`).
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
 use outrigger_core::{
-    deadline::header::OUTRIGGER_TIMEOUT as TIMEOUT, model::SpiffeId, reason::Reason,
+    deadline::header::{self as timeouts, OUTRIGGER_TIMEOUT as TIMEOUT},
+    model::SpiffeId,
+    reason::Reason,
     telemetry::traces::trace_id,
 };
 
@@ -25,10 +27,16 @@ pub(crate) const HOP: HeaderName = HeaderName::from_static("outrigger-hop");
 /// What the application speaks, as the service's port declares it; else what the caller's own client spoke: `1.0`, `1.1`
 /// or `2`.
 pub(crate) const VERSION: HeaderName = HeaderName::from_static("outrigger-version");
+/// How long the bodies of a request and its response may stand still (a duration of GEP-2257; zero: for ever), where the
+/// caller's policy says so.
+const IDLE: HeaderName = HeaderName::from_static("outrigger-idle");
 /// Why an inbound could not hand a request over: no application saw it, and any method may be tried elsewhere.
 pub(crate) const UNPROCESSED: HeaderName = HeaderName::from_static("outrigger-unprocessed");
 /// Why an inbound answered by itself, where an application may have seen the request.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("outrigger-reason");
+/// `never`: the inbound has been refusing requests for a while, and one that is sent to it again is refused again.
+pub(crate) const RETRY: HeaderName = HeaderName::from_static("outrigger-retry");
+pub(crate) const NEVER: HeaderValue = HeaderValue::from_static("never");
 /// Who the verified peer is, for the application.
 pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// Names a request in every log.
@@ -113,6 +121,18 @@ pub(crate) fn switch(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
 }
 
+/// Tells the callee's sidecar how long the bodies may stand still.
+pub(crate) fn set_idle(headers: &mut HeaderMap, idle: Option<Duration>) {
+    if let Some(idle) = idle {
+        headers.insert(IDLE, timeouts::encode(idle));
+    }
+}
+
+/// How long the bodies may stand still, if the caller of an inbound says so.
+pub(crate) fn idle(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(IDLE).and_then(|value| timeouts::parse(value).ok())
+}
+
 /// Whether the caller of an inbound wants its application spoken to in HTTP/2.
 pub(crate) fn wants_http2(headers: &HeaderMap) -> bool {
     headers.get(VERSION).is_some_and(|version| version == "2")
@@ -126,6 +146,11 @@ pub(crate) fn peer_reason(headers: &HeaderMap) -> Option<(Reason, bool)> {
     };
     let unprocessed = named(&UNPROCESSED).map(|reason| (reason, true));
     unprocessed.or_else(|| named(&REASON).map(|reason| (reason, false)))
+}
+
+/// Whether a peer's sidecar asks not to be sent anything again.
+pub(crate) fn asks_not_again(headers: &HeaderMap) -> bool {
+    headers.get(RETRY).is_some_and(|value| value == NEVER)
 }
 
 /// What a request wants its connection to become, as far as it can be had: not HTTP/2, which is spoken from the begin or

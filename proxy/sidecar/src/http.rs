@@ -4,6 +4,7 @@
 mod body;
 mod framing;
 mod guard;
+mod idle;
 mod limits;
 mod patience;
 mod reply;
@@ -14,8 +15,10 @@ mod upload;
 
 pub(crate) use body::{BodyError, ResponseBody};
 pub(crate) use guard::{Guarded, Link, Transport};
+pub(crate) use idle::{FOR_EVER, Idle};
 pub use limits::Limits;
-pub(crate) use reply::{Shape, accepted, own_answer};
+pub(crate) use patience::Patience;
+pub(crate) use reply::{Shape, accepted, ask_patience, own_answer};
 pub(crate) use request::{
     Form, Target, check_head, check_size, expects_continue, has_one_length, is_idempotent, to_origin_form,
 };

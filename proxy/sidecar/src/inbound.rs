@@ -1,6 +1,7 @@
 //! Inbound: from the mesh to the own application. Every connection is mutual TLS with a peer of the mesh; nothing else
 //! passes. What comes on it was agreed on by ALPN, and is not detected again.
 
+mod admission;
 mod application;
 mod forward;
 mod tcp;
@@ -10,7 +11,7 @@ use std::{net::SocketAddr, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use outrigger_core::{model::SpiffeId, reason::Reason};
+use outrigger_core::{model::SpiffeId, overload::Concurrency, reason::Reason};
 use outrigger_tls::{
     Evidence,
     mesh::{self, ALPN_H1, ALPN_H2, ALPN_TCP},
@@ -25,11 +26,13 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    accept,
     data_path::Shared,
     endpoint::DestinationState,
     headers,
     http::{Clients, Guarded, Link, ResponseBody, serve_http1, serve_http2},
     io::Ahead,
+    overload::Line,
     settings::InboundProtocol,
     telemetry::Direction,
     trust::{Trusted, Watch},
@@ -44,6 +47,10 @@ pub(crate) struct Inbound {
     protocol: InboundProtocol,
     tls: Arc<ServerConfig>,
     application: Upstream<Application>,
+    /// The limit on it, if there is to be one.
+    concurrency: Option<Arc<Concurrency>>,
+    /// Its worker's.
+    line: Option<Arc<Line>>,
 }
 
 /// A request that is being answered.
@@ -73,12 +80,18 @@ struct Downstream {
 }
 
 impl Inbound {
-    pub(crate) fn new(shared: Arc<Shared>, app: SocketAddr, protocol: InboundProtocol) -> Arc<Self> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        app: SocketAddr,
+        protocol: InboundProtocol,
+        line: Option<Arc<Line>>,
+    ) -> Arc<Self> {
+        let concurrency = shared.applications.of(app);
         let application = Application { address: app, telemetry: shared.telemetry.clone() };
         let destination = Arc::new(DestinationState::new(Instant::now().into_std()));
         let application = Upstream::new(application, &destination, &shared.limits);
         let tls = mesh::server_config(&shared.identity, carried(protocol));
-        Arc::new(Self { shared, protocol, tls, application })
+        Arc::new(Self { shared, protocol, tls, application, concurrency, line })
     }
 
     /// Serves one connection to its end.
@@ -129,7 +142,7 @@ impl Inbound {
                 (link, Box::pin(serve_http2(io, Clients::Many, limits, &closing, self.service(downstream))))
             }
             Protocol::Http1 | Protocol::Raw => {
-                let io = Guarded::http1(stream, Bytes::new(), limits);
+                let io = Guarded::mesh_http1(stream, limits);
                 downstream.link = Arc::clone(io.link());
                 let link = Arc::clone(io.link());
                 (link, Box::pin(serve_http1(io, limits, &closing, self.service(downstream))))
@@ -197,7 +210,10 @@ impl Inbound {
         let (_, connection) = stream.get_ref();
         let speaks = match connection.alpn_protocol() {
             Some(ALPN_H1) => Some(Protocol::Http1),
-            Some(ALPN_H2) => Some(Protocol::Http2),
+            Some(ALPN_H2) => {
+                accept::tune_shared(stream.get_ref().0.socket(), self.shared.limits.peer_timeout);
+                Some(Protocol::Http2)
+            }
             Some(ALPN_TCP) => Some(Protocol::Raw),
             _ => None,
         };

@@ -12,6 +12,7 @@ pub mod http;
 mod inbound;
 mod io;
 pub mod outbound;
+mod overload;
 pub mod snapshot;
 mod tcp;
 pub mod telemetry;
@@ -20,6 +21,7 @@ mod tunnel;
 mod upstream;
 mod worker;
 
+pub mod admin;
 pub mod app;
 mod backoff;
 pub mod discovery;

@@ -35,9 +35,10 @@ use crate::{
     data_path::Shared,
     detect::Detection,
     http::{
-        Clients, Form, Guarded, Limits, Link, ResponseBody, Shape, Target, accepted, check_head, check_size,
-        own_answer, serve_http1, serve_http2, to_origin_form,
+        Clients, Form, Guarded, Idle, Limits, Link, ResponseBody, Shape, Target, accepted, ask_patience,
+        check_head, check_size, own_answer, serve_http1, serve_http2, to_origin_form,
     },
+    overload::Line,
     telemetry::{Authority, Direction, Exchange, Record},
     upstream::UpstreamBody,
     worker::Loaded,
@@ -55,6 +56,8 @@ pub(crate) struct Outbound {
     pools: MeshPools,
     /// For names outside the mesh; made when the first one is asked for.
     resolver: OnceLock<TokioResolver>,
+    /// Its worker's.
+    line: Option<Arc<Line>>,
 }
 
 /// A connection of the own workload: its peer, and what it leads to, if it leads to one service only.
@@ -80,8 +83,8 @@ enum Answer {
 }
 
 impl Outbound {
-    pub(crate) fn new(shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self { shared, pools: MeshPools::default(), resolver: OnceLock::new() })
+    pub(crate) fn new(shared: Arc<Shared>, line: Option<Arc<Line>>) -> Arc<Self> {
+        Arc::new(Self { shared, pools: MeshPools::default(), resolver: OnceLock::new(), line })
     }
 
     /// Serves one connection to its end.
@@ -144,8 +147,8 @@ impl Outbound {
         match self.handle(request, link, downstream, &mut exchange).await {
             Ok(Answer::Upstream(head, body, deadline)) => {
                 exchange.answered(head.status, &head.headers);
-                let timeout = self.shared.limits.body_timeout;
-                Response::from_parts(*head, ResponseBody::upstream(body, timeout, deadline, exchange))
+                let idle = exchange.idle().unwrap_or_else(|| Idle::new(self.shared.limits.body_timeout));
+                Response::from_parts(*head, ResponseBody::upstream(body, idle, deadline, exchange))
             }
             Ok(Answer::Switched(head)) => Response::from_parts(*head, ResponseBody::own(Bytes::new(), None)),
             Ok(Answer::Tunnel) => {
@@ -155,6 +158,7 @@ impl Outbound {
             Err(reason) => {
                 let shape = if exchange.is_grpc() { Shape::Grpc } else { shape };
                 let mut refusal = own_answer(reason, shape, exchange);
+                ask_patience(reason, shape, refusal.headers_mut());
                 if connects {
                     // What comes after a CONNECT was not watched: neither its framing nor how slowly it comes.
                     refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -171,6 +175,9 @@ impl Outbound {
         downstream: &Downstream,
         exchange: &mut Exchange,
     ) -> Result<Answer, Reason> {
+        if let Some(line) = &self.line {
+            line.admit(exchange.head_read().into_std()).map_err(|refused| refused.reason)?;
+        }
         if link.is_ambiguous() {
             return Err(Reason::BadRequest);
         }

@@ -1,6 +1,7 @@
 //! What the proxy tells the control plane: which configuration it applied, where its requests' time went, and how the
 //! endpoints that it calls are.
 
+mod activity;
 mod applied;
 mod ledger;
 mod telemetry;
@@ -13,6 +14,7 @@ use tonic::transport::Channel;
 
 use crate::{discovery::Status, reconnect::keep};
 
+pub use activity::Activity;
 pub use telemetry::Reporter;
 
 /// Where the figures of edges and endpoints are read. Implemented by the data path's telemetry, and by tests.
@@ -25,6 +27,9 @@ pub trait Figures: Send + Sync {
 
     /// How every endpoint is now that the proxy may call, in any order; what is worth telling is chosen from them.
     fn endpoints(&self) -> Vec<EndpointFigures>;
+
+    /// Told of whatever may have changed them.
+    fn activity(&self) -> &Activity;
 }
 
 /// Reports what is applied, after each change, until `stop`.

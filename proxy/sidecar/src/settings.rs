@@ -2,6 +2,7 @@
 //! environment and flags, in this order; everything else comes from the control plane.
 
 mod check;
+mod command;
 mod flags;
 mod inbound;
 mod listed;
@@ -21,6 +22,7 @@ use outrigger_process::{
 use serde::{Deserialize, Serialize};
 
 pub use check::check;
+pub use command::{Command, DrainFlags};
 pub use flags::{Flags, JOIN_TOKEN_VARIABLE};
 pub use inbound::{Inbound, InboundProtocol, InvalidInbound};
 pub use service::{InvalidServiceListener, ServiceListener, ServiceTarget};
@@ -41,6 +43,8 @@ pub struct Settings {
     /// The proxy's own directory, 0700. Default: `/var/lib/outrigger/proxy` for root, else
     /// `$XDG_STATE_HOME/outrigger/proxy`, else `~/.local/state/outrigger/proxy`.
     pub state_dir: Option<PathBuf>,
+    /// Where the bound addresses are written as well, as JSON. Default: only to `addresses.json` in the state directory.
+    pub addresses_file: Option<PathBuf>,
     /// From the own workload into the mesh.
     pub outbound: Outbound,
     /// From the mesh to the own workload: `listen = application` pairs.
@@ -55,6 +59,8 @@ pub struct Settings {
     pub instance: Option<String>,
     /// What a client may ask of the proxy.
     pub limits: Limits,
+    /// What becomes of requests that are too many.
+    pub overload: Overload,
     /// How the proxy stops.
     pub drain: Drain,
     /// What is written to standard error, and how.
@@ -130,8 +136,43 @@ pub struct Limits {
     /// whose client says too little is opaque after that. Default 1 s; 100 ms to 1 s.
     #[serde(with = "duration")]
     pub detect_timeout: Duration,
+    /// The longest that a request and its response, a TCP connection or an upgraded one may be without a byte in either
+    /// direction on its way to the own application, whatever policies of its callers say. Default 24 h, the longest that
+    /// one can; 100 ms to 24 h.
+    #[serde(with = "duration")]
+    pub inbound_idle_timeout: Duration,
+    /// How long a peer of the mesh may take to acknowledge what it was sent on a connection that many requests share: a
+    /// machine that vanished holds them for no longer. Default 20 s; 1 s to 10 min.
+    #[serde(with = "duration")]
+    pub peer_timeout: Duration,
     /// Open connections of each listener; one more waits in the kernel's queue. Default 10 000.
     pub max_connections: usize,
+}
+
+/// What becomes of requests that are too many: they are refused at once with a reason, and never wait without end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Overload {
+    /// Whether the application is given no more at a time than it can do, once it is seen to have too much: `on`
+    /// (default), `off`, or `shadow`, which only counts.
+    pub application: Limiting,
+    /// How long what is ready to run may wait for the proxy's own processor before part of the new requests is refused.
+    /// Default 200 ms; 10 ms to 10 s, 0 for never.
+    #[serde(with = "duration")]
+    pub max_delay: Duration,
+}
+
+/// Whether what is too much is refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Limiting {
+    /// It is.
+    #[default]
+    On,
+    /// It is counted, and let in.
+    Shadow,
+    /// It is not looked at.
+    Off,
 }
 
 /// How the proxy stops.
@@ -178,12 +219,14 @@ impl Default for Settings {
             control_plane: ControlPlane::default(),
             join: Join::default(),
             state_dir: None,
+            addresses_file: None,
             outbound: Outbound::default(),
             inbound: Vec::new(),
             health: Health::default(),
             workers: NonZeroU16::MIN,
             instance: None,
             limits: Limits::default(),
+            overload: Overload::default(),
             drain: Drain::default(),
             log: Log::default(),
         }
@@ -216,8 +259,16 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             detect_timeout: Duration::from_secs(1),
+            inbound_idle_timeout: Duration::from_secs(24 * 3600),
+            peer_timeout: Duration::from_secs(20),
             max_connections: 10_000,
         }
+    }
+}
+
+impl Default for Overload {
+    fn default() -> Self {
+        Self { application: Limiting::On, max_delay: Duration::from_millis(200) }
     }
 }
 

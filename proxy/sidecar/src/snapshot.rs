@@ -10,6 +10,7 @@ use outrigger_core::{
         Endpoint, EndpointSet, ProxyConfig, RouteRule, Service, ServiceName, ServicePort, WeightedBackend,
     },
     outlier::{Accrual, Admission},
+    overload::{self, Other},
     retry::Tried,
 };
 
@@ -198,6 +199,18 @@ impl EndpointSetEntry {
             accrual: self.accruals.get(index)?,
             admission,
         })
+    }
+
+    /// Whether a request that an endpoint refused for want of room may be sent to another one.
+    pub(crate) fn has_relief(&self, now: Instant, tried: &Tried) -> bool {
+        let usable = |index: &usize| {
+            self.accruals.get(*index).is_some_and(|accrual| accrual.cost(now, Cost::default()).is_some())
+        };
+        let other = |index: usize| Other {
+            tried: tried.contains(index),
+            full: self.states.get(index).is_some_and(|state| state.refusals.is_full(now)),
+        };
+        overload::has_relief(self.eligible.indices().filter(usable).map(other))
     }
 
     /// Whether there is an endpoint that was not tried and may be at `now`.

@@ -3,6 +3,7 @@
 mod access;
 mod edges;
 mod exchange;
+mod loads;
 mod metrics;
 mod sparing;
 mod traces;
@@ -21,7 +22,10 @@ pub(crate) use metrics::{Metrics, Open};
 pub use traces::{Calling, Inside, Traces};
 
 use edges::EdgeCollector;
+use loads::Loads;
 use sparing::Sparing;
+
+use crate::report::Activity;
 
 /// Everything that is counted; shared by all workers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -32,15 +36,19 @@ struct Inner {
     edges: Arc<Edges>,
     traces: Traces,
     metrics: Metrics,
+    loads: Loads,
     access_log: Option<AccessLog>,
     /// For what strangers can make the proxy say, inbound and outbound.
     sparing: [Sparing; 2],
+    activity: Activity,
 }
 
 impl Telemetry {
     /// Registers the data path's metrics. `access_log`: where the line of each request goes; `None`: nowhere.
     pub fn new(registry: &mut Registry, access_log: Option<AccessLog>) -> Self {
         let (edges, traces) = (Arc::new(Edges::default()), Traces::default());
+        let loads = Loads::default();
+        registry.register_collector(Box::new(loads.clone()));
         registry.register_collector(Box::new(EdgeCollector(Arc::clone(&edges), traces.clone())));
         if let Some(log) = &access_log {
             registry.register(
@@ -53,8 +61,10 @@ impl Telemetry {
             edges,
             traces,
             metrics: Metrics::new(registry),
+            loads,
             access_log,
             sparing: Default::default(),
+            activity: Activity::default(),
         }))
     }
 
@@ -69,6 +79,11 @@ impl Telemetry {
         self.0.edges.overflowed()
     }
 
+    /// Told of each exchange that ended.
+    pub fn activity(&self) -> &Activity {
+        &self.0.activity
+    }
+
     /// Ties an application's calls to the requests it works on.
     pub fn traces(&self) -> &Traces {
         &self.0.traces
@@ -80,6 +95,10 @@ impl Telemetry {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    pub(crate) fn loads(&self) -> &Loads {
+        &self.0.loads
     }
 
     /// Whether a line may be logged that a peer can cause at will; if so, how many of its kind were left unsaid before.
@@ -104,6 +123,7 @@ impl Telemetry {
     /// Counts and logs the end of an exchange.
     pub(crate) fn record(&self, record: &Record) {
         self.0.metrics.count(record);
+        self.0.activity.note();
         if let Some(log) = &self.0.access_log {
             log.record(record);
         }

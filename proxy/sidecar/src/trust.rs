@@ -2,14 +2,18 @@
 //! a certificate expires, the peer is judged again, and a connection whose chain no longer verifies is closed.
 //!
 //! Both happen to many connections at the same moment, so each waits a random part of [`Limits::distrust_spread`] first:
-//! neither the verifications nor the handshakes that follow come all at once.
+//! neither the verifications nor the handshakes that follow come all at once. Only what was revoked in a hurry waits no
+//! more than a moment.
+//!
+//! A tainted authority is another matter: it is the holder of a certificate under it who knows when there is a better one,
+//! and then closes the connections that were opened with the old.
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use outrigger_tls::{Bundle, Evidence, Identity, Refusal};
+use outrigger_tls::{Bundle, Evidence, Identity, PeerRejected, Refusal, Svid};
 use rustls::pki_types::UnixTime;
 use tokio::{
     sync::watch,
@@ -21,6 +25,8 @@ use crate::http::Limits;
 
 /// A timer does not count the time that a machine sleeps: the clock is looked at so often.
 const LOOK: Duration = Duration::from_secs(600);
+/// "At once", for many connections.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What was in force when a handshake began.
 #[derive(Debug)]
@@ -28,6 +34,8 @@ pub(crate) struct Watch {
     identity: Identity,
     changed: watch::Receiver<u64>,
     bundle: Option<Arc<Bundle>>,
+    /// What we show.
+    shown: Option<Arc<Svid>>,
 }
 
 impl Watch {
@@ -35,7 +43,7 @@ impl Watch {
     pub(crate) fn begin(identity: &Identity) -> Self {
         // In this order: a change in between is seen twice and not never.
         let changed = identity.changed();
-        Self { identity: identity.clone(), changed, bundle: identity.bundle() }
+        Self { identity: identity.clone(), changed, bundle: identity.bundle(), shown: identity.svid() }
     }
 
     /// Watches over a connection whose handshake is complete. `distrusted` is told when its peer is no longer
@@ -57,6 +65,7 @@ impl Watch {
     async fn refusal(mut self, evidence: &Evidence, spread: Duration) -> Refusal {
         loop {
             let expiry = evidence.next_expiry(SystemTime::now());
+            let mut hurry = false;
             tokio::select! {
                 Ok(()) = self.changed.changed() => {
                     let bundle = self.identity.bundle();
@@ -65,17 +74,33 @@ impl Watch {
                         (before, now) => before.is_none() && now.is_none(),
                     };
                     self.bundle = bundle;
+                    if self.is_tainted() {
+                        sleep(spread.min(MOMENT).mul_f64(rand::random())).await;
+                        return Refusal::new(PeerRejected::Tainted);
+                    }
                     if same {
                         continue;
                     }
+                    hurry = self.bundle.as_ref().is_some_and(|bundle| bundle.outgoing().at_once);
                 }
                 () = over(expiry) => {}
             }
+            let spread = if hurry { spread.min(MOMENT) } else { spread };
             sleep(spread.mul_f64(rand::random())).await;
             if let Err(refusal) = evidence.judge(&self.identity, UnixTime::now()) {
                 return refusal;
             }
         }
+    }
+
+    /// Whether what we showed hangs on a tainted authority, and what we would show now does not.
+    fn is_tainted(&self) -> bool {
+        let (Some(bundle), Some(shown), Some(now)) = (&self.bundle, &self.shown, self.identity.svid()) else {
+            return false;
+        };
+        let tainted = &bundle.outgoing().tainted;
+        let hangs = |svid: &Svid| svid.authorities(bundle).iter().any(|key| tainted.contains(key));
+        !tainted.is_empty() && hangs(shown) && !hangs(&now)
     }
 }
 

@@ -4,8 +4,11 @@
 mod attempt;
 mod body;
 mod connect;
+mod ending;
+mod failure;
 mod http1;
 mod http2;
+mod patient;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,11 +21,13 @@ use crate::{
     http::Limits,
 };
 
-pub(crate) use attempt::{Answer, Attempt, Demand, Failed, Head, Leg};
+pub(crate) use attempt::{Answer, Attempt, Demand, Head, Leg};
 pub(crate) use body::{Kept, UpstreamBody};
 pub(crate) use connect::{Connect, Connected, FirstWord, Io, Protocol, Trust};
+pub(crate) use failure::Failed;
 pub(crate) use http1::Lease;
 pub(crate) use http2::Stream;
+pub(crate) use patient::Patient;
 
 /// The connections to one upstream.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ use crate::{
     data_path::Shared,
     inbound::Inbound,
     outbound::Outbound,
+    overload::Line,
     settings::InboundProtocol,
 };
 
@@ -105,6 +106,7 @@ type Application = (SocketAddr, InboundProtocol);
 struct Worker {
     shared: Arc<Shared>,
     load: Arc<AtomicUsize>,
+    line: Option<Arc<Line>>,
     outbound: Arc<Outbound>,
     /// One per application, and what it speaks, that a connection came for.
     inbound: Mutex<Vec<(Application, Arc<Inbound>)>>,
@@ -112,8 +114,9 @@ struct Worker {
 
 impl Worker {
     fn new(shared: Arc<Shared>, load: Arc<AtomicUsize>) -> Self {
-        let outbound = Outbound::new(Arc::clone(&shared));
-        Self { shared, load, outbound, inbound: Mutex::default() }
+        let line = Line::start(shared.max_delay, &shared.telemetry);
+        let outbound = Outbound::new(Arc::clone(&shared), line.clone());
+        Self { shared, load, line, outbound, inbound: Mutex::default() }
     }
 
     async fn run(self, mut queue: mpsc::Receiver<Accepted>) {
@@ -167,7 +170,7 @@ impl Worker {
         if let Some((_, found)) = inbound.iter().find(|(known, _)| *known == application) {
             return Arc::clone(found);
         }
-        let new = Inbound::new(Arc::clone(&self.shared), application.0, application.1);
+        let new = Inbound::new(Arc::clone(&self.shared), application.0, application.1, self.line.clone());
         inbound.push((application, Arc::clone(&new)));
         new
     }

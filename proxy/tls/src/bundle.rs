@@ -1,9 +1,15 @@
 //! The authorities of a trust domain.
 
-use outrigger_core::model::{TrustBundle, TrustDomain};
+use std::sync::Arc;
+
+use outrigger_core::model::{Outgoing, TrustBundle, TrustDomain};
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
-use crate::{InvalidCertificate, certificate};
+use crate::{
+    InvalidCertificate, PeerRejected, certificate,
+    certificate::sha256,
+    verify::{self, Shown, Signers},
+};
 
 /// More authorities than a mesh needs in the middle of a rotation; more would make a stranger's handshake costly.
 const MAX_AUTHORITIES: usize = 16;
@@ -37,6 +43,7 @@ pub struct Bundle {
     authorities: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
     sequence: u64,
+    outgoing: Arc<Outgoing>,
 }
 
 impl Bundle {
@@ -65,7 +72,7 @@ impl Bundle {
                 .map_err(|_malformed| unreadable(InvalidCertificate))?;
             anchors.push(anchor.to_owned());
         }
-        Ok(Self { trust_domain, authorities, anchors, sequence })
+        Ok(Self { trust_domain, authorities, anchors, sequence, outgoing: Arc::default() })
     }
 
     /// For whom.
@@ -83,8 +90,26 @@ impl Bundle {
         self.sequence
     }
 
-    pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
-        &self.anchors
+    /// The same, with these on their way out.
+    #[must_use]
+    pub fn with_outgoing(self, outgoing: Outgoing) -> Self {
+        Self { outgoing: Arc::new(outgoing), ..self }
+    }
+
+    /// Those who are on their way out.
+    pub fn outgoing(&self) -> &Outgoing {
+        &self.outgoing
+    }
+
+    /// Builds a chain from what was shown to one of the roots, through nobody who is revoked.
+    pub(crate) fn verify(&self, shown: &Shown<'_>) -> Result<Signers, PeerRejected> {
+        let signers = verify::chain(&self.anchors, shown)?;
+        let revoked = &self.outgoing.revoked;
+        // Hashed only where there is something to compare with: this is in every handshake.
+        if !revoked.is_empty() && signers.iter().any(|key| revoked.contains(&sha256(key))) {
+            return Err(PeerRejected::Revoked);
+        }
+        Ok(signers)
     }
 }
 
@@ -93,6 +118,7 @@ impl TryFrom<&TrustBundle> for Bundle {
 
     fn try_from(bundle: &TrustBundle) -> Result<Self, InvalidBundle> {
         Self::new(bundle.trust_domain.clone(), bundle.x509_authorities.clone(), bundle.sequence)
+            .map(|made| made.with_outgoing(bundle.outgoing.clone()))
     }
 }
 
@@ -102,6 +128,7 @@ impl From<&Bundle> for TrustBundle {
             trust_domain: bundle.trust_domain.clone(),
             x509_authorities: bundle.authorities.iter().map(|der| der.to_vec()).collect(),
             sequence: bundle.sequence,
+            outgoing: Outgoing::clone(&bundle.outgoing),
         }
     }
 }

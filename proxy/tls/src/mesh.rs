@@ -106,7 +106,7 @@ impl Judge for Peer {
         let bundle = self.identity.bundle().ok_or_else(|| Refusal::new(PeerRejected::NoBundle))?;
         let id = verify::claimed_id(shown.end_entity, Some(bundle.trust_domain()))?;
         let refuse = |reason| Refusal::of(reason, &id);
-        verify::chain(bundle.anchors(), shown).map_err(refuse)?;
+        bundle.verify(shown).map_err(refuse)?;
         if id.as_workload().is_none() {
             return Err(refuse(PeerRejected::ReservedId));
         }

@@ -42,6 +42,10 @@ reasons! {
     WrongTrustDomain = "wrong_trust_domain", "the peer belongs to another trust domain";
     /// Its chain leads to no authority of the bundle.
     UnknownAuthority = "unknown_authority", "no authority of the bundle vouches for the peer";
+    /// Its chain leads through an authority that was revoked.
+    Revoked = "revoked", "the authority that vouches for the peer was revoked";
+    /// The connection was opened with a certificate of ours whose authority is tainted; there is a new one.
+    Tainted = "tainted", "the authority of our certificate at the time is tainted";
     /// Its certificate, or one of its chain, has expired.
     Expired = "expired", "the peer's certificate has expired";
     /// Its certificate, or one of its chain, is not valid yet.
@@ -76,7 +80,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn new(reason: PeerRejected) -> Self {
+    /// For `reason`, whoever the peer claims to be.
+    pub fn new(reason: PeerRejected) -> Self {
         Self { reason, presented: None }
     }
 

@@ -1,14 +1,22 @@
 //! The proof of an identity: certificate chain and key.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 
 use outrigger_core::model::{InvalidName, SpiffeId};
 use rustls::{
-    pki_types::{CertificateDer, PrivateKeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
     sign::CertifiedKey,
 };
 
-use crate::{InvalidCertificate, Key, certificate, provider};
+use crate::{
+    Bundle, InvalidCertificate, Key, certificate,
+    certificate::sha256,
+    provider,
+    verify::{Shown, Usage},
+};
 
 /// Why chain and key are not an SVID.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +58,8 @@ pub struct Svid {
     not_before: SystemTime,
     not_after: SystemTime,
     certified: Arc<CertifiedKey>,
+    /// Once they are known.
+    authorities: Arc<OnceLock<Vec<[u8; 32]>>>,
 }
 
 impl Svid {
@@ -79,7 +89,14 @@ impl Svid {
         let chain = chain_der.into_iter().map(CertificateDer::from).collect();
         let certified = CertifiedKey::new(chain, signer);
         certified.keys_match().map_err(|_mismatch| InvalidSvid::KeyMismatch)?;
-        Ok(Self { id, key, not_before, not_after, certified: Arc::new(certified) })
+        Ok(Self {
+            id,
+            key,
+            not_before,
+            not_after,
+            certified: Arc::new(certified),
+            authorities: Arc::default(),
+        })
     }
 
     /// Whose it is.
@@ -110,6 +127,21 @@ impl Svid {
     /// Whether it is valid at `now`.
     pub fn is_valid_at(&self, now: SystemTime) -> bool {
         self.not_before <= now && now <= self.not_after
+    }
+
+    /// Those who signed it, from its issuer to the root: SHA-256 of each public key (SubjectPublicKeyInfo). Empty while
+    /// no `bundle` that this was asked for has vouched for it.
+    pub fn authorities(&self, bundle: &Bundle) -> &[[u8; 32]] {
+        if let Some(known) = self.authorities.get() {
+            return known;
+        }
+        let Some((end_entity, intermediates)) = self.chain().split_first() else { return &[] };
+        let shown = Shown { end_entity, intermediates, now: UnixTime::now(), usage: Usage::Client };
+        match bundle.verify(&shown) {
+            // Who signed a workload's certificate does not change with the bundle.
+            Ok(signers) => self.authorities.get_or_init(|| signers.iter().map(sha256).collect()),
+            Err(_unknown) => &[],
+        }
     }
 
     pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {

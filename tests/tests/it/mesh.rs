@@ -3,13 +3,22 @@
 mod clients;
 mod control;
 mod grpc;
+mod killed;
+mod memory;
 mod nginx;
+mod overload;
 mod postgres;
 mod redis;
 mod request;
 mod retry;
+mod rolling;
 mod rollout;
+mod rotation;
+mod run;
 mod server_first;
+mod stop;
+mod survival;
+mod vanished;
 mod websocket;
 
 /// One destination `price`, backed by the account of the same name.

@@ -2,7 +2,10 @@
 
 pub(crate) mod application;
 mod client;
+pub(crate) mod load;
 mod mesh;
+pub(crate) mod network;
+pub(crate) mod pod;
 pub(crate) mod process;
 
 pub(crate) use application::Application;

@@ -41,6 +41,22 @@ fn a_proxy_that_comes_back_is_current_only_once_it_said_what_it_holds() {
 }
 
 #[test]
+fn a_proxy_on_its_last_known_good_is_named_until_it_says_otherwise() {
+    let board = Board::default();
+    let (progress, mut report) = applied("one", 7);
+    let _reports = connect(&board, "one", "front", "front-1");
+    board.progress("one", progress);
+    report.last_known_good = Some(LastKnownGood { revision: 6, written: None });
+    board.report(&identity("front"), report.clone());
+    let node = board.nodes(Instant::now()).remove(0);
+    assert!(!node.current(7));
+    assert_eq!(node.to_wire().last_known_good.map(|kept| kept.revision), Some(6));
+    report.last_known_good = None;
+    board.report(&identity("front"), report);
+    assert!(board.nodes(Instant::now())[0].current(7));
+}
+
+#[test]
 fn the_end_of_an_older_stream_is_not_that_of_its_proxy() {
     let board = Board::default();
     let now = Instant::now();

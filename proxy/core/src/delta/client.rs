@@ -140,6 +140,16 @@ impl Client {
         self.change(type_url, [], [name])
     }
 
+    /// Takes over what an earlier process accepted: subscribes to `name`, and claims `version` on the next stream, as
+    /// after a reconnect (rule 4). Before the first stream only.
+    pub fn restore(&mut self, type_url: &str, name: &str, version: &str) {
+        let Some(books) = self.types.iter_mut().find(|books| books.kind.url == type_url) else { return };
+        if !books.kind.wildcard {
+            books.names.insert(name.to_owned(), true);
+        }
+        books.versions.insert(name.to_owned(), version.to_owned());
+    }
+
     /// Subscribes to and gives up several names with one request. `None` when nothing changes, without a stream (the
     /// next one begins with it), and for a type that has a wildcard or is unknown.
     pub fn change<'a>(

@@ -57,8 +57,9 @@ pub struct Timeouts {
     pub per_try: Option<Duration>,
     /// TCP and TLS together, 1 ms to 60 s; `None`: the mesh's default.
     pub connect: Option<Duration>,
-    /// How long a TCP connection, a tunnel or an upgraded connection may be without a byte in either direction, 1 ms to
-    /// 24 h; `None`: 1 h; zero: as long as the callee's sidecar allows, 24 h.
+    /// How long the bodies of a request and its response, a TCP connection, a tunnel or an upgraded connection may be
+    /// without a byte in either direction, 1 ms to 24 h; `None`: 5 min for bodies, 1 h for the others; zero: as long as the
+    /// callee's sidecar allows, 24 h unless its settings say otherwise.
     pub idle: Option<Duration>,
 }
 

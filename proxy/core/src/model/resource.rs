@@ -156,4 +156,19 @@ pub struct TrustBundle {
     pub x509_authorities: Vec<Vec<u8>>,
     /// Grows with every change.
     pub sequence: u64,
+    /// Which of those who signed are on their way out.
+    pub outgoing: Outgoing,
+}
+
+/// Roots and intermediates on their way out, each by the SHA-256 of its public key (SubjectPublicKeyInfo).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Certificates under them are renewed soon.
+    pub retiring: Vec<[u8; 32]>,
+    /// Certificates under them are renewed at once, then the connections that were opened with those are closed.
+    pub tainted: Vec<[u8; 32]>,
+    /// No chain through them is accepted.
+    pub revoked: Vec<[u8; 32]>,
+    /// Connections whose chain no longer verifies are closed at once.
+    pub at_once: bool,
 }

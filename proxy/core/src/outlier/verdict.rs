@@ -98,9 +98,12 @@ fn of_reason(reason: Reason) -> Verdict {
         | Reason::UnknownService
         | Reason::NotReady
         | Reason::DiscoveryTimeout
+        | Reason::ControlPlaneAway
         | Reason::ConnectionLimit
         | Reason::RequestLimit
         | Reason::PendingLimit
+        | Reason::ProxyOverloaded
+        | Reason::Overloaded
         | Reason::Draining
         | Reason::InternalError
         | Reason::NoEndpoint

@@ -8,7 +8,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 /// A longer wait than this is left to the client: the answer that asks for it is delivered.
 pub const MAX_PUSHBACK: Duration = Duration::from_secs(5);
 
-const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+/// gRPC's word, in milliseconds.
+pub const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// What a server asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,14 @@ fn asked() -> Retry {
 }
 
 fn situation() -> Situation {
-    Situation { replayable: true, remaining: None, untried: true, pushback: None, random: u64::MAX }
+    Situation {
+        replayable: true,
+        remaining: None,
+        untried: true,
+        relief: true,
+        pushback: None,
+        random: u64::MAX,
+    }
 }
 
 fn status(status: u16) -> Outcome {
@@ -69,6 +76,15 @@ fn the_first_retry_of_what_nobody_processed_goes_at_once_to_another_endpoint() {
 }
 
 #[test]
+fn what_was_refused_for_want_of_room_goes_where_there_may_be_some_or_nowhere() {
+    let policy = Retry { attempts: 3, ..Retry::default() };
+    let at_once = Some(Duration::ZERO);
+    assert_eq!(retried(&policy, false, Outcome::Refused, situation()), at_once);
+    let full = Situation { relief: false, ..situation() };
+    assert_eq!(retried(&policy, false, Outcome::Refused, full), None);
+}
+
+#[test]
 fn pauses_double_up_to_the_longest() {
     let policy = Retry { attempts: 10, ..asked() };
     let mut retries = Retries::new(&policy, true);
@@ -123,6 +139,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         Just(Outcome::Unprocessed),
         Just(Outcome::Reset),
         Just(Outcome::PerTryTimeout),
+        Just(Outcome::Refused),
         (400..600_u16).prop_map(status),
         prop::sample::select(Reason::ALL).prop_map(Outcome::of),
     ]
@@ -139,7 +156,7 @@ prop_compose! {
         ]),
         random: u64,
     ) -> Situation {
-        Situation { replayable, remaining: remaining.map(Duration::from_millis), untried, pushback, random }
+        Situation { replayable, remaining: remaining.map(Duration::from_millis), untried, relief: untried, pushback, random }
     }
 }
 
@@ -158,7 +175,8 @@ proptest! {
         for (number, (outcome, situation)) in ends.into_iter().enumerate() {
             let Verdict::Retry { after } = retries.next(outcome, &situation) else { break };
             prop_assert!(number < attempts as usize && situation.replayable);
-            prop_assert!(idempotent || outcome == Outcome::Unprocessed);
+            prop_assert!(idempotent || matches!(outcome, Outcome::Unprocessed | Outcome::Refused));
+            prop_assert!(outcome != Outcome::Refused || situation.relief);
             prop_assert!(situation.remaining.is_none_or(|remaining| after < remaining));
             match situation.pushback {
                 Some(asked) => prop_assert_eq!(asked, Pushback::After(after)),

@@ -11,20 +11,22 @@ use std::{
 use outrigger_proto::mesh::v1alpha1 as proto;
 
 use super::{
-    FEATURES, Findings, RESILIENCE, filters, first,
+    FEATURES, Findings, RESILIENCE, REVOKED_AUTHORITIES, filters, first,
     limits::{self, MAX_BACKENDS, MAX_PORTS, MAX_WEIGHT},
     matches::{self, WIRE, cut},
     resilience,
     time::encode_duration,
 };
 use crate::model::{
-    Endpoint, EndpointSet, ExternalTraffic, Health, ProxyConfig, RouteRule, Service, ServiceName,
+    Endpoint, EndpointSet, ExternalTraffic, Health, Outgoing, ProxyConfig, RouteRule, Service, ServiceName,
     ServicePort, SpiffeId, TrustBundle, Violation, WeightedBackend,
 };
 
 const MAX_RULES: usize = 4096;
 const MAX_ENDPOINTS: usize = 65_536;
 const MAX_AUTHORITIES: usize = 64;
+/// Of each list of those on their way out.
+const MAX_OUTGOING: usize = 64;
 const MAX_CERTIFICATE: usize = 65_536;
 const MAX_REQUIRES: usize = 64;
 const MAX_TEXT: usize = 512;
@@ -288,10 +290,27 @@ fn trust_bundle(findings: &mut Findings, wire: proto::TrustBundle) -> Option<Tru
         }
         Some(())
     });
+    let outgoing = Outgoing {
+        retiring: key_hashes(findings, "retiring", &wire.retiring),
+        tainted: key_hashes(findings, "tainted", &wire.tainted),
+        revoked: key_hashes(findings, "revoked", &wire.revoked),
+        at_once: wire.at_once,
+    };
     Some(TrustBundle {
         trust_domain: trust_domain?,
         x509_authorities: wire.x509_authorities,
         sequence: wire.sequence,
+        outgoing,
+    })
+}
+
+fn key_hashes(findings: &mut Findings, field: &str, wire: &[Vec<u8>]) -> Vec<[u8; 32]> {
+    findings.each(field, wire, MAX_OUTGOING, |findings, hash| {
+        let exact = <[u8; 32]>::try_from(hash.as_slice());
+        if exact.is_err() {
+            findings.error("", "out_of_range", format!("a SHA-256 has 32 bytes, not {}", hash.len()), "");
+        }
+        exact.ok()
     })
 }
 
@@ -421,11 +440,23 @@ impl From<&EndpointSet> for proto::EndpointSet {
 
 impl From<&TrustBundle> for proto::TrustBundle {
     fn from(bundle: &TrustBundle) -> Self {
+        let hashes = |hashes: &[[u8; 32]]| hashes.iter().map(|hash| hash.to_vec()).collect();
         Self {
             trust_domain: bundle.trust_domain.to_string(),
             x509_authorities: bundle.x509_authorities.clone(),
             sequence: bundle.sequence,
-            requires: Vec::new(),
+            retiring: hashes(&bundle.outgoing.retiring),
+            tainted: hashes(&bundle.outgoing.tainted),
+            revoked: hashes(&bundle.outgoing.revoked),
+            at_once: bundle.outgoing.at_once,
+            // A proxy that would accept what is revoked must say so.
+            requires: bundle
+                .outgoing
+                .revoked
+                .first()
+                .map(|_| REVOKED_AUTHORITIES.to_owned())
+                .into_iter()
+                .collect(),
         }
     }
 }

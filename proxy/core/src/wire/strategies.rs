@@ -232,9 +232,17 @@ pub(crate) fn endpoint_set() -> impl Strategy<Value = EndpointSet> {
 
 pub(crate) fn trust_bundle() -> impl Strategy<Value = TrustBundle> {
     let authorities = collection::vec(collection::vec(any::<u8>(), 1..64), 1..4);
-    ("[a-z0-9._-]{1,20}", authorities, any::<u64>()).prop_map(|(trust_domain, x509_authorities, sequence)| {
-        TrustBundle { trust_domain: trust_domain.parse().unwrap(), x509_authorities, sequence }
-    })
+    let hashes = || collection::vec(any::<[u8; 32]>(), 0..3);
+    let outgoing = (hashes(), hashes(), hashes(), any::<bool>())
+        .prop_map(|(retiring, tainted, revoked, at_once)| Outgoing { retiring, tainted, revoked, at_once });
+    ("[a-z0-9._-]{1,20}", authorities, any::<u64>(), outgoing).prop_map(
+        |(trust_domain, x509_authorities, sequence, outgoing)| TrustBundle {
+            trust_domain: trust_domain.parse().unwrap(),
+            x509_authorities,
+            sequence,
+            outgoing,
+        },
+    )
 }
 
 fn route_spec() -> impl Strategy<Value = RouteSpec> {

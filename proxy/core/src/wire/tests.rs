@@ -336,7 +336,7 @@ fn a_wrong_trust_bundle_is_refused_by_its_field() {
         trust_domain: "outrigger.local".to_owned(),
         x509_authorities: vec![vec![1]],
         sequence: 1,
-        requires: Vec::new(),
+        ..mesh::TrustBundle::default()
     };
     let wrong = |change: fn(&mut mesh::TrustBundle)| refused::<_, TrustBundle>(bundle(), change);
     all(
@@ -344,11 +344,15 @@ fn a_wrong_trust_bundle_is_refused_by_its_field() {
             wrong(|wire| wire.trust_domain = "Outrigger".to_owned()),
             wrong(|wire| wire.x509_authorities.clear()),
             wrong(|wire| wire.x509_authorities.push(Vec::new())),
+            wrong(|wire| wire.revoked = vec![vec![0; 32], vec![0; 31]]),
+            wrong(|wire| wire.requires = vec!["clairvoyance".to_owned()]),
         ],
         [
             ("trust_domain", "invalid_name"),
             ("x509_authorities", "required"),
             ("x509_authorities[1]", "out_of_range"),
+            ("revoked[1]", "out_of_range"),
+            ("requires[0]", "unsupported"),
         ],
     );
 }

@@ -8,7 +8,7 @@ use outrigger_core::{
 };
 
 use crate::{
-    report::Figures,
+    report::{Activity, Figures},
     snapshot::{EndpointSetEntry, Handle},
     telemetry::Telemetry,
 };
@@ -27,6 +27,10 @@ impl Figures for DataPathFigures {
 
     fn overflowed(&self) -> u64 {
         self.telemetry.overflowed()
+    }
+
+    fn activity(&self) -> &Activity {
+        self.telemetry.activity()
     }
 
     fn endpoints(&self) -> Vec<EndpointFigures> {

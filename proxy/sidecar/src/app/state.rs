@@ -60,10 +60,7 @@ pub(super) struct StateDir {
 impl StateDir {
     /// Makes or checks it, and locks it.
     pub(super) fn open(path: Option<&Path>) -> Result<Self, StateError> {
-        let path = match path {
-            Some(path) => path.to_owned(),
-            None => default_path().ok_or(StateError::NoPlace)?,
-        };
+        let path = place(path)?;
         private_dir(&path)?;
         let file = path.join("lock");
         let lock = File::create(&file).map_err(|source| StateError::File { path: file.clone(), source })?;
@@ -72,6 +69,11 @@ impl StateDir {
             Err(TryLockError::WouldBlock) => Err(StateError::InUse(path)),
             Err(TryLockError::Error(source)) => Err(StateError::File { path: file, source }),
         }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Where the credential is kept.
@@ -96,12 +98,19 @@ impl StateDir {
         Ok(name)
     }
 
-    /// Says where the proxy listens, for whoever asked for port 0.
-    pub(super) fn write_addresses(&self, addresses: &Addresses) -> Result<(), StateError> {
-        let path = self.path.join("addresses.json");
-        let failed = |source| StateError::File { path: path.clone(), source };
-        let text = serde_json::to_vec_pretty(addresses).map_err(|error| failed(error.into()))?;
-        write_atomic(&path, &text, 0o600).map_err(failed)
+    /// Says where the proxy listens, for whoever asked for port 0; in the file `copy`, too.
+    pub(super) fn write_addresses(
+        &self,
+        addresses: &Addresses,
+        copy: Option<&Path>,
+    ) -> Result<(), StateError> {
+        let own = self.path.join("addresses.json");
+        for path in std::iter::once(own.as_path()).chain(copy) {
+            let failed = |source| StateError::File { path: path.to_owned(), source };
+            let text = serde_json::to_vec_pretty(addresses).map_err(|error| failed(error.into()))?;
+            write_atomic(path, &text, 0o600).map_err(failed)?;
+        }
+        Ok(())
     }
 }
 
@@ -120,6 +129,14 @@ fn new_name(host: &str, random: u32) -> Result<Name, InvalidName> {
     let label = label.trim_matches('-');
     let label = if label.is_empty() { "proxy" } else { label };
     format!("{label}-{:05x}", random & 0xf_ffff).parse()
+}
+
+/// Where the proxy of these settings has its directory: `asked`, or by default.
+///
+/// # Errors
+/// If there is no home directory to keep it in.
+pub fn place(asked: Option<&Path>) -> Result<PathBuf, StateError> {
+    asked.map(Path::to_owned).or_else(default_path).ok_or(StateError::NoPlace)
 }
 
 fn default_path() -> Option<PathBuf> {

@@ -1,6 +1,7 @@
 //! Names on demand: the handle that requests hold, and the marks by which idle names are found.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::{
         Arc,
@@ -109,6 +110,23 @@ impl Usage {
         }
     }
 
+    /// All of `services` are in use now, for all that is known.
+    pub(super) fn assume<'a>(&mut self, services: impl IntoIterator<Item = &'a ServiceName>, now: Instant) {
+        for service in services {
+            let mark = Arc::new(AtomicBool::new(false));
+            self.names.entry(service.clone()).or_insert((mark, now));
+        }
+        self.publish();
+    }
+
+    /// All names, those in use last first.
+    pub(super) fn by_recency(&self) -> Vec<ServiceName> {
+        let mut names: Vec<_> = self.names.iter().collect();
+        // A mark is newer than any sweep.
+        names.sort_by_key(|(_, (mark, seen))| Reverse((mark.load(Ordering::Relaxed), *seen)));
+        names.into_iter().map(|(name, _)| name.clone()).collect()
+    }
+
     /// Nobody wants `service` any more.
     pub(super) fn forget(&mut self, service: &ServiceName) {
         if self.names.remove(service).is_some() {
@@ -165,6 +183,20 @@ mod tests {
         }
         usage.forget(&idle);
         assert!(usage.sweep(Duration::from_secs(60), Instant::now()).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_in_use_last_come_first() {
+        let (demand, _questions) = Demand::new(snapshot::Handle::default());
+        let mut usage = demand.usage();
+        let [restored, old, new, busy] = ["demo/a", "demo/b", "demo/c", "demo/d"].map(name);
+        usage.assume([&restored], Instant::now());
+        for used in [&busy, &old, &new] {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            usage.used(used, Instant::now());
+        }
+        demand.touch(&busy);
+        assert_eq!(usage.by_recency(), [busy, new, old, restored]);
     }
 
     #[tokio::test(start_paused = true)]

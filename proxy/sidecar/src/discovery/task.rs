@@ -1,5 +1,7 @@
 //! The control thread's task: keeps the stream, answers questions, publishes snapshots.
 
+mod restore;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     convert::Infallible,
@@ -7,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use outrigger_core::{
     delta::{
         TYPES,
@@ -35,8 +38,9 @@ use tonic::Streaming;
 
 use super::{
     Discovery, Link, Status,
-    catalog::{Answer, Catalog},
+    catalog::{Answer, Catalog, Held},
     demand::{Question, Usage},
+    last_known_good::{Contents, Origin, Raw},
     validate::{self, Resource},
 };
 use crate::{
@@ -55,6 +59,9 @@ const MAX_NAMES: usize = 4096;
 const DEFAULT_IDLE: Duration = Duration::from_secs(300);
 /// Largest response; the control plane splits at 1 MiB.
 const MAX_RESPONSE: usize = 4 << 20;
+
+/// A process that was just started is ready before its first stream is open: so long the first questions wait for it.
+const HOPE: Duration = Duration::from_millis(500);
 
 /// For the control plane to confirm a good-bye; less than a stopping proxy waits for its tasks.
 const GOOD_BYE: Duration = Duration::from_millis(900);
@@ -96,7 +103,12 @@ pub(super) struct Task {
     /// Requests that this turn of the loop brought about.
     outbox: VecDeque<DeltaDiscoveryRequest>,
     connected: bool,
+    /// Until when the first stream of this process is waited for; `None`: it came, or it did not.
+    hope: Option<Instant>,
     has_bundle: bool,
+    /// Of what was restored, until the control plane has confirmed or replaced it.
+    origin: Option<Origin>,
+    contents: watch::Sender<Option<Arc<Contents>>>,
     /// Prefix of the stream's nonces.
     stream: String,
     next_sweep: Instant,
@@ -116,8 +128,8 @@ impl Task {
         let mut client = Client::new(node, &TYPES);
         // Without a stream nothing is sent: the first one begins with it.
         client.subscribe(type_url::PROXY_CONFIG, validate::SELF);
-        let Discovery { snapshot, states, demand, questions, status } = discovery;
-        Self {
+        let Discovery { snapshot, states, demand, questions, status, restored, contents } = discovery;
+        let mut task = Self {
             link,
             snapshot,
             states,
@@ -130,11 +142,18 @@ impl Task {
             next_sweep: Instant::now() + DEFAULT_IDLE / 4,
             outbox: VecDeque::new(),
             connected: false,
+            hope: Some(Instant::now() + HOPE),
             has_bundle: false,
+            origin: None,
+            contents,
             stream: String::new(),
             generation: 0,
             refused: 0,
+        };
+        if let Some(kept) = restored {
+            task.restore(kept);
         }
+        task
     }
 
     /// Runs until `stop`, and says good-bye then.
@@ -177,11 +196,15 @@ impl Task {
             tokio::select! {
                 opened = &mut opening => break opened?.into_inner(),
                 Some(question) = self.questions.recv() => self.ask(question),
+                () = sleep_until(self.hope.unwrap_or_else(Instant::now)), if self.hope.is_some() => {
+                    self.answer_without_stream();
+                }
             }
         };
         let Open { requests, responses } = open.insert(Open { requests, responses });
         tracing::info!("configuration stream open");
         self.connected = true;
+        self.hope = None;
         self.publish();
         loop {
             self.flush(requests).await?;
@@ -258,8 +281,8 @@ impl Task {
         let known = match answer {
             Some(Answer::Visible) => Some(Ok(self.snapshot.load())),
             Some(Answer::Absent) => Some(Err(DiscoverError::NotFound)),
-            Some(Answer::Awaited) | None if self.connected => None,
-            Some(Answer::Awaited) | None => Some(Err(DiscoverError::Disconnected)),
+            Some(Answer::Awaited) | None if self.connected || self.hope.is_some() => None,
+            Some(Answer::Awaited) | None => Some(self.last_answer(&service)),
         };
         match known {
             // Whoever asked may be gone by now.
@@ -290,15 +313,18 @@ impl Task {
 
     fn take(&mut self, response: DeltaDiscoveryResponse) {
         let nonce = response.nonce.clone();
+        // Rule 13. It is told, never reckoned with.
+        let revision = response.system_version_info.parse().unwrap_or_default();
         let Some(kind) = TYPES.iter().find(|kind| kind.url == response.type_url) else {
             tracing::warn!(type_url = response.type_url, "a response of an unknown type is ignored");
             return;
         };
         let own = self.link.identity.id();
         let now = Instant::now().into_std();
-        let received = self
-            .client
-            .on_response(response, now, |name, any| validate::resource(own.as_ref(), kind.url, name, any));
+        let received = self.client.on_response(response, now, |name, any| {
+            let resource = validate::resource(own.as_ref(), kind.url, name, any)?;
+            Ok((resource, Bytes::copy_from_slice(&any.value)))
+        });
         for rejected in &received.rejected {
             self.refused += 1;
             tracing::warn!(
@@ -314,24 +340,32 @@ impl Task {
             self.update(kind.url, update);
         }
         self.stream = nonce.split('-').next().unwrap_or_default().to_owned();
-        self.catalog.received(kind.url, nonce);
+        self.catalog.received(kind.url, nonce, revision);
         self.publish();
     }
 
-    fn update(&mut self, type_url: &'static str, update: Update<Resource>) {
+    fn update(&mut self, type_url: &'static str, update: Update<(Resource, Bytes)>) {
         match update {
-            Update::Set { name, value, .. } => match value {
-                Resource::Config(config) => {
-                    self.next_sweep = self.next_sweep.min(Instant::now() + config.on_demand_idle / 4);
-                    self.catalog.put_config(config);
+            Update::Set { name, version, value: (resource, content) } => {
+                let raw = Raw { version: version.into(), content };
+                match resource {
+                    Resource::Config(config) => {
+                        self.next_sweep = self.next_sweep.min(Instant::now() + config.on_demand_idle / 4);
+                        self.catalog.put_config(Held::new(config, raw));
+                    }
+                    Resource::Bundle(bundle) => {
+                        self.link.identity.set_bundle(bundle);
+                        self.has_bundle = true;
+                        self.catalog.put_bundle(name, raw);
+                    }
+                    Resource::Service(service) => {
+                        self.catalog.put_service(Held::new(service, raw), Instant::now().into_std());
+                    }
+                    Resource::EndpointSet(set) => {
+                        self.catalog.put_endpoint_set(&name, Held::new(set, raw));
+                    }
                 }
-                Resource::Bundle(bundle) => {
-                    self.link.identity.set_bundle(bundle);
-                    self.has_bundle = true;
-                }
-                Resource::Service(service) => self.catalog.put_service(service, Instant::now().into_std()),
-                Resource::EndpointSet(set) => self.catalog.put_endpoint_set(&name, set),
-            },
+            }
             Update::Absent { name, cause } => match (type_url, name.parse::<ServiceName>()) {
                 (type_url::SERVICE, Ok(service)) => self.catalog.remove_service(&service),
                 (type_url::ENDPOINT_SET, _) => self.catalog.remove_endpoint_set(&name),
@@ -346,15 +380,13 @@ impl Task {
     /// Puts in force whatever may be, asks for what that needs, and tells everybody who waits for it.
     fn publish(&mut self) {
         self.catalog.settle(Instant::now().into_std());
-        let (added, dropped) = self.catalog.reconcile_sets();
-        let added = added.iter().map(|name| &**name);
-        let dropped = dropped.iter().map(|name| &**name);
-        self.outbox.extend(self.client.change(type_url::ENDPOINT_SET, added, dropped));
+        self.want_sets();
         if self.catalog.take_changed() {
             self.generation += 1;
             self.snapshot.publish(self.catalog.snapshot(&self.states, self.generation));
         }
         self.catalog.published();
+        self.keep();
         self.answer();
         self.tell();
     }
@@ -384,6 +416,7 @@ impl Task {
         let status = Status {
             connected: self.connected,
             configured: self.has_bundle && self.catalog.config().is_some(),
+            last_known_good: self.origin,
             generation: self.generation,
             stream: self.stream.clone(),
             applied: self.catalog.applied(),
@@ -404,9 +437,22 @@ impl Task {
         self.outbox.clear();
         self.stream.clear();
         self.catalog.forget_nonces();
-        for reply in std::mem::take(&mut self.waiting).into_values().flatten() {
-            drop(reply.send(Err(DiscoverError::Disconnected)));
-        }
+        self.answer_without_stream();
         self.tell();
+    }
+
+    /// Nobody waits, now or later, as long as there is no stream.
+    fn answer_without_stream(&mut self) {
+        self.hope = None;
+        for (service, waiting) in std::mem::take(&mut self.waiting) {
+            let answer = self.last_answer(&service);
+            for reply in waiting {
+                drop(reply.send(answer.clone()));
+            }
+        }
+    }
+
+    fn last_answer(&mut self, service: &ServiceName) -> Result<Arc<Snapshot>, DiscoverError> {
+        if self.recall(service) { Ok(self.snapshot.load()) } else { Err(DiscoverError::Disconnected) }
     }
 }

@@ -76,8 +76,12 @@ const CROSSING: &[(&str, &str, &[Direction])] = &[
     ("outrigger-anything", "forged", &[]),
     ("outrigger-version", "3", &[]),
     ("outrigger-timeout", "1s", &[MeshToApplication]),
+    ("outrigger-idle", "1s", &[]),
     ("outrigger-unprocessed", "draining", &[]),
     ("outrigger-reason", "draining", &[]),
+    ("outrigger-retry", "never", &[]),
+    ("retry-after", "1", &ALL),
+    ("grpc-retry-pushback-ms", "1000", &ALL),
     ("outrigger-hop", "fedcba9876543210", &[MeshToApplication]),
     ("x-forwarded-client-cert", "URI=forged", &RESPONSES),
 ];

@@ -4,8 +4,8 @@
 use std::{
     error::Error as _,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
-use super::{patience::Patience, stall};
+use super::{Idle, Patience, stall};
 use crate::{headers, telemetry::Exchange, upstream::UpstreamBody};
 
 /// Why a body broke off.
@@ -90,7 +90,7 @@ enum Source {
     /// Made here.
     Own(Bytes),
     /// From the upstream.
-    Upstream { body: UpstreamBody, patience: Patience },
+    Upstream { body: UpstreamBody, idle: Arc<Idle>, patience: Patience },
 }
 
 impl ResponseBody {
@@ -99,15 +99,15 @@ impl ResponseBody {
         Self { inner: Source::Own(text), ended: false, last: None, exchange }
     }
 
-    /// Passes `body` on, which may stand still for `timeout` and take until `deadline`.
+    /// Passes `body` on, which may be `idle` together with the request's, and take until `deadline`.
     pub(crate) fn upstream(
         body: UpstreamBody,
-        timeout: Duration,
+        idle: Arc<Idle>,
         deadline: Option<Instant>,
         exchange: Exchange,
     ) -> Self {
-        let patience = Patience::new(timeout, deadline);
-        let inner = Source::Upstream { body, patience };
+        let patience = Patience::new(deadline);
+        let inner = Source::Upstream { body, idle, patience };
         Self { inner, ended: false, last: None, exchange: Some(exchange) }
     }
 
@@ -153,10 +153,10 @@ impl Body for ResponseBody {
             stall::gave();
             return Poll::Ready(Some(Ok(Frame::data(last))));
         }
-        let (body, patience) = match &mut this.inner {
+        let (body, idle, patience) = match &mut this.inner {
             Source::Own(text) if text.is_empty() => return Poll::Ready(None),
             Source::Own(text) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
-            Source::Upstream { body, patience } => (body, patience),
+            Source::Upstream { body, idle, patience } => (body, idle, patience),
         };
         match Pin::new(body).poll_frame(cx) {
             Poll::Ready(Some(Ok(_))) if patience.is_over() => {
@@ -184,7 +184,7 @@ impl Body for ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                ready!(patience.poll(cx));
+                ready!(patience.poll_idle(cx, idle));
                 this.broke(Reason::StreamTimeout, BodyError::Stalled)
             }
         }

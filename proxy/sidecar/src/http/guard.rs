@@ -25,9 +25,9 @@ use tokio::{
 use crate::io::{Ahead, Gather};
 
 use super::{
-    Limits,
+    Idle, Limits, Patience,
     framing::{Framing, Position},
-    patience::Patience,
+    stall,
 };
 
 /// How long, and for how many bytes, a peer that is still sending is listened to after the answer: closing at once
@@ -83,6 +83,8 @@ type OnFlushed = Box<dyn FnOnce(Option<Instant>) + Send>;
 #[derive(Default)]
 pub(crate) struct Link {
     multiplexed: bool,
+    /// Between two sidecars.
+    mesh: bool,
     /// Requests that are being answered.
     busy: AtomicUsize,
     /// When the last answer was complete.
@@ -91,6 +93,8 @@ pub(crate) struct Link {
     timed_out: AtomicBool,
     reset: AtomicBool,
     flushed: Mutex<Vec<OnFlushed>>,
+    /// How long the exchange that has the connection may be idle.
+    idle: Mutex<Option<Arc<Idle>>>,
 }
 
 impl std::fmt::Debug for Link {
@@ -156,9 +160,23 @@ impl Link {
         self.reset.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it is one of HTTP/1 between two sidecars.
+    pub(super) fn is_mesh(&self) -> bool {
+        self.mesh
+    }
+
     /// Whether its requests are streams, each with a window of its own.
     pub(crate) fn is_multiplexed(&self) -> bool {
         self.multiplexed
+    }
+
+    /// The exchange that runs may be `idle` for so long: whoever does not take what he is sent has as long as well.
+    pub(crate) fn may_be(&self, idle: &Arc<Idle>) {
+        if self.multiplexed {
+            stall::may_be(idle);
+        } else {
+            *self.idle.lock() = Some(Arc::clone(idle));
+        }
     }
 
     /// Calls `done` when everything written so far is in the kernel's hands, or the connection is gone.
@@ -208,36 +226,45 @@ pub(crate) struct Guarded<T: Transport> {
     idle_timeout: Duration,
     since: Option<(Position, Instant)>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// For a peer that does not read.
+    /// For a peer that does not read, and how long it need not.
     writing: Patience,
+    unread: Arc<Idle>,
     closing: Closing,
 }
 
 impl<T: Transport> Guarded<Gather<T>> {
     /// Watches `io` under HTTP/2, of which `prefix` was read already.
     pub(crate) fn http2(io: T, prefix: Bytes, limits: &Limits) -> Self {
-        Self::new(Gather::new(io), prefix, limits, None)
+        Self::new(Gather::new(io), prefix, limits, (None, false))
     }
 }
 
 impl<T: Transport> Guarded<T> {
     /// Watches `io` under HTTP/1, of which `prefix` was read already.
     pub(crate) fn http1(io: T, prefix: Bytes, limits: &Limits) -> Self {
-        Self::new(io, prefix, limits, Some(Framing::new()))
+        Self::new(io, prefix, limits, (Some(Framing::new()), false))
     }
 
-    fn new(io: T, prefix: Bytes, limits: &Limits, framing: Option<Framing>) -> Self {
+    /// The same, of a sidecar: what it sends after our end of the connection is listened to and dropped until it has
+    /// seen that end, which tells it that nothing of it was looked at. A reset could overtake the end.
+    pub(crate) fn mesh_http1(io: T, limits: &Limits) -> Self {
+        Self::new(io, Bytes::new(), limits, (Some(Framing::new()), true))
+    }
+
+    fn new(io: T, prefix: Bytes, limits: &Limits, (framing, mesh): (Option<Framing>, bool)) -> Self {
         Self {
             io: Some(io),
             prefix,
-            link: Arc::new(Link { multiplexed: framing.is_none(), ..Link::default() }),
-            framing,
+            link: Arc::new(Link { multiplexed: framing.is_none(), mesh, ..Link::default() }),
             head_timeout: limits.head_timeout,
             idle_timeout: limits.idle_timeout,
             since: None,
             timer: None,
-            writing: Patience::new(limits.body_timeout, None),
+            writing: Patience::new(None),
+            // Streams end by themselves, each in its own time.
+            unread: Idle::new(if framing.is_none() { limits.inbound_idle } else { limits.body_timeout }),
             closing: Closing::No,
+            framing,
         }
     }
 
@@ -348,7 +375,8 @@ impl<T: Transport> Guarded<T> {
             self.writing.reset();
             return result;
         }
-        ready!(self.writing.poll(cx));
+        let idle = self.link.idle.lock().clone();
+        ready!(self.writing.poll_idle(cx, idle.as_ref().unwrap_or(&self.unread)));
         self.link.reset();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -445,8 +473,8 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
                     ready!(this.io()?.poll_shutdown(cx))?;
                     let position = this.framing.as_ref().map_or(Position::Between, Framing::position);
                     this.closing = match position {
-                        Position::Between => Closing::Done,
-                        Position::Head | Position::Body => {
+                        Position::Between if !this.link.mesh => Closing::Done,
+                        Position::Between | Position::Head | Position::Body => {
                             Closing::Lingering { until: Instant::now() + LINGER, bytes: LINGER_BYTES }
                         }
                     };

@@ -18,8 +18,8 @@ pub struct Limits {
     /// How long a connection may take to show what is spoken on it, where that is not declared; then it is carried as
     /// opaque bytes. Default 1 s.
     pub detect_timeout: Duration,
-    /// How long a body may stand still in the middle, in either direction, for want of bytes or of room for them.
-    /// Default 300 s.
+    /// How long the bodies of a request and its response may stand still in the middle, both at once, for want of bytes or of
+    /// room for them, where no policy says otherwise. Default 300 s.
     pub body_timeout: Duration,
     /// How long a request that said `Expect: 100-continue` waits for the application's `100`; then its body is sent
     /// anyway, as most clients do. Default 1 s.
@@ -42,9 +42,12 @@ pub struct Limits {
     /// How long a TCP connection, a tunnel or an upgraded connection may be without a byte in either direction, where no policy
     /// says otherwise. Default 1 h.
     pub stream_idle: Duration,
-    /// The same on the callee's side, which keeps no time that the caller's policy may set: the longest that one can.
-    /// Default 24 h.
+    /// The same on the callee's side, and for bodies, whatever the caller's policy says. Default 24 h, the longest that one
+    /// can.
     pub inbound_idle: Duration,
+    /// How long a peer may take to acknowledge what it was sent on a connection that many requests share: a machine that
+    /// vanished holds them for no longer. Default 20 s.
+    pub peer_timeout: Duration,
     /// How long a request may wait for a connection; 503 after it. Default 1 s.
     pub queue_timeout: Duration,
     /// How long an unused connection to an endpoint of the mesh is kept: shorter than the idle timeout on the other
@@ -76,6 +79,7 @@ impl Default for Limits {
             http2_frame: 64 * 1024,
             stream_idle: Duration::from_secs(3600),
             inbound_idle: Duration::from_secs(24 * 3600),
+            peer_timeout: Duration::from_secs(20),
             queue_timeout: Duration::from_secs(1),
             pool_idle: Duration::from_secs(30),
             distrust_spread: Duration::from_secs(60),
@@ -110,6 +114,8 @@ impl From<&settings::Limits> for Limits {
             head_timeout: settings.head_timeout,
             idle_timeout: settings.idle_timeout,
             detect_timeout: settings.detect_timeout,
+            inbound_idle: settings.inbound_idle_timeout,
+            peer_timeout: settings.peer_timeout,
             connections: settings.max_connections,
             // Peers have the same idle timeout, most likely: half of it leaves room for what is on its way.
             pool_idle: defaults.pool_idle.min(settings.idle_timeout / 2),

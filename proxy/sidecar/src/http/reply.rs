@@ -1,8 +1,8 @@
 //! Answers of the proxy's own.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, StatusCode, header};
-use outrigger_core::{grpc, reason::Reason};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use outrigger_core::{grpc, reason::Reason, retry::GRPC_PUSHBACK};
 use tokio::time::Instant;
 
 use super::ResponseBody;
@@ -49,6 +49,24 @@ pub(crate) fn own_answer(reason: Reason, shape: Shape, mut exchange: Exchange) -
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Tells the client when it may try again what somebody had no room for: after 1 to 2 s, so that not all come back together
+/// (RFC 9110 §10.2.3, gRFC A6). Said to the own workload only: another sidecar has endpoints to choose from.
+pub(crate) fn ask_patience(reason: Reason, shape: Shape, headers: &mut HeaderMap) {
+    if !reason.is_want_of_room() {
+        return;
+    }
+    match shape {
+        Shape::Text | Shape::Head => {
+            let seconds = 1 + u16::from(rand::random::<bool>());
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        Shape::Grpc => {
+            let millis = 1000 + u16::from(rand::random::<u8>()) * 4;
+            headers.insert(GRPC_PUSHBACK, HeaderValue::from(millis));
+        }
+    }
 }
 
 /// A head that ends the response ("Trailers-Only" in gRPC's `PROTOCOL-HTTP2.md`).

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Guarded, Limits, Link, ResponseBody, Transport, stall::Streams};
 
-/// How long a connection that was opened just before the end may take to bring its first request.
-const FIRST_REQUEST: Duration = Duration::from_millis(500);
+/// How long a connection that was opened just before the end may take to bring its first request, and one of HTTP/1
+/// between two sidecars the next one: it may be on its way.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
 /// As many streams may be reset before they were looked at, on a connection that many clients share: about what one
 /// read may bring of them. Each of those clients is held to the parser's own limit where it comes from.
 const SHARED_RESETS: usize = 4096;
@@ -63,9 +64,16 @@ where
     if limits.head_fields != 100 {
         builder.max_headers(limits.head_fields);
     }
+    let told = draining.clone();
     let service = service_fn(move |request| {
-        let response = service(request);
-        async move { Ok::<_, Infallible>(response.await) }
+        let (response, draining) = (service(request), told.clone());
+        async move {
+            let mut response = response.await;
+            if draining.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
     pin!(connection);
@@ -131,11 +139,12 @@ where
 }
 
 /// Waits until the connection is to take no further request. One that is new then has a moment for its first, which may be
-/// on its way: whoever connects now has not heard of the end yet.
+/// on its way: whoever connects now has not heard of the end yet. So has one of HTTP/1 between two sidecars for its next:
+/// the answer says that it was the last.
 async fn told_to_close(draining: &CancellationToken, link: &Link) {
     draining.cancelled().await;
-    if !link.is_used() {
-        sleep(FIRST_REQUEST).await;
+    if link.is_mesh() || !link.is_used() {
+        sleep(ON_ITS_WAY).await;
     }
 }
 

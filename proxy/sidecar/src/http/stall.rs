@@ -1,11 +1,18 @@
 //! Streams whose peer makes no room for what it is sent. The parser waits for room without an end and asks for no further
 //! piece meanwhile, so neither it nor the body notices; whoever runs the stream does, and drops it, which resets it.
 
-use std::{cell::Cell, future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use hyper::rt::Executor;
 
-use super::patience::Patience;
+use super::{Idle, Patience};
 
 /// What became of a response's body, as far as its stream took it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,6 +28,13 @@ struct Taken {
 tokio::task_local! {
     /// Of the stream that runs.
     static TAKEN: Cell<Taken>;
+    /// How long it may stand still, once that is known.
+    static IDLE: RefCell<Option<Arc<Idle>>>;
+}
+
+/// The stream that runs may be `idle`. Of no effect where none does.
+pub(super) fn may_be(idle: &Arc<Idle>) {
+    let _not_a_stream = IDLE.try_with(|governing| governing.replace(Some(Arc::clone(idle))));
 }
 
 fn change(change: impl FnOnce(&mut Taken)) {
@@ -50,7 +64,8 @@ pub(super) fn is_given_up() -> bool {
     TAKEN.try_with(Cell::get).is_ok_and(|taken| taken.given_up)
 }
 
-/// Runs each stream in a task of its own, and gives it up when what it is sent finds no room for `timeout`.
+/// Runs each stream in a task of its own, and gives it up when what it is sent finds no room for as long as its exchange
+/// may be idle, or for `timeout` where it has not said so.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Streams {
     pub(super) timeout: Duration,
@@ -62,9 +77,9 @@ where
 {
     fn execute(&self, stream: F) {
         let timeout = self.timeout;
-        tokio::spawn(TAKEN.scope(Cell::default(), async move {
+        let run = async move {
             let mut stream = pin!(stream);
-            let (mut patience, mut before) = (Patience::new(timeout, None), Taken::default());
+            let (mut patience, mut before) = (Patience::new(None), Taken::default());
             poll_fn(|cx| {
                 if stream.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
@@ -74,13 +89,15 @@ where
                     patience.reset();
                     before = now;
                 }
-                if !now.waiting || patience.poll(cx).is_pending() {
+                if !now.waiting {
                     return Poll::Pending;
                 }
-                change(|taken| taken.given_up = true);
-                Poll::Ready(())
+                let idle =
+                    IDLE.with(|idle| Arc::clone(idle.borrow_mut().get_or_insert_with(|| Idle::new(timeout))));
+                patience.poll_idle(cx, &idle).map(|()| change(|taken| taken.given_up = true))
             })
             .await;
-        }));
+        };
+        tokio::spawn(TAKEN.scope(Cell::default(), IDLE.scope(RefCell::default(), run)));
     }
 }

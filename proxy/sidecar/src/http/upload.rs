@@ -22,7 +22,7 @@ use outrigger_core::{grpc::Messages, reason::Reason};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{BodyError, patience::Patience};
+use super::{BodyError, Idle, Patience};
 use crate::headers;
 
 /// As much of a body is kept for another attempt (SEMANTICS H).
@@ -65,8 +65,8 @@ pub(crate) struct Upload {
     failed: OnceLock<Reason>,
     /// The attempt whose turn it is.
     attempt: AtomicU32,
-    /// How long it may stand still.
-    timeout: Duration,
+    /// How long the exchange may.
+    idle: Arc<Idle>,
     /// `None`: it may be of any length, or there is none.
     length: Option<u64>,
     /// `None`: there is none.
@@ -95,7 +95,8 @@ struct Replay {
 }
 
 impl Upload {
-    /// `body`, of a request of `version`, behind `gate`; it may stand still for `timeout`. `grpc`: its messages are counted.
+    /// `body`, of a request of `version`, behind `gate`; neither it nor the response's may stand still for `timeout` (zero:
+    /// for ever) while the other one does. `grpc`: its messages are counted.
     pub(crate) fn new(
         body: Incoming,
         version: Version,
@@ -104,13 +105,13 @@ impl Upload {
         grpc: bool,
     ) -> Arc<Self> {
         if body.is_end_stream() {
-            return Self::none(Instant::now());
+            return Self::none(Idle::new(timeout));
         }
         let length = body.size_hint().exact();
         let source = Source {
             body,
             is_stream: version == Version::HTTP_2,
-            patience: Patience::new(timeout, None),
+            patience: Patience::new(None),
             taken: 0,
             replay: Some(Replay::default()),
             messages: grpc.then(Messages::new),
@@ -122,14 +123,14 @@ impl Upload {
             ended: OnceLock::new(),
             failed: OnceLock::new(),
             attempt: AtomicU32::new(0),
-            timeout,
+            idle: Idle::new(timeout),
             length,
             source: Some(Mutex::new(source)),
         })
     }
 
     /// Of a request without a body, complete with its head.
-    pub(crate) fn none(now: Instant) -> Arc<Self> {
+    pub(crate) fn none(idle: Arc<Idle>) -> Arc<Self> {
         let upload = Self {
             gate: AtomicU8::new(Gate::Open as u8),
             first_gate: Gate::Open,
@@ -137,11 +138,11 @@ impl Upload {
             ended: OnceLock::new(),
             failed: OnceLock::new(),
             attempt: AtomicU32::new(0),
-            timeout: Duration::MAX,
+            idle,
             length: None,
             source: None,
         };
-        upload.end(now);
+        upload.end(Instant::now());
         Arc::new(upload)
     }
 
@@ -153,6 +154,11 @@ impl Upload {
     /// Its length, where that is known.
     pub(crate) fn length(&self) -> Option<u64> {
         self.length
+    }
+
+    /// How long the exchange may be without a byte in either direction.
+    pub(crate) fn idle(&self) -> &Arc<Idle> {
+        &self.idle
     }
 
     /// When its last byte was handed on.
@@ -299,7 +305,7 @@ impl Source {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                ready!(self.patience.poll(cx));
+                ready!(self.patience.poll_idle(cx, &upload.idle));
                 upload.fail(Reason::BodyTimeout);
                 Poll::Ready(Some(Err(BodyError::Stalled)))
             }
@@ -346,8 +352,8 @@ impl RequestBody {
     }
 
     /// How long a piece of it may wait for room.
-    pub(crate) fn timeout(&self) -> Duration {
-        self.upload.timeout
+    pub(crate) fn idle(&self) -> &Idle {
+        &self.upload.idle
     }
 
     /// Ready when nobody wants any more of it: what was taken of it last need not find room either.

@@ -1,4 +1,5 @@
-//! Keeping the credential good: renewed at half its life, swapped while traffic flows, and written down.
+//! Keeping the credential good: renewed at half its life, or earlier when the authority above it is on its way out;
+//! swapped while traffic flows, and written down.
 
 use std::{
     path::PathBuf,
@@ -26,6 +27,12 @@ const LOOK: Duration = Duration::from_secs(600);
 /// Between two attempts: from one second to five minutes.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
 
+/// When the authority above the certificate retires, everybody renews within so long, or a tenth of what is left
+/// of the certificate's life if that is less.
+const SOON: Duration = Duration::from_secs(60);
+/// The same when it is tainted.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
 /// What the renewal works with.
 #[derive(Debug)]
 pub struct Renewal {
@@ -48,8 +55,14 @@ impl Renewal {
         let mut kept = self.fingerprint();
         let mut backoff = BACKOFF;
         let mut due = self.due();
+        let mut hinted = None;
         loop {
             let now = SystemTime::now();
+            // Once for each bundle: what the control plane issues then is what there is.
+            if let Some((sequence, within)) = self.hint().filter(|(sequence, _)| hinted != Some(*sequence)) {
+                hinted = Some(sequence);
+                due = due.min(now + within.mul_f64(rand::random()));
+            }
             let left = due.duration_since(now).unwrap_or_default();
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -97,6 +110,21 @@ impl Renewal {
             Some(svid) => due(svid.not_before(), svid.not_after(), self.renew_after, rand::random()),
             None => SystemTime::now() + LOOK,
         }
+    }
+
+    /// Within how long to renew because an authority above the certificate is on its way out, and the bundle that says so.
+    fn hint(&self) -> Option<(u64, Duration)> {
+        let (svid, bundle) = (self.identity.svid()?, self.identity.bundle()?);
+        let outgoing = bundle.outgoing();
+        let above = svid.authorities(&bundle);
+        let hangs_on = |keys: &[[u8; 32]]| above.iter().any(|key| keys.contains(key));
+        let left = svid.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+        let within = match () {
+            () if hangs_on(&outgoing.tainted) => AT_ONCE,
+            () if hangs_on(&outgoing.retiring) => SOON,
+            () => return None,
+        };
+        Some((bundle.sequence(), within.min(left / 10)))
     }
 
     /// Asks for a certificate for a new key, proving the old one.
@@ -174,9 +202,11 @@ fn due(not_before: SystemTime, not_after: SystemTime, asked: Option<SystemTime>,
 
 #[cfg(test)]
 mod tests {
+    use outrigger_core::model::Outgoing;
     use outrigger_tls::{
+        Bundle,
         grpc::{ServerTrust, channel_lazy},
-        testing::Authority,
+        testing::{Authority, Leaf},
     };
 
     use super::*;
@@ -200,6 +230,38 @@ mod tests {
         for senseless in [born - HOUR, dies, dies + HOUR] {
             assert_eq!(due(born, dies, Some(senseless), 0.5), born + HOUR * 12);
         }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_renewed_early_while_its_authority_is_on_its_way_out() {
+        let (old, new) = (Authority::new("outrigger.local"), Authority::new("outrigger.local"));
+        let identity = old.identity(old.workload("demo", "price"));
+        let trust = ServerTrust::Bundle(identity.clone());
+        let renewal = Renewal {
+            channel: channel_lazy("127.0.0.1:9", trust, Some(&identity)).unwrap(),
+            identity: identity.clone(),
+            dir: None,
+            renew_after: None,
+            failures: Arc::default(),
+        };
+        let key = outrigger_tls::spki_sha256(&old.root_der()).unwrap();
+        let roots = || vec![old.root_der(), new.root_der()];
+        let bundle = |sequence, outgoing| {
+            let bundle = Bundle::new("outrigger.local".parse().unwrap(), roots(), sequence).unwrap();
+            identity.set_bundle(bundle.with_outgoing(outgoing));
+        };
+        bundle(2, Outgoing::default());
+        assert_eq!(renewal.hint(), None);
+        bundle(3, Outgoing { retiring: vec![key], ..Outgoing::default() });
+        assert_eq!(renewal.hint(), Some((3, SOON)));
+        bundle(4, Outgoing { tainted: vec![key], ..Outgoing::default() });
+        assert_eq!(renewal.hint(), Some((4, AT_ONCE)));
+        let mut short = Leaf::of(&old.workload_id("demo", "price"));
+        short.not_after = SystemTime::now() + Duration::from_secs(20);
+        identity.set_svid(old.issue(&short));
+        assert!(renewal.hint().is_some_and(|(_, within)| within <= Duration::from_secs(2)));
+        identity.set_svid(new.workload("demo", "price"));
+        assert_eq!(renewal.hint(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,16 +19,18 @@ use tokio_rustls::server::TlsStream;
 
 use super::{
     Downstream, Inbound,
+    admission::{give_back, refuse_for_now},
     application::{KEEP, keep_for},
 };
 use crate::{
     carry,
     headers::{self, Way},
     http::{
-        Form, Gate, ResponseBody, Shape, Upload, check_head, check_size, expects_continue, is_idempotent,
-        own_answer,
+        Form, Gate, Idle, ResponseBody, Shape, Upload, check_head, check_size, expects_continue,
+        is_idempotent, own_answer,
     },
     io::Ahead,
+    overload::Place,
     settings::InboundProtocol,
     telemetry::{Direction, Exchange, Record},
     upstream::{Answer, Attempt, Demand, Failed, Head, Leg, Occupied},
@@ -39,6 +41,10 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// An application may close an idle connection at any time. A request that must not be sent twice takes none that was
 /// idle for longer.
 const FRESH: Duration = Duration::from_millis(100);
+
+/// The caller's sidecar keeps the time that a body may stand still, and tells why; this one only does where that one
+/// cannot, or does not.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// A request on its way to the application.
 struct Prepared {
@@ -63,8 +69,12 @@ impl Inbound {
         record.downstream_identity = Some(downstream.identity.clone());
         let mut exchange = Exchange::begin(&self.shared.telemetry, &downstream.link, record);
         let shape = Shape::of(request.method());
+        let place = match self.admit(&request, &exchange) {
+            Ok(place) => place,
+            Err(refused) => return refuse_for_now(refused, shape, exchange),
+        };
         let answered = match self.prepare(request, downstream, &mut exchange) {
-            Ok(prepared) => self.forward(prepared, &mut exchange).await,
+            Ok(prepared) => self.forward(prepared, place, &mut exchange).await,
             Err(reason) => Err(Failed::after(reason)),
         };
         match answered {
@@ -94,6 +104,7 @@ impl Inbound {
         }
         let wants_http2 = headers::wants_http2(request.headers());
         let leg = self.leg(wants_http2);
+        let idle = self.idle(headers::idle(request.headers()));
         let asked = headers::asked_upgrade(&request).filter(|_| leg == Leg::Http1);
         let upgrade = asked.is_some().then(|| hyper::upgrade::on(&mut request));
         let (mut head, body) = request.into_parts();
@@ -109,7 +120,7 @@ impl Inbound {
         if gate == Gate::Open {
             head.headers.remove(header::EXPECT);
         }
-        let upload = Upload::new(body, head.version, gate, self.shared.limits.body_timeout, grpc);
+        let upload = Upload::new(body, head.version, gate, idle, grpc);
         exchange.set_upload(&upload);
         let left = timeouts::read(&head.headers, grpc).map_err(|_malformed| Reason::BadRequest)?;
         let deadline = Deadline::new(exchange.head_read().into_std(), None, left);
@@ -125,6 +136,14 @@ impl Inbound {
         Ok(Prepared { head, upload, leg, upgrade, deadline })
     }
 
+    /// How long the bodies may stand still: as long as the caller's policy says, if it does, and the own limit allows.
+    fn idle(&self, said: Option<Duration>) -> Duration {
+        let limits = &self.shared.limits;
+        let said = said.unwrap_or(limits.body_timeout);
+        let kept = if said.is_zero() { limits.inbound_idle } else { said.saturating_add(SLACK) };
+        kept.min(limits.inbound_idle)
+    }
+
     /// What the application speaks; where that is not declared, what the caller spoke.
     fn leg(&self, wants_http2: bool) -> Leg {
         match self.protocol {
@@ -137,6 +156,7 @@ impl Inbound {
     async fn forward(
         &self,
         prepared: Prepared,
+        place: Option<Place>,
         exchange: &mut Exchange,
     ) -> Result<(Answer, Option<OnUpgrade>), Failed> {
         let Prepared { head, upload, leg, upgrade, deadline } = prepared;
@@ -147,6 +167,7 @@ impl Inbound {
             demand: Demand {
                 max_idle: if is_idempotent(&head.method) { Duration::MAX } else { FRESH },
                 keep: KEEP,
+                closes_silently: true,
                 connect_timeout: CONNECT_TIMEOUT,
                 queue_timeout: limits.queue_timeout,
                 connections: limits.app_connections,
@@ -158,14 +179,15 @@ impl Inbound {
         };
         exchange.enter();
         let sent = attempt.send(head, &upload, exchange);
-        let answer = match deadline.limit() {
+        let sent = match deadline.limit() {
             // A caller that waits no longer must not cost the application any more.
             Some(limit) => timeout_at(Instant::from_std(limit.at), sent)
                 .await
-                .map_err(|_elapsed| Failed::after(limit.reason))?,
+                .unwrap_or(Err(Failed::after(limit.reason))),
             None => sent.await,
         };
-        let mut answer = answer?;
+        give_back(place, &sent, exchange);
+        let mut answer = sent?;
         upload.settle();
         if let Some(Occupied::Http1(lease)) = &mut answer.occupied {
             lease.set_keep(keep_for(&answer.head.headers));
@@ -200,8 +222,8 @@ impl Inbound {
             return Response::from_parts(head, ResponseBody::own(bytes::Bytes::new(), None));
         }
         exchange.hold_upstream(occupied);
-        let timeout = self.shared.limits.body_timeout;
-        Response::from_parts(head, ResponseBody::upstream(body, timeout, None, exchange))
+        let idle = exchange.idle().unwrap_or_else(|| Idle::new(self.shared.limits.inbound_idle));
+        Response::from_parts(head, ResponseBody::upstream(body, idle, None, exchange))
     }
 }
 
@@ -213,7 +235,7 @@ fn timing_value(exchange: &Exchange) -> HeaderValue {
 }
 
 /// The own answer, which tells the caller's sidecar what it means.
-fn refuse(failed: Failed, shape: Shape, exchange: Exchange) -> Response<ResponseBody> {
+pub(super) fn refuse(failed: Failed, shape: Shape, exchange: Exchange) -> Response<ResponseBody> {
     let timing = timing_value(&exchange);
     let mut response = own_answer(failed.reason, shape, exchange);
     let name = if failed.unprocessed { headers::UNPROCESSED } else { headers::REASON };

@@ -61,7 +61,7 @@ impl<'a> Attempts<'a> {
             if matches!(outcome, Outcome::Status(status) if status.as_u16() < 400) {
                 break end;
             }
-            let Verdict::Retry { after } = retries.next(outcome, &self.situation(&end)) else {
+            let Verdict::Retry { after } = retries.next(outcome, &self.situation(outcome, &end)) else {
                 break end;
             };
             if !self.may_retry() {
@@ -150,8 +150,10 @@ impl<'a> Attempts<'a> {
         let failed = match end {
             Err(failed) => failed,
             Ok(answer) => {
-                if let Some((_reason, true)) = headers::peer_reason(&answer.head.headers) {
-                    return Outcome::Unprocessed;
+                match headers::peer_reason(&answer.head.headers) {
+                    Some((reason, true)) if reason.is_want_of_room() => return Outcome::Refused,
+                    Some((_reason, true)) => return Outcome::Unprocessed,
+                    _ => {}
                 }
                 let grpc = self.prepared.grpc.then(|| grpc::status(&answer.head.headers)).flatten();
                 return Outcome::Status(grpc.map_or(answer.head.status, grpc::Code::http_status));
@@ -169,13 +171,15 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn situation(&self, end: &Result<Answer, Failed>) -> Situation {
+    fn situation(&self, outcome: Outcome, end: &Result<Answer, Failed>) -> Situation {
         let head = end.as_ref().ok().map(|answer| &answer.head.headers);
         let now = Instant::now().into_std();
         Situation {
             replayable: self.prepared.upload.is_replayable(),
             remaining: self.prepared.deadline.remaining(now),
             untried: self.set.has_untried(now, &self.tried),
+            // All endpoints are looked at for it.
+            relief: outcome == Outcome::Refused && self.set.has_relief(now, &self.tried),
             pushback: head.and_then(|head| pushback(head, SystemTime::now())),
             random: rand::random(),
         }
@@ -214,6 +218,7 @@ impl<'a> Attempts<'a> {
             },
             None => sent.await,
         };
+        note_refusal(state, &sent);
         let handed_on = exchange.handed_on();
         if let Some(trial) = exchange.trial() {
             let now = Instant::now().into_std();
@@ -253,6 +258,7 @@ impl<'a> Attempts<'a> {
             demand: Demand {
                 max_idle: shared.limits.pool_idle,
                 keep: shared.limits.pool_idle,
+                closes_silently: false,
                 connect_timeout: connect.unwrap_or(self.port.config().connect_timeout),
                 queue_timeout: shared.limits.queue_timeout,
                 connections: self.resilience.limits.connections,
@@ -267,6 +273,16 @@ impl<'a> Attempts<'a> {
             lease.set_keep(shared.limits.pool_idle);
         }
         Ok(answer)
+    }
+}
+
+/// The peer is authenticated: what its sidecar says of its own load is believed.
+fn note_refusal(state: &EndpointState, sent: &Result<Answer, Failed>) {
+    let Ok(Answer { head, .. }) = sent else { return };
+    if let Some((reason, true)) = headers::peer_reason(&head.headers)
+        && reason.is_want_of_room()
+    {
+        state.refusals.note(Instant::now().into_std(), headers::asks_not_again(&head.headers));
     }
 }
 

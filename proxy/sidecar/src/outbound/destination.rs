@@ -63,9 +63,8 @@ impl Destination {
                     return Ok(external(host, port, snapshot.generation));
                 }
                 Err(DiscoverError::NotFound) => return Err(Reason::UnknownService),
-                Err(DiscoverError::Timeout | DiscoverError::Disconnected) => {
-                    return Err(Reason::DiscoveryTimeout);
-                }
+                Err(DiscoverError::Timeout) => return Err(Reason::DiscoveryTimeout),
+                Err(DiscoverError::Disconnected) => return Err(Reason::ControlPlaneAway),
             }
         }
         let entry = Arc::clone(snapshot.services.get(&service).ok_or(Reason::UnknownService)?);

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     carry, headers,
+    http::{Shape, ask_patience},
     telemetry::Exchange,
     upstream::{self, Occupied},
 };
@@ -52,7 +53,8 @@ impl Outbound {
         let upstream::Answer { mut head, body, occupied } = answered;
         self.read_figures(&head.headers, exchange);
         let mut deadline = deadline;
-        if let Some((reason, _unprocessed)) = headers::peer_reason(&head.headers) {
+        let refused = headers::peer_reason(&head.headers);
+        if let Some((reason, _unprocessed)) = refused {
             exchange.note(|record| record.refuse(reason));
             if exchange.is_grpc() {
                 // Said again in gRPC's words.
@@ -64,6 +66,9 @@ impl Outbound {
         let switched = head.headers.get(header::UPGRADE).cloned();
         let upstream = head.extensions.remove::<OnUpgrade>();
         headers::outbound_response(&mut head.headers);
+        if let Some((reason, _)) = refused {
+            ask_patience(reason, Shape::Text, &mut head.headers);
+        }
         edit_response(choice.rule, &mut head.headers);
         head.version = Version::HTTP_11;
         let cut = occupied.as_ref().map(Occupied::cut);

@@ -54,7 +54,9 @@ impl Outbound {
             tracing::debug!(%error, "timeout of the caller");
             Reason::BadRequest
         })?;
-        let policy = choice.set().ok().and_then(|set| set.set.resilience.timeouts.request);
+        let policy = choice.set().ok().map(|set| &set.set.resilience.timeouts);
+        let idle = policy.and_then(|timeouts| timeouts.idle);
+        let policy = policy.and_then(|timeouts| timeouts.request);
         let rule = choice.rule.and_then(|rule| rule.request_timeout);
         let configured = deadline::request_timeout(rule, policy, port.config().request_timeout);
         let deadline = Deadline::new(exchange.head_read().into_std(), configured, caller);
@@ -65,7 +67,8 @@ impl Outbound {
             head.headers.remove(header::EXPECT);
         }
         let gate = if expects { Gate::Expecting } else { Gate::Open };
-        let upload = Upload::new(body, head.version, gate, self.shared.limits.body_timeout, grpc);
+        let upload =
+            Upload::new(body, head.version, gate, idle.unwrap_or(self.shared.limits.body_timeout), grpc);
         let large = !upload.is_bodiless() && upload.length().is_none_or(|length| length > SHARED_BODY);
         let own = over_http1 && (upgrade.is_some() || expects || large);
         let leg = if own { Leg::Http1 } else { Leg::Http2 };
@@ -82,6 +85,7 @@ impl Outbound {
             headers::join_cookies(&mut head.headers);
         }
         let names = headers::outbound_request(&mut head.headers, &self.shared.hop, version, &way);
+        headers::set_idle(&mut head.headers, idle);
         exchange.note(|record| record.name(names));
         exchange.call();
         exchange.set_upload(&upload);

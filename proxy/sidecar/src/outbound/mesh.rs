@@ -140,7 +140,7 @@ impl Connect for Peer {
         })?;
         accept::tune(&stream);
         if protocol == Protocol::Http2 {
-            accept::tune_shared(&stream);
+            accept::tune_shared(&stream, self.limits.peer_timeout);
         }
         let watch = Watch::begin(&self.identity);
         let connector = TlsConnector::from(self.tls(protocol));

@@ -99,10 +99,12 @@ impl Outbound {
                 Ok(connected) => return Ok(connected),
                 Err(reason) => reason,
             };
+            let untried = set.has_untried(now.into_std(), &tried);
             let situation = Situation {
                 replayable: true,
                 remaining: None,
-                untried: set.has_untried(now.into_std(), &tried),
+                untried,
+                relief: untried,
                 pushback: None,
                 random: rand::random(),
             };

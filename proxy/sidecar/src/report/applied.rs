@@ -3,8 +3,10 @@
 
 use std::convert::Infallible;
 
+use outrigger_core::wire::time::encode_timestamp;
 use outrigger_proto::status::v1alpha1::{
-    AppliedNonce, AppliedReport, PendingName, proxy_status_service_client::ProxyStatusServiceClient,
+    AppliedNonce, AppliedReport, LastKnownGood, PendingName,
+    proxy_status_service_client::ProxyStatusServiceClient,
 };
 use outrigger_tls::Identity;
 use tokio::sync::{mpsc, watch};
@@ -36,6 +38,8 @@ impl Reporter {
     fn report(&mut self) -> AppliedReport {
         self.renewed.mark_unchanged();
         let status = self.status.borrow_and_update();
+        let (svid, bundle) = (self.identity.svid(), self.identity.bundle());
+        let authorities = svid.iter().zip(&bundle).flat_map(|(svid, bundle)| svid.authorities(bundle));
         AppliedReport {
             generation: status.generation,
             applied: status
@@ -56,8 +60,14 @@ impl Reporter {
                     cause: pending.cause.clone(),
                 })
                 .collect(),
-            svid_not_after: self.identity.svid().map(|svid| svid.not_after().into()),
+            svid_not_after: svid.as_ref().map(|svid| svid.not_after().into()),
             stream: status.stream.clone(),
+            last_known_good: status.last_known_good.map(|origin| LastKnownGood {
+                revision: origin.revision,
+                written: Some(encode_timestamp(origin.written)),
+            }),
+            bundle_sequence: bundle.as_ref().map_or(0, |bundle| bundle.sequence()),
+            svid_authorities: authorities.map(|key| key.to_vec()).collect(),
         }
     }
 

@@ -24,6 +24,9 @@ use crate::reconnect::{Session, StreamError, answer, keep};
 
 /// Until the control plane says otherwise.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a proxy that has nothing to tell sleeps, unless something happens: what changes without a request, such as the end of
+/// an ejection, is told as late as this.
+const REST: Duration = Duration::from_secs(10);
 /// Bounds on what it may ask for.
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
@@ -45,6 +48,7 @@ impl Reporter {
             ledger: Ledger::new(rand::random()),
             told: Vec::new(),
             interval: DEFAULT_INTERVAL,
+            silent: false,
             open: None,
         };
         let stopped = stop.clone();
@@ -81,6 +85,8 @@ struct Stream {
     /// The endpoints as the open stream was told of them.
     told: Vec<EndpointFigures>,
     interval: Duration,
+    /// The last round told nothing.
+    silent: bool,
     open: Option<Open>,
 }
 
@@ -101,14 +107,24 @@ impl Session for Stream {
 impl Stream {
     async fn round(&mut self) -> Result<(), StreamError> {
         self.pause().await?;
+        self.figures.activity().rest();
+        self.silent = true;
         self.send_all().await?;
         self.send_endpoints().await
     }
 
     /// Waits for the next round. A stream that ends meanwhile is one whose endpoints are forgotten over there.
     async fn pause(&mut self) -> Result<(), StreamError> {
+        let (silent, interval) = (self.silent, self.interval);
+        let figures = Arc::clone(&self.figures);
+        let due = async {
+            if silent {
+                let _rested = timeout(REST.saturating_sub(interval), figures.activity().next()).await;
+            }
+            sleep(interval).await;
+        };
         let Some(open) = &mut self.open else {
-            sleep(self.interval).await;
+            due.await;
             return Ok(());
         };
         let ended = async {
@@ -120,7 +136,11 @@ impl Stream {
                 }
             }
         };
-        timeout(self.interval, ended).await.map_or(Ok(()), Err)
+        tokio::select! {
+            biased;
+            error = ended => Err(error),
+            () = due => Ok(()),
+        }
     }
 
     /// Tells how the endpoints are, if this stream was told otherwise.
@@ -163,6 +183,7 @@ impl Stream {
     /// Sends one report and waits for its answer.
     async fn exchange(&mut self, report: ReportRequest) -> Result<ReportResponse, StreamError> {
         let sequence = report.sequence;
+        self.silent = false;
         let open = match &mut self.open {
             Some(open) => {
                 open.requests.send(report).await.map_err(|_closed| StreamError::Ended)?;

@@ -39,6 +39,11 @@ pub fn check(settings: &Settings) -> Vec<Defect> {
     times("limits.head_timeout", limits.head_timeout, (100, 600_000), &mut defects);
     times("limits.idle_timeout", limits.idle_timeout, (100, 86_400_000), &mut defects);
     times("limits.detect_timeout", limits.detect_timeout, (100, 1000), &mut defects);
+    times("limits.peer_timeout", limits.peer_timeout, (1000, 600_000), &mut defects);
+    times("limits.inbound_idle_timeout", limits.inbound_idle_timeout, (100, 86_400_000), &mut defects);
+    if !settings.overload.max_delay.is_zero() {
+        times("overload.max_delay", settings.overload.max_delay, (10, 10_000), &mut defects);
+    }
     times("drain.withdrawal", settings.drain.withdrawal, (0, 600_000), &mut defects);
     times("drain.timeout", settings.drain.timeout, (0, 3_600_000), &mut defects);
     defects
@@ -196,6 +201,9 @@ mod tests {
         assert_eq!(detect(99), ["limits.detect_timeout"]);
         assert_eq!(detect(1001), ["limits.detect_timeout"]);
         assert!(detect(100).is_empty());
+        let delay = |millis| keys(|settings| settings.overload.max_delay = Duration::from_millis(millis));
+        assert_eq!(delay(9), ["overload.max_delay"]);
+        assert!(delay(0).is_empty() && delay(10).is_empty());
         assert_eq!(keys(|settings| settings.drain.timeout = Duration::from_secs(7200)), ["drain.timeout"]);
     }
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf};
 use clap::Parser;
 use outrigger_process::settings::{Layers, SettingsError};
 
-use super::{CredentialStore, Inbound, ServiceListener, Settings, check};
+use super::{Command, CredentialStore, Inbound, ServiceListener, Settings, check};
 
 /// Where a join token may be; never among the arguments, which every user of the machine can read.
 pub const JOIN_TOKEN_VARIABLE: &str = "OUTRIGGER_JOIN_TOKEN";
@@ -31,28 +31,34 @@ Joining
   The first start needs a join token ('outrigger token create'): in a file (--join-token-file), on standard input \
 (--join-token-file -), or in OUTRIGGER_JOIN_TOKEN. The token says which identity the proxy gets and by what it knows \
 the control plane; it is good once. The credential is then kept in the state directory (0600) and renewed, so that \
-later starts need no token. With --credential memory it is kept nowhere: a proxy that restarts, or whose credential \
-expires while the control plane is away, stays out of the mesh until it gets a new token.
+later starts need no token, and with what was last in force, kept beside it, no control plane. With --credential memory \
+it is kept nowhere: a proxy that restarts, or whose credential expires while the control plane is away, stays out of the \
+mesh until it gets a new token.
 
 Settings
   Every setting is a key of the settings file (--settings, TOML), a variable OUTRIGGER_<KEY> with '__' between the \
 levels (OUTRIGGER_LIMITS__MAX_HEADERS=200), or, for the common ones, a flag; the later wins. Further keys: \
-limits.{max_head_bytes, max_headers, head_timeout, idle_timeout, detect_timeout, max_connections}, \
-drain.{withdrawal, timeout}, log.{format, level, access}. Port 0 takes any free port; the bound addresses are logged and written to \
+limits.{max_head_bytes, max_headers, head_timeout, idle_timeout, detect_timeout, inbound_idle_timeout, \
+peer_timeout, max_connections}, \
+overload.{application, max_delay}, drain.{withdrawal, timeout}, log.{format, level, access}. Port 0 takes any free port; the bound addresses are logged and written to \
 addresses.json in the state directory.
 
 Stopping
   SIGTERM or SIGINT withdraws the workload from the mesh, waits until its callers know (at most drain.withdrawal, 5s), \
 finishes requests under way (at most drain.timeout, 10s) and exits with 0; with 3 if some had to be cut off. A second \
-signal cuts them off at once. Exit code 2: wrong settings; 1: anything else.
+signal cuts them off at once. 'outrigger-proxy drain' asks for the same without a signal, for hooks. Exit code 2: wrong \
+settings; 1: anything else.
 
 Example
   outrigger-proxy --join-token-file token --inbound 127.0.0.1:17006=127.0.0.1:8080,name=http";
 
 /// The command line of `outrigger-proxy`.
 #[derive(Debug, Default, Parser)]
-#[command(name = "outrigger-proxy", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER, max_term_width = 100)]
+#[command(name = "outrigger-proxy", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER, max_term_width = 100, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub struct Flags {
+    /// Instead of being a proxy.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Settings file (TOML).
     #[arg(long, value_name = "FILE", env = "OUTRIGGER_SETTINGS")]
     pub settings: Option<PathBuf>,
@@ -69,6 +75,9 @@ pub struct Flags {
     /// ~/.local/state/outrigger/proxy].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Write the bound addresses to this file, too (JSON).
+    #[arg(long, value_name = "FILE")]
+    pub addresses_file: Option<PathBuf>,
     /// Where the own workload reaches the mesh; loopback only [default: 127.0.0.1:17001].
     #[arg(long, value_name = "IP:PORT")]
     pub outbound_listen: Option<SocketAddr>,
@@ -116,6 +125,7 @@ impl Flags {
             .flag("join.token_file", "--join-token-file", self.join_token_file)
             .flag("join.credential", "--credential", self.credential)
             .flag("state_dir", "--state-dir", self.state_dir)
+            .flag("addresses_file", "--addresses-file", self.addresses_file)
             .flag("outbound.listen", "--outbound-listen", self.outbound_listen)
             .flag(
                 "outbound.services",
@@ -248,8 +258,22 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_is_asked_of_the_proxy_that_the_same_settings_mean() {
+        let flags = Flags::parse_from(["outrigger-proxy", "drain", "--wait", "--timeout", "1m30s"]);
+        let Some(Command::Drain(drain)) = flags.command else { panic!("no drain: {flags:?}") };
+        assert_eq!((drain.wait, drain.timeout), (true, Some(std::time::Duration::from_secs(90))));
+        let set = |name: &str| [("OUTRIGGER_STATE_DIR".to_owned(), name.to_owned())];
+        assert_eq!(drain.load(set("/a")).unwrap().state_dir, Some(PathBuf::from("/a")));
+        let asked = super::super::DrainFlags { state_dir: Some(PathBuf::from("/b")), ..drain };
+        assert_eq!(asked.load(set("/a")).unwrap().state_dir, Some(PathBuf::from("/b")));
+        assert!(Flags::try_parse_from(["outrigger-proxy", "--workers", "2", "drain"]).is_err());
+    }
+
+    #[test]
     fn help_says_what_memory_costs() {
         let help = Flags::command().render_long_help().to_string();
+        // Wherever its lines break.
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(help.contains("stays out of the mesh until it gets a new token"), "{help}");
     }
 }

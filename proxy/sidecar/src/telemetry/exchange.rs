@@ -1,7 +1,7 @@
 //! One request from its head to its last byte: what it holds, when each step was, and how it ended. However it ends,
 //! it is recorded exactly once.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, StatusCode, header};
 use outrigger_core::{
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::{Calling, Direction, Inside, Record, Telemetry};
 use crate::{
     endpoint::{Counted, Trial},
-    http::{Gate, Link, Upload},
+    http::{Gate, Idle, Link, Upload},
     upstream::Occupied,
 };
 
@@ -145,6 +145,15 @@ impl Exchange {
         }
     }
 
+    /// When the head of the application's answer came, and for how long it had had the whole request by then.
+    pub(crate) fn application_answered(&self) -> Option<(std::time::Instant, Duration)> {
+        let inner = self.0.as_ref()?;
+        let Stamps { handed_on, response_head, .. } = inner.stamps;
+        let uploaded = inner.upload.as_ref().and_then(|upload| upload.ended()).map(Instant::into_std);
+        let (begun, answered) = (handed_on.max(uploaded)?, response_head?);
+        Some((answered, answered.saturating_duration_since(begun)))
+    }
+
     /// It is a gRPC call: how it ended is told at its end, and whether it is a stream by its messages.
     pub(crate) fn set_grpc(&mut self) {
         if let Some(inner) = &mut self.0 {
@@ -157,11 +166,18 @@ impl Exchange {
         self.0.as_ref().is_some_and(|inner| inner.grpc.is_some())
     }
 
-    /// Where the rest of the request's body is.
+    /// Where the rest of the request's body is, and how long the exchange may be idle.
     pub(crate) fn set_upload(&mut self, upload: &Arc<Upload>) {
         if let Some(inner) = &mut self.0 {
+            inner.link.may_be(upload.idle());
             inner.upload = Some(Arc::clone(upload));
         }
+    }
+
+    /// How long it may be without a byte in either direction, once that is known.
+    pub(crate) fn idle(&self) -> Option<Arc<Idle>> {
+        let upload = self.0.as_ref().and_then(|inner| inner.upload.as_ref());
+        upload.map(|upload| Arc::clone(upload.idle()))
     }
 
     /// What the inbound sidecar told of its time.

@@ -58,6 +58,8 @@ pub(crate) struct Metrics {
     pub(crate) retries: Counter,
     /// Attempts that would have, had the budget allowed it.
     pub(crate) retries_over_budget: Counter,
+    /// Requests over the limit of an application that is not enforced.
+    pub(crate) tolerated: Counter,
     /// Pooled connections found closed and replaced before the request was handed on.
     pub(crate) pool_replaced: Counter,
 }
@@ -79,6 +81,7 @@ impl Metrics {
             informational_dropped: Counter::default(),
             retries: Counter::default(),
             retries_over_budget: Counter::default(),
+            tolerated: Counter::default(),
             pool_replaced: Counter::default(),
         };
         let registry = registry.sub_registry_with_prefix("outrigger");
@@ -130,6 +133,11 @@ impl Metrics {
             "retries_over_budget",
             "Attempts that were not made because the retry budget was spent",
             metrics.retries_over_budget.clone(),
+        );
+        registry.register(
+            "requests_tolerated",
+            "Requests that would have been refused as 'overloaded', were the limit on the application enforced",
+            metrics.tolerated.clone(),
         );
         registry.register(
             "pooled_connections_replaced",

@@ -1,15 +1,20 @@
 //! One attempt: a request to one upstream, on a connection that was found or made, up to the head of its response. The
 //! same for both directions; what differs is how a connection is made and how long an idle one is trusted.
 
-use std::{error::Error as StdError, pin::Pin, sync::Arc, task::Poll, time::Duration};
+mod stream;
 
-use h2::{RecvStream, client::ResponseFuture};
+use std::{error::Error as StdError, sync::Arc, time::Duration};
+
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, response};
 use hyper::{body::Incoming, ext};
 use outrigger_core::reason::Reason;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Connect, Occupied, Upstream, UpstreamBody, body, http1::Lease};
+use super::{
+    Connect, Failed, Occupied, Protocol, Upstream, UpstreamBody,
+    failure::{NoAnswer, no_answer, no_response, not_sent},
+    http1::Lease,
+};
 use crate::{
     headers,
     http::{Gate, Limits, RequestBody, Upload, has_one_length, is_idempotent},
@@ -35,6 +40,9 @@ pub(crate) struct Demand {
     pub(crate) max_idle: Duration,
     /// How long one is kept that nobody uses.
     pub(crate) keep: Duration,
+    /// Whether the other side may close one that is shared without a word, which a sidecar never does: then a request that
+    /// may be repeated is kept until it is answered.
+    pub(crate) closes_silently: bool,
     /// TCP and TLS together.
     pub(crate) connect_timeout: Duration,
     /// How long to wait while the destination has no connection left.
@@ -76,29 +84,6 @@ pub(crate) struct Answer {
     pub(crate) occupied: Option<Occupied>,
 }
 
-/// Why there is no response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Failed {
-    pub(crate) reason: Reason,
-    /// No application saw the request, and any may be asked instead.
-    pub(crate) unprocessed: bool,
-}
-
-impl Failed {
-    pub(crate) fn before(reason: Reason) -> Self {
-        Self { reason, unprocessed: true }
-    }
-
-    pub(crate) fn after(reason: Reason) -> Self {
-        Self { reason, unprocessed: false }
-    }
-
-    /// `processed`: an application may have seen the request before it failed so.
-    fn or_processed(self, processed: bool) -> Self {
-        if processed { Self::after(Reason::UpstreamReset) } else { self }
-    }
-}
-
 /// Where and how.
 #[derive(Debug)]
 pub(crate) struct Attempt<'a, C> {
@@ -115,8 +100,8 @@ impl<C: Connect> Attempt<'_, C> {
     /// Sends a request; returns the response's head, with the connection that the rest of it comes on.
     ///
     /// A pooled connection may have been closed by the other side in the meantime. Then the request is sent once more,
-    /// on a new one: any request of which nothing was written; else only one that is idempotent and whose body is
-    /// still there. Cancel safe: dropped, the request is aborted upstream.
+    /// on a new one: any request of which nothing was written, or of which a peer says by its close that it looked at
+    /// nothing; else only one that is idempotent; and only while the body is still there. Cancel safe: dropped, the request is aborted upstream.
     pub(crate) async fn send(
         &self,
         head: Head,
@@ -128,7 +113,10 @@ impl<C: Connect> Attempt<'_, C> {
         match self.leg {
             // Boxed: twice the other one.
             Leg::Http1 => Box::pin(self.send_http1(head, upload, exchange)).await,
-            Leg::Http2 => self.send_http2(head, upload, exchange).await,
+            Leg::Http2 => {
+                let mut request = head.stream_request();
+                self.send_http2(&mut request, (&self.demand, false), upload, exchange).await
+            }
         }
     }
 
@@ -159,7 +147,8 @@ impl<C: Connect> Attempt<'_, C> {
             let acquired = wait(pool.acquire(&demand), || pool.is_connecting(), exchange).await;
             let (mut lease, waited) = acquired.map_err(|failed| failed.or_processed(broke))?;
             self.waited(waited, exchange);
-            let kept = (repeatable && !waited.fresh && upload.is_replayable()).then(|| Head {
+            let again = repeatable || lease.connection().is_of_a_peer();
+            let kept = (again && !waited.fresh && upload.is_replayable()).then(|| Head {
                 method: request.method().clone(),
                 uri: request.uri().clone(),
                 headers: request.headers().clone(),
@@ -179,23 +168,40 @@ impl<C: Connect> Attempt<'_, C> {
                 Err(NoAnswer::Unsent(_)) => {
                     return Err(Failed::before(Reason::ConnectFailed).or_processed(broke));
                 }
-                Err(NoAnswer::Broke) if let Some(head) = kept => {
-                    broke = true;
-                    upload.rewind();
-                    request = head.request(upload);
-                }
+                Err(NoAnswer::For(reason)) => return Err(Failed::after(reason)),
                 // On a new connection it is our certificate that was refused, and nothing was served.
                 Err(NoAnswer::Broke) if waited.fresh && lease.connection().is_refused() => {
                     return Err(Failed::before(Reason::PeerRejected).or_processed(broke));
                 }
-                Err(NoAnswer::Broke) => return Err(Failed::after(Reason::UpstreamReset)),
-                Err(NoAnswer::For(reason)) => return Err(Failed::after(reason)),
+                Err(unanswered) => {
+                    let harmless = repeatable || matches!(unanswered, NoAnswer::Closed);
+                    let Some(head) = kept.filter(|_| harmless) else {
+                        return Err(self.without_answer(&unanswered).await.or_processed(broke));
+                    };
+                    broke |= matches!(unanswered, NoAnswer::Broke);
+                    upload.rewind();
+                    request = head.request(upload);
+                }
             }
             // From now on only a new one.
             self.telemetry.metrics().pool_replaced.inc();
             demand.max_idle = Duration::ZERO;
             exchange.stamp(|stamps| stamps.begin_attempt(Instant::now().into_std()));
         }
+    }
+
+    /// What a request is that was sent once and not answered.
+    async fn without_answer(&self, unanswered: &NoAnswer) -> Failed {
+        let unprocessed = match unanswered {
+            NoAnswer::Closed => true,
+            // Unread, if nobody is there any more who could have broken off on purpose.
+            NoAnswer::Unread => {
+                let connected = self.upstream.connector().connect(Protocol::Http1);
+                matches!(timeout(self.demand.connect_timeout, connected).await, Ok(Err(_refused)))
+            }
+            NoAnswer::Unsent(_) | NoAnswer::Broke | NoAnswer::For(_) => false,
+        };
+        if unprocessed { Failed::before(Reason::ConnectFailed) } else { Failed::after(Reason::UpstreamReset) }
     }
 
     async fn send_on(
@@ -209,7 +215,9 @@ impl<C: Connect> Attempt<'_, C> {
         if asked.is_some() {
             lease.connection().may_switch();
         }
+        lease.connection().may_be(upload.idle());
         let expects = upload.is_expecting();
+        lease.connection().begin();
         let answer = lease.connection().sender().try_send_request(request);
         tokio::pin!(answer);
         let answer = tokio::select! {
@@ -231,7 +239,7 @@ impl<C: Connect> Attempt<'_, C> {
                 }
                 let error = error.into_error();
                 tracing::debug!(error = &error as &dyn StdError, "attempt failed");
-                Err(why(&error, upload))
+                Err(no_answer(&error, upload, lease.connection()))
             }
         }
     }
@@ -251,69 +259,6 @@ impl<C: Connect> Attempt<'_, C> {
                 telemetry.metrics().informational_dropped.inc();
             }
         });
-    }
-
-    async fn send_http2(
-        &self,
-        head: Head,
-        upload: &Arc<Upload>,
-        exchange: &mut Exchange,
-    ) -> Result<Answer, Failed> {
-        let bodiless = upload.is_bodiless();
-        let request = head.stream_request();
-        loop {
-            let pool = &self.upstream.http2;
-            let (mut sender, stream, waited) =
-                wait(pool.acquire(&self.demand), || pool.is_connecting(), exchange).await?;
-            self.waited(waited, exchange);
-            if let Err(error) = std::future::poll_fn(|cx| Poll::Ready(open(sender.poll_ready(cx)))).await {
-                tracing::debug!(%error, "connection takes no further request");
-                stream.is_last();
-                if waited.fresh {
-                    return Err(Failed::before(not_sent(&stream)));
-                }
-                self.telemetry.metrics().pool_replaced.inc();
-                continue;
-            }
-            let (response, send) = sender.send_request(request, bodiless).map_err(|error| {
-                tracing::debug!(%error, "request could not be written");
-                stream.is_last();
-                Failed::before(not_sent(&stream))
-            })?;
-            drop(sender);
-            if !bodiless {
-                push_on(RequestBody::of(upload), send).await;
-            }
-            return match self.final_response(response).await {
-                Ok(response) => {
-                    exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
-                    if !has_one_length(response.headers()) {
-                        return Err(Failed::after(Reason::BadResponse));
-                    }
-                    let (head, body) = response.into_parts();
-                    let body = UpstreamBody::http2(body).with_begin(is_short(&head.headers)).await;
-
-                    Ok(Answer { head, body, occupied: Some(Occupied::Http2(stream)) })
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "attempt failed");
-                    Err(no_response(&error, &stream, upload, waited.fresh))
-                }
-            };
-        }
-    }
-
-    /// The answer that ends the wait, past those that only inform.
-    async fn final_response(&self, mut response: ResponseFuture) -> Result<Response<RecvStream>, h2::Error> {
-        std::future::poll_fn(|cx| {
-            while let Poll::Ready(Some(Ok(_))) = response.poll_informational(cx) {
-                if self.counts_informational {
-                    self.telemetry.metrics().informational_dropped.inc();
-                }
-            }
-            Pin::new(&mut response).poll(cx)
-        })
-        .await
     }
 }
 
@@ -355,72 +300,6 @@ fn charge(exchange: &mut Exchange, since: Instant, connecting: bool) {
         true => stamps.connecting += since.elapsed(),
         false => stamps.queued += since.elapsed(),
     });
-}
-
-/// Whether a connection is open at all: a sender of its own never waits.
-fn open(ready: Poll<Result<(), h2::Error>>) -> Result<(), h2::Error> {
-    match ready {
-        Poll::Ready(ready) => ready,
-        Poll::Pending => Ok(()),
-    }
-}
-
-/// Sends what is there of the body now; the rest by a task of its own, which ends with the stream.
-async fn push_on(body: RequestBody, stream: h2::SendStream<bytes::Bytes>) {
-    let mut pushing = Box::pin(body::push(body, stream));
-    let done = std::future::poll_fn(|cx| Poll::Ready(pushing.as_mut().poll(cx).is_ready())).await;
-    if !done {
-        tokio::spawn(pushing);
-    }
-}
-
-enum NoAnswer {
-    /// Nothing was written: the request is as good as new.
-    Unsent(Box<Request<RequestBody>>),
-    /// The connection broke before the first byte of a response.
-    Broke,
-    /// Everything else.
-    For(Reason),
-}
-
-fn why(error: &hyper::Error, upload: &Upload) -> NoAnswer {
-    if let Some(reason) = upload.failure() {
-        return NoAnswer::For(reason);
-    }
-    if error.is_parse() {
-        return NoAnswer::For(Reason::BadResponse);
-    }
-    NoAnswer::Broke
-}
-
-/// Why a stream ended without a response.
-fn no_response(error: &h2::Error, stream: &super::Stream, upload: &Upload, fresh: bool) -> Failed {
-    // What the peer says that it did not begin with (RFC 9113 §6.8, §8.7).
-    if error.is_go_away() && error.is_remote() {
-        stream.is_last();
-        return Failed::before(Reason::ConnectFailed);
-    }
-    if error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
-        return Failed::before(Reason::ConnectFailed);
-    }
-    if let Some(reason) = upload.failure() {
-        return Failed::after(reason);
-    }
-    if error.is_io() || error.is_go_away() {
-        stream.is_last();
-        // On a new connection it is our certificate that was refused, and nothing was served.
-        if fresh && stream.is_refused() {
-            return Failed::before(Reason::PeerRejected);
-        }
-    }
-    if error.is_library() && !error.is_io() {
-        return Failed::after(Reason::BadResponse);
-    }
-    Failed::after(Reason::UpstreamReset)
-}
-
-fn not_sent(stream: &super::Stream) -> Reason {
-    if stream.is_refused() { Reason::PeerRejected } else { Reason::ConnectFailed }
 }
 
 /// A response that could be understood in two ways, or that leaves HTTP although nobody asked for it.

@@ -8,15 +8,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use crate::http::{BodyError, Patience, RequestBody};
 use bytes::Bytes;
 use h2::{Reason as Code, RecvStream, SendStream};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::time::timeout;
-
-use crate::http::{BodyError, RequestBody};
 
 /// A response's body, from either kind of upstream.
 #[derive(Debug)]
@@ -223,6 +221,7 @@ async fn send(
     if data.is_empty() {
         return stream.send_data(data, last).map(|()| true).map_err(|_over| Code::INTERNAL_ERROR);
     }
+    let mut patience = Patience::new(None);
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
         let room = poll_fn(|cx| {
@@ -233,12 +232,15 @@ async fn send(
             if let Poll::Ready(error) = body.poll_abandoned(cx) {
                 return Poll::Ready(Err(error.code()));
             }
-            stream.poll_capacity(cx).map(Ok)
+            match stream.poll_capacity(cx) {
+                Poll::Ready(room) => Poll::Ready(Ok(room)),
+                Poll::Pending => patience.poll_idle(cx, body.idle()).map(|()| Err(Code::CANCEL)),
+            }
         });
-        let room = timeout(body.timeout(), room).await.map_err(|_elapsed| Code::CANCEL)?;
-        let Some(Ok(room)) = room? else {
+        let Some(Ok(room)) = room.await? else {
             return Ok(false);
         };
+        patience.reset();
         let part = data.split_to(room.min(data.len()));
         if !part.is_empty() {
             let last = last && data.is_empty();

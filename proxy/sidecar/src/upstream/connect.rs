@@ -18,6 +18,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
+use super::ending::{End, Ending};
 use crate::{endpoint::OpenConnection, http::Transport, io::Ahead, trust::Trusted};
 
 /// What is to be spoken on a connection.
@@ -67,6 +68,8 @@ pub(crate) struct FirstWord {
     refused: AtomicBool,
     over: AtomicBool,
     said: Notify,
+    /// And last.
+    ending: Ending,
 }
 
 impl FirstWord {
@@ -122,11 +125,14 @@ impl FirstWord {
 impl Connected {
     /// Takes it apart: the socket, the sign that it may take nothing new, and the moment at which it is cut.
     pub(crate) fn split(self) -> (Io, Standing, impl Future<Output = ()> + Send + use<>) {
-        let standing = self.trust.as_ref().map(|trust| Standing {
-            retired: Arc::clone(&trust.retired),
-            first: Some(Arc::clone(&trust.first)),
-        });
-        let standing = standing.unwrap_or_else(|| self.io.standing());
+        let standing = match &self.trust {
+            Some(trust) => Standing {
+                retired: Arc::clone(&trust.retired),
+                first: Arc::clone(&trust.first),
+                proven: true,
+            },
+            None => self.io.standing(),
+        };
         let cut = async move {
             match self.trust {
                 Some(mut trust) => trust.trusted.cut().await,
@@ -138,10 +144,11 @@ impl Connected {
 }
 
 /// What became known of a connection's peer since the handshake. Nothing ever does of one that proved nothing.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Standing {
     retired: Arc<AtomicBool>,
-    first: Option<Arc<FirstWord>>,
+    first: Arc<FirstWord>,
+    proven: bool,
 }
 
 impl Standing {
@@ -152,22 +159,27 @@ impl Standing {
 
     /// Whether its peer did not believe us.
     pub(super) fn is_refused(&self) -> bool {
-        self.first.as_ref().is_some_and(|first| first.is_refused())
+        self.first.is_refused()
+    }
+
+    /// Whether its peer proved to be a sidecar of the mesh.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    /// How the connection ended.
+    pub(super) fn ending(&self) -> &Ending {
+        &self.first.ending
     }
 
     /// The connection is over: nobody reads any more.
     pub(super) fn end(&self) {
-        if let Some(first) = &self.first {
-            first.end();
-        }
+        self.first.end();
     }
 
     /// Waits until its peer has said something: until then it may still refuse us. Somebody else has to read.
     pub(super) async fn heard(&self) -> Result<(), Reason> {
-        match &self.first {
-            Some(first) => first.wait().await,
-            None => Ok(()),
-        }
+        self.first.wait().await
     }
 }
 
@@ -183,11 +195,39 @@ pub(crate) enum Io {
 impl Io {
     /// Of a peer that proved nothing.
     fn standing(&self) -> Standing {
+        Standing { retired: Arc::default(), first: Arc::clone(self.first()), proven: false }
+    }
+
+    fn first(&self) -> &Arc<FirstWord> {
         match self {
-            Self::Plain(_, first) | Self::Tls(_, first) => {
-                Standing { first: Some(Arc::clone(first)), ..Standing::default() }
-            }
+            Self::Plain(_, first) | Self::Tls(_, first) => first,
         }
+    }
+
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        let before = buffer.filled().len();
+        let polled = match self {
+            Self::Plain(stream, _) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream, _) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        polled.map_ok(|()| buffer.filled().len() - before)
+    }
+
+    /// Notes a write. After one that failed, what the other side said before is still there to be read, and may be that
+    /// it had closed the connection before.
+    fn note_write(&mut self, cx: &mut Context<'_>, polled: &Poll<io::Result<usize>>) {
+        self.first().ending.wrote(polled);
+        let Poll::Ready(Err(error)) = polled else { return };
+        let plain = matches!(self, Self::Plain(..));
+        let mut rest = [0; 1024];
+        while !self.first().ending.is_over() {
+            let read = self.poll_socket(cx, &mut ReadBuf::new(&mut rest));
+            if read.is_pending() {
+                break;
+            }
+            self.first().ending.read(&read, || plain);
+        }
+        self.first().ending.set(End::of(error));
     }
 }
 
@@ -206,23 +246,29 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let (polled, first) = match self.get_mut() {
-            Self::Plain(stream, first) => (Pin::new(stream).poll_read(cx, buffer), first),
-            Self::Tls(stream, first) => (Pin::new(stream).poll_read(cx, buffer), first),
-        };
-        let polled = polled.map_ok(|()| buffer.filled().len() - before);
-        first.note(&polled);
+        let this = self.get_mut();
+        let polled = this.poll_socket(cx, buffer);
+        this.first().note(&polled);
+        match &*this {
+            // The end comes first, and the reset that follows what was sent to a closed socket is kept beside it.
+            Self::Plain(stream, first) => {
+                first.ending.read(&polled, || matches!(stream.take_error(), Ok(Some(_))));
+            }
+            Self::Tls(_, first) => first.ending.read(&polled, || false),
+        }
         polled.map_ok(|_read| ())
     }
 }
 
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        let polled = match this {
             Self::Plain(stream, _) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        };
+        this.note_write(cx, &polled);
+        polled
     }
 
     fn poll_write_vectored(
@@ -230,10 +276,13 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        let polled = match this {
             Self::Plain(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
+        };
+        this.note_write(cx, &polled);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -26,13 +26,15 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Connect, Io, Protocol,
+    Connect, Protocol,
     attempt::{Demand, Waited},
     connect::{Connected, Standing},
+    ending::End,
+    patient::{Governing, Patient},
 };
 use crate::{
     endpoint::{Counted, DestinationState},
-    http::{Limits, RequestBody},
+    http::{self, Limits, RequestBody},
 };
 
 /// How long a connection that just finished a response may take to be ready for the next request. Its task only needs
@@ -95,6 +97,7 @@ struct Bond {
     may_switch: AtomicBool,
     released: CancellationToken,
     cut: CancellationToken,
+    governing: Governing,
 }
 
 impl Connection {
@@ -108,9 +111,34 @@ impl Connection {
         self.standing.is_refused()
     }
 
+    /// Whether it leads to another sidecar.
+    pub(super) fn is_of_a_peer(&self) -> bool {
+        self.standing.is_proven()
+    }
+
+    /// A request is about to be sent.
+    pub(super) fn begin(&self) {
+        self.standing.ending().begin();
+    }
+
+    /// How it ended, if it did so without a byte of an answer.
+    pub(super) fn unanswered(&self) -> Option<End> {
+        self.standing.ending().unanswered()
+    }
+
+    /// How many writes the request took.
+    pub(super) fn writes(&self) -> u32 {
+        self.standing.ending().writes()
+    }
+
     /// The next request may turn it into something else.
     pub(super) fn may_switch(&self) {
         self.bond.may_switch.store(true, Ordering::Relaxed);
+    }
+
+    /// The next request may be `idle`: so long may the upstream take nothing of it.
+    pub(super) fn may_be(&self, idle: &Arc<http::Idle>) {
+        *self.bond.governing.lock() = Some(Arc::clone(idle));
     }
 
     fn is_over(&self) -> bool {
@@ -247,11 +275,12 @@ impl<C: Connect> Pool<C> {
         began: Instant,
     ) -> Result<Connection, Reason> {
         let (io, standing, cut) = connected.split();
-        let (sender, connection) = self.builder.handshake(TokioIo::new(io)).await.map_err(|error| {
+        let bond = Arc::new(Bond::default());
+        let io = TokioIo::new(Patient::new(io, Arc::clone(&bond.governing)));
+        let (sender, connection) = self.builder.handshake(io).await.map_err(|error| {
             tracing::debug!(%error, "connection could not be used");
             Reason::ConnectFailed
         })?;
-        let bond = Arc::new(Bond::default());
         let held = bond.released.clone().drop_guard();
         tokio::spawn(watch_over(connection, cut, Arc::clone(&bond), counted));
         Ok(Connection { sender, standing, fresh: Some(began.elapsed()), bond, _held: held })
@@ -298,7 +327,7 @@ impl<C: Connect> Pool<C> {
 
 /// The task of a connection: ends with it, with what it was turned into, or when it has to be cut.
 async fn watch_over(
-    connection: http1::Connection<TokioIo<Io>, RequestBody>,
+    connection: http1::Connection<TokioIo<Patient>, RequestBody>,
     cut: impl Future<Output = ()>,
     bond: Arc<Bond>,
     counted: Counted,

@@ -3,13 +3,16 @@
 //! the connection's window is the sum of its streams', a byte.
 //!
 //! Connecting is single flight: a task of its own makes the connection, and everybody who needs one waits for that task.
+//!
+//! A connection on which nothing is under way may have been closed by the other side without a word. Whoever asks says for
+//! how long he believes one: where none is young enough a new one takes their place, so that there are never more of them.
 
 use std::{
     fmt,
     pin::pin,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,7 +23,7 @@ use outrigger_core::reason::Reason;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{
@@ -38,6 +41,9 @@ use crate::{
 /// So many new connections may be full of others' streams before a request has one.
 const LANDINGS: u32 = 16;
 
+/// Instead of a time.
+const UNUSED: u64 = u64::MAX;
+
 /// What a flight ended with.
 type Landing = watch::Receiver<Option<Result<(), Reason>>>;
 
@@ -48,7 +54,6 @@ pub(super) struct Multiplexer<C> {
     destination: Arc<DestinationState>,
     builder: Builder,
     streams: usize,
-    keep: Duration,
     state: Mutex<State>,
     /// Somebody gave a stream back while all were taken.
     freed: Arc<Notify>,
@@ -80,14 +85,38 @@ struct Open {
 #[derive(Debug)]
 struct Load {
     streams: AtomicUsize,
-    /// A stream was given out since this was last looked at.
-    used: AtomicBool,
+    born: Instant,
+    /// When its last stream was given back, microseconds after it was born; [`UNUSED`]: it had none yet.
+    idle_since: AtomicU64,
+    /// How long it is kept when it is idle.
+    keep: Duration,
+    /// An answer came on it since it was idle last: it was not closed then.
+    proven: AtomicBool,
     standing: Standing,
     over: AtomicBool,
     freed: Arc<Notify>,
 }
 
 impl Load {
+    /// Since when nothing is under way on it; `None`: something is.
+    fn idle_since(&self) -> Option<Instant> {
+        let since = match self.idle_since.load(Ordering::Relaxed) {
+            UNUSED => self.born,
+            micros => self.born + Duration::from_micros(micros),
+        };
+        (self.streams.load(Ordering::Relaxed) == 0).then_some(since)
+    }
+
+    /// Whether it was idle for longer than `max_idle`, or than it is kept.
+    fn is_stale(&self, max_idle: Duration, now: impl FnOnce() -> Instant) -> bool {
+        let max_idle = max_idle.min(self.keep);
+        self.idle_since().is_some_and(|since| now().saturating_duration_since(since) > max_idle)
+    }
+
+    fn is_unused(&self) -> bool {
+        self.idle_since.load(Ordering::Relaxed) == UNUSED && self.streams.load(Ordering::Relaxed) == 0
+    }
+
     fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed) || self.standing.is_retired()
     }
@@ -95,12 +124,22 @@ impl Load {
 
 /// The right to one stream of a connection, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Stream(Arc<Load>);
+pub(crate) struct Stream {
+    load: Arc<Load>,
+    /// Nothing was heard on its connection since that was idle.
+    doubtful: bool,
+}
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
-        self.0.freed.notify_one();
+        let load = &self.load;
+        if load.streams.load(Ordering::Relaxed) == 1 {
+            let age = load.born.elapsed().as_micros();
+            load.idle_since.store(u64::try_from(age).unwrap_or(u64::MAX), Ordering::Relaxed);
+            load.proven.store(false, Ordering::Relaxed);
+        }
+        load.streams.fetch_sub(1, Ordering::Relaxed);
+        load.freed.notify_one();
     }
 }
 
@@ -124,7 +163,6 @@ impl<C: Connect> Multiplexer<C> {
             destination,
             builder,
             streams,
-            keep: limits.pool_idle,
             state: Mutex::default(),
             freed: Arc::default(),
         })
@@ -146,7 +184,7 @@ impl<C: Connect> Multiplexer<C> {
         self: &Arc<Self>,
         demand: &Demand,
     ) -> Result<(SendRequest<Bytes>, Stream, Waited), Reason> {
-        if let Some((sender, stream)) = self.find(&mut self.state.lock()) {
+        if let Some((sender, stream)) = self.find(&mut self.state.lock(), (demand.max_idle, false)) {
             return Ok((sender, stream, Waited::default()));
         }
         Box::pin(self.wait(demand)).await
@@ -163,7 +201,7 @@ impl<C: Connect> Multiplexer<C> {
             freed.as_mut().enable();
             let landing = {
                 let mut state = self.state.lock();
-                if let Some((sender, stream)) = self.find(&mut state) {
+                if let Some((sender, stream)) = self.find(&mut state, (demand.max_idle, landings > 0)) {
                     let waited = Waited {
                         queued: begin.elapsed().saturating_sub(connecting),
                         connecting,
@@ -199,8 +237,13 @@ impl<C: Connect> Multiplexer<C> {
         }
     }
 
-    /// The first connection that has a stream left: the fewer connections, the more goes into one write.
-    fn find(&self, state: &mut State) -> Option<(SendRequest<Bytes>, Stream)> {
+    /// The first connection that has a stream left and was not idle for longer than `max_idle`, or, if one `landed`, was
+    /// not used at all: the fewer connections, the more goes into one write.
+    fn find(
+        &self,
+        state: &mut State,
+        (max_idle, landed): (Duration, bool),
+    ) -> Option<(SendRequest<Bytes>, Stream)> {
         let mut gone = false;
         let mut found = None;
         for open in &state.connections {
@@ -208,12 +251,15 @@ impl<C: Connect> Multiplexer<C> {
                 gone = true;
                 continue;
             }
+            if !(landed && open.load.is_unused()) && open.load.is_stale(max_idle, Instant::now) {
+                continue;
+            }
             let streams = open.load.streams.load(Ordering::Relaxed);
             // What the peer allows counts, too; it is asked only where it could be less.
             if streams < self.streams && streams < open.sender.current_max_send_streams() {
                 open.load.streams.fetch_add(1, Ordering::Relaxed);
-                open.load.used.store(true, Ordering::Relaxed);
-                found = Some((open.sender.clone(), Stream(Arc::clone(&open.load))));
+                let doubtful = !open.load.proven.load(Ordering::Relaxed);
+                found = Some((open.sender.clone(), Stream { load: Arc::clone(&open.load), doubtful }));
                 break;
             }
         }
@@ -233,20 +279,27 @@ impl<C: Connect> Multiplexer<C> {
         if state.connections.iter().any(closed) {
             return None;
         }
-        let counted = self.destination.connection(demand.connections)?;
+        let Some(counted) = self.destination.connection(demand.connections) else {
+            // One that nobody may use must not be what there is no room for.
+            state.retire_stale(demand.max_idle);
+            return None;
+        };
         let (landed, landing) = watch::channel(None);
         state.flight = Some(landing.clone());
         let this = Arc::clone(self);
-        let connect_timeout = demand.connect_timeout;
+        let (connect_timeout, keep, max_idle) = (demand.connect_timeout, demand.keep, demand.max_idle);
         tokio::spawn(async move {
             let made = timeout(connect_timeout, async {
                 let connected = this.connect.connect(Protocol::Http2).await?;
-                this.begin(connected, counted).await
+                this.begin(connected, counted, keep).await
             });
             let made = made.await.unwrap_or(Err(Reason::ConnectTimeout));
             let mut state = this.state.lock();
             state.flight = None;
-            let landing = made.map(|open| state.connections.push(open));
+            let landing = made.map(|open| {
+                state.retire_stale(max_idle);
+                state.connections.push(open);
+            });
             drop(state);
             let _nobody_waits = landed.send(Some(landing));
         });
@@ -254,7 +307,12 @@ impl<C: Connect> Multiplexer<C> {
     }
 
     /// Begins HTTP/2 on a new connection. Its task ends with it, or when it has to be cut.
-    async fn begin(self: &Arc<Self>, connected: Connected, counted: Counted) -> Result<Open, Reason> {
+    async fn begin(
+        self: &Arc<Self>,
+        connected: Connected,
+        counted: Counted,
+        keep: Duration,
+    ) -> Result<Open, Reason> {
         let (io, standing, cut) = connected.split();
         let (sender, connection) = self.builder.handshake(Gather::new(io)).await.map_err(|error| {
             tracing::debug!(%error, "connection could not be used");
@@ -262,13 +320,15 @@ impl<C: Connect> Multiplexer<C> {
         })?;
         let load = Arc::new(Load {
             streams: AtomicUsize::new(0),
-            used: AtomicBool::new(true),
+            born: Instant::now(),
+            idle_since: AtomicU64::new(UNUSED),
+            keep,
+            proven: AtomicBool::new(false),
             standing,
             over: AtomicBool::new(false),
             freed: Arc::clone(&self.freed),
         });
-        let (idle, over) =
-            (close_when_idle(Arc::downgrade(self), Arc::clone(&load), self.keep), Arc::clone(&load));
+        let (idle, over) = (close_when_idle(Arc::downgrade(self), Arc::clone(&load)), Arc::clone(&load));
         tokio::spawn(async move {
             let ended = async {
                 tokio::select! {
@@ -300,18 +360,32 @@ impl<C: Connect> Multiplexer<C> {
     }
 }
 
-/// Takes a connection off the list once no stream was open or given out for `keep`, up to twice as long; it closes itself
-/// then. Never ready: the connection ends when it has said so to its peer. No clock is read for it by a request.
-async fn close_when_idle<C: Connect>(home: Weak<Multiplexer<C>>, load: Arc<Load>, keep: Duration) {
+impl State {
+    /// Takes those off the list that were idle for longer than `max_idle`; each closes itself then.
+    fn retire_stale(&mut self, max_idle: Duration) {
+        let now = Instant::now();
+        self.connections.retain(|open| {
+            let stale = open.load.is_stale(max_idle, || now);
+            open.load.over.fetch_or(stale, Ordering::Relaxed);
+            !stale
+        });
+    }
+}
+
+/// Takes a connection off the list once it was idle for as long as it is kept; it closes itself then. Never ready: the
+/// connection ends when it has said so to its peer.
+async fn close_when_idle<C: Connect>(home: Weak<Multiplexer<C>>, load: Arc<Load>) {
+    let mut look = Instant::now() + load.keep;
     loop {
-        sleep(keep).await;
+        sleep_until(look).await;
         let Some(home) = home.upgrade() else {
             break;
         };
         // Under the lock under which streams are given out.
         let mut state = home.state.lock();
-        let used = load.used.swap(false, Ordering::Relaxed);
-        if !used && load.streams.load(Ordering::Relaxed) == 0 {
+        let now = Instant::now();
+        look = load.idle_since().unwrap_or(now) + load.keep;
+        if look <= now {
             load.over.store(true, Ordering::Relaxed);
             state.connections.retain(|open| !Arc::ptr_eq(&open.load, &load));
             break;
@@ -323,11 +397,25 @@ async fn close_when_idle<C: Connect>(home: Weak<Multiplexer<C>>, load: Arc<Load>
 impl Stream {
     /// Whether the peer refused us.
     pub(super) fn is_refused(&self) -> bool {
-        self.0.standing.is_refused()
+        self.load.standing.is_refused()
+    }
+
+    /// An answer came on its connection.
+    pub(super) fn is_heard(&self) {
+        self.load.proven.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its connection may have been closed before the stream was opened: nothing was heard on it since it was
+    /// idle.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubtful
     }
 
     /// Its connection refused a further stream, or is gone: nobody else need try.
     pub(super) fn is_last(&self) {
-        self.0.over.store(true, Ordering::Relaxed);
+        self.load.over.store(true, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -350,3 +350,68 @@ async fn trailers_of_an_answer_without_data_arrive() {
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     assert!(!head.to_ascii_lowercase().contains("content-length"), "{head}");
 }
+
+#[tokio::test]
+async fn a_get_that_meets_a_closed_connection_is_sent_once_more_and_no_oftener() {
+    let pair = pair().await;
+    let mut client = pair.streams().await;
+    let first = client.send(get("/first"), true).await;
+    let mut app = Frames::server(pair.app.accept().await).await;
+    let stream = app.until(HEADERS).await.stream;
+    app.send(HEADERS, END_HEADERS | END_STREAM, stream, block(&[(":status", "204")])).await;
+    assert_eq!(first.answer().await.unwrap().status(), 204);
+    let second = client.send(get("/second"), true).await;
+    app.until(HEADERS).await;
+    // As if it had been gone before: not a word of what it did with the request.
+    drop(app);
+    let mut next = App::accept(&pair.app).await;
+    let call = next.call().await;
+    assert_eq!(call.path(), "/second");
+    call.ok("again");
+    assert_eq!(second.answer().await.unwrap().text(), "again");
+    let third = client.send(get("/third"), true).await;
+    assert_eq!(next.call().await.path(), "/third");
+    drop(next);
+    let mut last = App::accept(&pair.app).await;
+    assert_eq!(last.call().await.path(), "/third");
+    drop(last);
+    assert_eq!(third.answer().await.unwrap().status(), 502);
+    assert!(!pair.app.is_called().await);
+}
+
+#[tokio::test]
+async fn a_post_that_meets_a_closed_connection_is_not_sent_again() {
+    let pair = pair().await;
+    let mut client = pair.streams().await;
+    let first = client.send(get("/first"), true).await;
+    let mut app = Frames::server(pair.app.accept().await).await;
+    let stream = app.until(HEADERS).await.stream;
+    app.send(HEADERS, END_HEADERS | END_STREAM, stream, block(&[(":status", "204")])).await;
+    assert_eq!(first.answer().await.unwrap().status(), 204);
+    let second = client.send(post("/second"), true).await;
+    // Where a moment has passed it comes on a new connection.
+    tokio::select! {
+        _ = app.until(HEADERS) => drop(app),
+        new = pair.app.accept() => {
+            let mut new = Frames::server(new).await;
+            new.until(HEADERS).await;
+            drop(new);
+        }
+    }
+    assert_eq!(second.answer().await.unwrap().status(), 502);
+    assert!(!pair.app.is_called().await);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_is_no_closed_connection() {
+    let pair = pair().await;
+    let mut client = pair.streams().await;
+    let first = client.send(get("/first"), true).await;
+    let mut app = App::accept(&pair.app).await;
+    app.call().await.ok("fine");
+    first.answer().await.unwrap();
+    let second = client.send(get("/second"), true).await;
+    app.call().await.respond.send_reset(Code::INTERNAL_ERROR);
+    assert_eq!(second.answer().await.unwrap().status(), 502);
+    assert!(!pair.app.is_called().await);
+}

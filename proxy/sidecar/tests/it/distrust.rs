@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use outrigger_core::model::Outgoing;
 use outrigger_proxy::http::Limits;
 use outrigger_tls::{
     Bundle, Svid,
@@ -30,6 +31,11 @@ fn distrusted(direction: &str, reason: &str) -> String {
 fn bundle(authorities: &[&Authority]) -> Bundle {
     let roots = authorities.iter().map(|authority| authority.root_der()).collect();
     Bundle::new(TRUST_DOMAIN.parse().unwrap(), roots, 2).unwrap()
+}
+
+/// The public key of an authority, as bundles name it.
+fn key(authority: &Authority) -> [u8; 32] {
+    outrigger_tls::spki_sha256(&authority.root_der()).unwrap()
 }
 
 /// Expires while the test runs.
@@ -148,4 +154,84 @@ async fn connections_end_with_the_certificates_they_were_opened_with() {
     app.send(OK).await;
     assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
     assert_eq!(pair.front.metric(OPENED), 2.0);
+}
+
+#[tokio::test]
+async fn a_tainted_certificate_takes_its_connections_along_once_there_is_a_better_one() {
+    let pair = pair(LONG).await;
+    let next = Authority::new(TRUST_DOMAIN);
+    let mut client = pair.client().await;
+    pair.exchange(&mut client, GET, OK).await;
+    let tainted = Outgoing { tainted: vec![key(&pair.authority)], ..Outgoing::default() };
+    for side in [&pair.front, &pair.price] {
+        side.identity.set_bundle(bundle(&[&pair.authority, &next]).with_outgoing(tainted.clone()));
+    }
+    // Neither has another one yet: what would be gained?
+    client.send(GET).await;
+    let mut app = pair.app.accept().await;
+    app.head().await;
+    assert_eq!(pair.front.metric(OPENED), 1.0);
+    pair.front.identity.set_svid(next.workload("demo", "front"));
+    until("the caller's end of it", || pair.front.metric(&distrusted("outbound", "tainted")) == 1.0).await;
+    app.send(OK).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"), "what is in flight is finished");
+
+    client.send(GET).await;
+    app.head().await;
+    assert_eq!(pair.front.metric(OPENED), 2.0);
+    pair.price.identity.set_svid(next.workload("demo", "price"));
+    until("the callee's end of it", || pair.price.metric(&distrusted("inbound", "tainted")) >= 1.0).await;
+    app.send(OK).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"), "what is in flight is finished");
+    client.send(GET).await;
+    app.head().await;
+    app.send(OK).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    assert_eq!(pair.front.metric(OPENED), 3.0);
+}
+
+#[tokio::test]
+async fn a_revoked_intermediate_vouches_for_nobody_though_its_root_is_trusted() {
+    let pair = pair(LONG).await;
+    let mut client = pair.client().await;
+    pair.exchange(&mut client, GET, OK).await;
+    let trusted = bundle(&[&pair.authority]);
+    let intermediate = pair.price.identity.svid().unwrap().authorities(&trusted)[0];
+    let revoked = Outgoing { revoked: vec![intermediate], ..Outgoing::default() };
+    pair.front.identity.set_bundle(trusted.with_outgoing(revoked));
+    until("the judgement", || pair.front.metric(&distrusted("outbound", "revoked")) == 1.0).await;
+    client.send(GET).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 503 "));
+    assert!(!pair.app.is_called().await);
+}
+
+#[tokio::test]
+async fn what_is_revoked_in_haste_waits_for_no_turn() {
+    let limits = Limits { distrust_spread: LONG, distrust_grace: LONG, ..Limits::default() };
+    let pair = Pair::with(&Options { limits, ..Options::default() }).await;
+    let mut client = pair.client().await;
+    pair.exchange(&mut client, GET, OK).await;
+    let haste = Outgoing { at_once: true, ..Outgoing::default() };
+    pair.front.identity.set_bundle(Authority::new(TRUST_DOMAIN).bundle().with_outgoing(haste));
+    until("the judgement", || pair.front.metric(&distrusted("outbound", "unknown_authority")) == 1.0).await;
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_closes_nothing() {
+    let pair = pair(Duration::ZERO).await;
+    let mut client = pair.client().await;
+    client.send(GET).await;
+    let mut app = pair.app.accept().await;
+    app.head().await;
+    pair.front.identity.set_svid(pair.authority.workload("demo", "front"));
+    pair.price.identity.set_svid(pair.authority.workload("demo", "price"));
+    app.send(OK).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    for side in [&pair.front, &pair.price] {
+        for direction in ["inbound", "outbound"] {
+            for reason in ["tainted", "revoked", "unknown_authority", "expired"] {
+                assert_eq!(side.metric(&distrusted(direction, reason)), 0.0);
+            }
+        }
+    }
 }

@@ -305,6 +305,7 @@ async fn listeners_that_would_open_the_proxy_or_run_in_a_circle_are_refused_at_t
         services: Vec::new(),
         inbound: Vec::new(),
         limits: Limits::default(),
+        overload: outrigger_proxy::settings::Overload::default(),
         never_dialled: Vec::new(),
     };
     assert!(matches!(DataPath::start(&settings, handles()), Err(StartError::NotLoopback { .. })));

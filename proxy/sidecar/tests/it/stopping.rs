@@ -100,3 +100,28 @@ async fn whoever_has_not_heard_of_the_end_is_served_as_long_as_there_is_a_listen
     let (drained, ()) = tokio::join!(drain, finish);
     assert_eq!(drained.cut, 0);
 }
+
+#[tokio::test]
+async fn a_connection_of_one_request_at_a_time_takes_what_is_on_its_way_and_says_that_it_was_the_last() {
+    const CHUNKED: &str =
+        "POST / HTTP/1.1\r\nhost: price\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    let pair = Pair::start().await;
+    let mut client = pair.client().await;
+    pair.exchange(&mut client, CHUNKED, OK).await;
+    assert_eq!(client.exactly(2).await, b"ok");
+    let opened = "outrigger_upstream_connections_opened_total{direction=\"outbound\"}";
+    let before = pair.front.metric(opened);
+    let Pair { front, price, app: server, .. } = pair;
+    let drain = price.path.drain(Duration::from_secs(10));
+    let finish = async {
+        client.send(CHUNKED).await;
+        let mut app = server.accept().await;
+        app.head().await;
+        app.until("0\r\n\r\n").await;
+        app.send(OK).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert_eq!(front.metric(opened), before, "it was the one that was idle");
+    };
+    let (drained, ()) = tokio::join!(drain, finish);
+    assert_eq!(drained.cut, 0);
+}

@@ -52,6 +52,7 @@ pub(crate) struct Side {
 /// What may be different from the usual.
 pub(crate) struct Options {
     pub(crate) limits: Limits,
+    pub(crate) overload: settings::Overload,
     pub(crate) workers: u16,
     /// What the applications speak.
     pub(crate) protocol: settings::InboundProtocol,
@@ -66,6 +67,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
+            overload: settings::Overload::default(),
             workers: 1,
             protocol: settings::InboundProtocol::Detect,
             undiscovered: DiscoverError::NotFound,
@@ -98,6 +100,7 @@ impl Side {
             services: options.services.iter().map(|pair| pair.parse().unwrap()).collect(),
             inbound,
             limits: options.limits.clone(),
+            overload: options.overload,
             never_dialled: Vec::new(),
         };
         let discover = options.discover.clone();

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use arc_swap::ArcSwap;
 use outrigger_core::model::{IdentityKind, SpiffeId, TrustDomain};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, ServerConfig, pki_types::CertificateDer};
 
 use crate::{
     Identity, InvalidCertificate, PeerRejected, Refusal, certificate,
@@ -31,9 +31,8 @@ impl Judge for ServerTrust {
         let id = match self {
             Self::Pinned(hash) => {
                 let id = verify::claimed_id(shown.end_entity, None)?;
-                let pinned = |der: &&rustls::pki_types::CertificateDer<'_>| {
-                    certificate::spki_sha256(der).is_ok_and(|spki| spki == *hash)
-                };
+                let pinned =
+                    |der: &&CertificateDer<'_>| certificate::spki_sha256(der).is_ok_and(|spki| spki == *hash);
                 // Its key is what was pinned, so whatever verifies under that key is the pinned root's word.
                 let root = shown.intermediates.iter().find(pinned);
                 let root = root.ok_or_else(|| Refusal::of(PeerRejected::UnknownAuthority, &id))?;
@@ -45,7 +44,7 @@ impl Judge for ServerTrust {
             Self::Bundle(identity) => {
                 let bundle = identity.bundle().ok_or_else(|| Refusal::new(PeerRejected::NoBundle))?;
                 let id = verify::claimed_id(shown.end_entity, Some(bundle.trust_domain()))?;
-                verify::chain(bundle.anchors(), shown).map_err(|reason| Refusal::of(reason, &id))?;
+                bundle.verify(shown).map_err(|reason| Refusal::of(reason, &id))?;
                 id
             }
         };
@@ -66,10 +65,18 @@ pub(super) fn client_config(trust: ServerTrust, identity: Option<&Identity>) -> 
     Arc::new(config)
 }
 
-/// The public keys of the intermediates that issue to operators and to the control plane itself. Cheap to clone; all
-/// clones see the same. Swapped as they are renewed, old and new together for as long as the old one's leaves live.
+/// The intermediates that issue to operators and to the control plane itself. Cheap to clone; all clones see the same.
+/// Swapped as they are renewed, old and new together for as long as the old one's leaves live.
 #[derive(Debug, Clone)]
-pub struct OperatorAuthorities(Arc<ArcSwap<BTreeSet<Vec<u8>>>>);
+pub struct OperatorAuthorities(Arc<ArcSwap<Intermediates>>);
+
+#[derive(Debug, Default)]
+struct Intermediates {
+    /// Their public keys.
+    keys: BTreeSet<Vec<u8>>,
+    /// Themselves. A client may show an older certificate of the same key, under a root that is gone.
+    certificates: Vec<CertificateDer<'static>>,
+}
 
 impl OperatorAuthorities {
     /// Takes the certificates (DER) of the intermediates. None at all means that no operator is accepted.
@@ -79,8 +86,8 @@ impl OperatorAuthorities {
     pub fn new<D: AsRef<[u8]>>(
         certificates: impl IntoIterator<Item = D>,
     ) -> Result<Self, InvalidCertificate> {
-        let keys = Self::keys(certificates)?;
-        Ok(Self(Arc::new(ArcSwap::from_pointee(keys))))
+        let intermediates = Self::read(certificates)?;
+        Ok(Self(Arc::new(ArcSwap::from_pointee(intermediates))))
     }
 
     /// Takes these instead, for every handshake from now on.
@@ -91,17 +98,20 @@ impl OperatorAuthorities {
         &self,
         certificates: impl IntoIterator<Item = D>,
     ) -> Result<(), InvalidCertificate> {
-        self.0.store(Arc::new(Self::keys(certificates)?));
+        self.0.store(Arc::new(Self::read(certificates)?));
         Ok(())
     }
 
-    fn keys<D: AsRef<[u8]>>(
+    fn read<D: AsRef<[u8]>>(
         certificates: impl IntoIterator<Item = D>,
-    ) -> Result<BTreeSet<Vec<u8>>, InvalidCertificate> {
-        certificates
-            .into_iter()
-            .map(|der| Ok(certificate::parse(der.as_ref())?.public_key().raw.to_vec()))
-            .collect()
+    ) -> Result<Intermediates, InvalidCertificate> {
+        let mut read = Intermediates::default();
+        for der in certificates {
+            let der = der.as_ref();
+            read.keys.insert(certificate::parse(der)?.public_key().raw.to_vec());
+            read.certificates.push(CertificateDer::from(der.to_vec()));
+        }
+        Ok(read)
     }
 }
 
@@ -126,12 +136,21 @@ impl Judge for Caller {
         let ours: &TrustDomain = bundle.trust_domain();
         let id: SpiffeId = verify::claimed_id(shown.end_entity, Some(ours))?;
         let refuse = |reason| Refusal::of(reason, &id);
-        let signers = verify::chain(bundle.anchors(), shown).map_err(refuse)?;
         let operators = self.operators.0.load();
         let allowed = match id.kind() {
             IdentityKind::ControlPlane => return Err(refuse(PeerRejected::ReservedId)),
-            IdentityKind::Operator { .. } => signers.issuer().is_some_and(|key| operators.contains(key)),
-            IdentityKind::Workload { .. } => !signers.iter().any(|key| operators.contains(key)),
+            IdentityKind::Operator { .. } => {
+                // Its own copy of its intermediate may be under a root that has been rotated since; ours is not.
+                let known = operators.certificates.iter().cloned();
+                let intermediates: Vec<_> = known.chain(shown.intermediates.iter().cloned()).collect();
+                let signers =
+                    bundle.verify(&Shown { intermediates: &intermediates, ..*shown }).map_err(refuse)?;
+                signers.issuer().is_some_and(|key| operators.keys.contains(key))
+            }
+            IdentityKind::Workload { .. } => {
+                let signers = bundle.verify(shown).map_err(refuse)?;
+                !signers.iter().any(|key| operators.keys.contains(key))
+            }
         };
         if allowed { Ok(()) } else { Err(refuse(PeerRejected::WrongAuthority)) }
     }

@@ -39,7 +39,29 @@ impl Application {
 
     /// Starts an application whose answers are made by `answer`.
     pub(crate) async fn answering(answer: impl Fn(&Asked) -> Response<Body> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer)
+    }
+
+    /// The same, behind a listener.
+    pub(crate) fn at(
+        listener: TcpListener,
+        answer: impl Fn(&Asked) -> Response<Body> + Send + Sync + 'static,
+    ) -> Self {
+        Self::serving(listener, move |asked| std::future::ready(answer(asked)))
+    }
+
+    /// Starts an application that works on its answers for a while.
+    pub(crate) async fn working<F>(answer: impl Fn(&Asked) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::serving(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer)
+    }
+
+    fn serving<F>(listener: TcpListener, answer: impl Fn(&Asked) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (memory, answer) = (Arc::clone(&asked), Arc::new(answer));
@@ -70,15 +92,15 @@ impl Drop for Application {
     }
 }
 
-async fn exchange(
-    answer: &(impl Fn(&Asked) -> Response<Body> + Sync),
+async fn exchange<F: Future<Output = Response<Body>>>(
+    answer: &(impl Fn(&Asked) -> F + Sync),
     memory: &Mutex<Vec<Asked>>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
     let Ok(body) = body.collect().await else { return Ok(Response::new(self::body(""))) };
     let asked = Request::from_parts(head, body.to_bytes());
-    let mut response = answer(&asked);
+    let mut response = answer(&asked).await;
     memory.lock().unwrap().push(asked);
     // An application must not be able to forge what the proxies tell each other.
     response.headers_mut().insert("outrigger-timing", http::HeaderValue::from_static("forged"));

@@ -123,9 +123,14 @@ pub(crate) struct Running {
 impl Running {
     /// Starts it with its output in the file `log`.
     pub(crate) fn start(command: &mut Command, log: PathBuf) -> Self {
+        Self::start_with(command, log, Stdio::null())
+    }
+
+    /// The same, with this standard input.
+    pub(crate) fn start_with(command: &mut Command, log: PathBuf, input: impl Into<Stdio>) -> Self {
         let file = fs::File::create(&log).unwrap();
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(file.try_clone().unwrap())
             .stderr(file)
             .kill_on_drop(true)
@@ -165,7 +170,7 @@ impl Running {
         }
     }
 
-    fn pid(&self) -> Pid {
+    pub(super) fn pid(&self) -> Pid {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         pid.expect("still running")
     }

@@ -74,6 +74,24 @@ fn rule_01_an_answer_carries_the_nonce_and_a_spontaneous_request_none() {
 }
 
 #[test]
+fn rule_04_what_an_earlier_process_held_is_claimed_on_the_first_stream() {
+    let mut client = client();
+    client.restore(SERVICE, "d/a", "1");
+    client.restore(BUNDLE, "outrigger.local", "2");
+    client.subscribe(SERVICE, "d/absent");
+    let requests = client.connect();
+    let of = |url: &str| requests.iter().find(|request| request.type_url == url).unwrap();
+    assert_eq!(of(SERVICE).resource_names_subscribe, ["d/a", "d/absent"]);
+    let claimed = |url| of(url).initial_resource_versions.clone().into_iter().collect::<Vec<_>>();
+    assert_eq!(claimed(SERVICE), [("d/a".to_owned(), "1".to_owned())]);
+    assert_eq!(claimed(BUNDLE), [("outrigger.local".to_owned(), "2".to_owned())]);
+    // Replaced or removed like anything that is held.
+    let received = take(&mut client, response(SERVICE, "s-1", &[("d/a", "3")]));
+    assert_eq!(received.updates, [set("d/a", "3")]);
+    assert_eq!(client.version(SERVICE, "d/a"), Some("3"));
+}
+
+#[test]
 fn rules_02_and_03_the_good_apply_the_bad_are_listed_and_not_claimed_later() {
     let mut client = connected();
     client.change(SERVICE, ["d/a", "d/b", "d/c"], []);

@@ -4,6 +4,7 @@ use std::{fs, net::SocketAddr};
 
 use outrigger_core::{
     model::ServiceName,
+    overload::Concurrency,
     reason::Reason,
     telemetry::{
         EdgeKey,
@@ -30,6 +31,8 @@ fn touch(telemetry: &Telemetry) {
     telemetry.metrics().detection_timed_out(Direction::Outbound);
     let refusal = Refusal { reason: PeerRejected::NoCertificate, presented: None };
     telemetry.distrusted(Direction::Inbound, peer, &refusal);
+    let concurrency = Concurrency::new(std::time::Instant::now(), true);
+    telemetry.loads().add_application(peer, &Arc::new(concurrency));
     let service: ServiceName = "demo/price".parse().unwrap();
     let edge = telemetry.edge_table().of(EdgeKey { destination: Some((service, 80)), ..EdgeKey::OTHER });
     edge.record(&split(&Stamps::new(std::time::Instant::now()), None), false);
@@ -41,11 +44,15 @@ fn the_reference_is_what_the_proxy_exposes() {
     let log = AccessLog::start(Format::Json, std::io::sink());
     let telemetry = Telemetry::new(&mut registry, Some(log));
     let authority = Authority::new("outrigger.local");
+    let kept = Arc::<KeptFigures>::default();
     registry.register_collector(Box::new(ControlMetrics {
         identity: authority.identity(authority.workload("demo", "price")),
         status: watch::channel(Status::default()).1,
         renewal_failures: Arc::default(),
+        kept: Arc::clone(&kept),
     }));
+    kept.note_written(SystemTime::now());
+    kept.note_refused("too_old");
     touch(&telemetry);
     let mut exposition = String::new();
     encode(&mut exposition, &registry).unwrap();

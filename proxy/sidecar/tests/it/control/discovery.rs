@@ -54,11 +54,11 @@ impl Running {
     }
 }
 
-fn service_name(text: &str) -> ServiceName {
+pub(super) fn service_name(text: &str) -> ServiceName {
     text.parse().unwrap()
 }
 
-fn service(name: &str) -> mesh::Service {
+pub(super) fn service(name: &str) -> mesh::Service {
     mesh::Service::from(&model::Service {
         name: service_name(name),
         ports: vec![ServicePort {
@@ -72,7 +72,7 @@ fn service(name: &str) -> mesh::Service {
     })
 }
 
-fn endpoint_set(name: &str) -> mesh::EndpointSet {
+pub(super) fn endpoint_set(name: &str) -> mesh::EndpointSet {
     mesh::EndpointSet::from(&model::EndpointSet {
         service: service_name(name),
         port: 80,
@@ -88,7 +88,7 @@ fn endpoint_set(name: &str) -> mesh::EndpointSet {
     })
 }
 
-fn put(fake: &Fake, name: &str) {
+pub(super) fn put(fake: &Fake, name: &str) {
     fake.change(|seen| {
         seen.put(type_url::SERVICE, name, &service(name));
         seen.put(type_url::ENDPOINT_SET, &format!("{name}:80"), &endpoint_set(name));

@@ -10,7 +10,7 @@ use std::{
 
 use outrigger_core::telemetry::{Bucket, Edge, EdgeKey, EndpointFigures, EndpointHealth, Sparse};
 use outrigger_proto::type_url;
-use outrigger_proxy::report::{Figures, Reporter};
+use outrigger_proxy::report::{Activity, Figures, Reporter};
 use outrigger_tls::grpc::{ServerTrust, channel_lazy};
 use tonic::transport::Channel;
 
@@ -24,7 +24,7 @@ fn channel(fake: &Fake) -> Channel {
 
 /// One edge with as many requests as the test says, and one endpoint with as many in flight.
 #[derive(Debug, Default)]
-struct Counted(AtomicU64, AtomicU64);
+struct Counted(AtomicU64, AtomicU64, Activity);
 
 impl Figures for Counted {
     fn edges(&self) -> Vec<Edge> {
@@ -39,6 +39,10 @@ impl Figures for Counted {
 
     fn overflowed(&self) -> u64 {
         0
+    }
+
+    fn activity(&self) -> &Activity {
+        &self.2
     }
 
     fn endpoints(&self) -> Vec<EndpointFigures> {
@@ -81,14 +85,17 @@ async fn figures_are_neither_lost_nor_doubled_when_streams_break() {
     fake.change(|seen| seen.acknowledge = false);
     let figures = Arc::new(Counted::default());
     figures.0.store(3, Ordering::Relaxed);
+    figures.2.note();
     let reporter = start(&fake, &figures);
     fake.until("a report", |seen| !seen.reports.is_empty()).await;
     figures.0.store(5, Ordering::Relaxed);
+    figures.2.note();
     fake.until("the same report again", |seen| seen.reports.len() >= 2).await;
     fake.look(|seen| assert_eq!(seen.reports[0], seen.reports[1]));
     fake.change(|seen| seen.acknowledge = true);
     fake.until("the next report", |seen| seen.reports.iter().any(|report| report.sequence == 2)).await;
     figures.0.store(9, Ordering::Relaxed);
+    figures.2.note();
     reporter.finish(Duration::from_secs(10)).await;
     assert_eq!(counted(&fake), 9);
 }
@@ -106,11 +113,14 @@ async fn endpoints_are_told_of_when_they_changed_and_to_each_stream_anew() {
     let reporter = start(&fake, &figures);
     // Nothing is told of an endpoint without traffic, nor is anything told twice.
     figures.0.store(1, Ordering::Relaxed);
+    figures.2.note();
     fake.until("the edge", |seen| seen.reports.len() == 1).await;
     for in_flight in [3, 5, 0] {
         figures.1.store(in_flight, Ordering::Relaxed);
+        figures.2.note();
         fake.until("the endpoint", |seen| told(seen).last() == Some(&in_flight)).await;
         figures.0.fetch_add(1, Ordering::Relaxed);
+        figures.2.note();
         let counted = figures.0.load(Ordering::Relaxed);
         fake.until("a round without news of it", |seen| seen.reports.last().unwrap().sequence == counted)
             .await;
@@ -123,6 +133,7 @@ async fn endpoints_are_told_of_when_they_changed_and_to_each_stream_anew() {
         }
     });
     figures.1.store(7, Ordering::Relaxed);
+    figures.2.note();
     fake.until("the endpoint", |seen| told(seen).last() == Some(&7)).await;
     fake.kill();
     fake.change(|seen| seen.reports.clear());

@@ -1,0 +1,124 @@
+//! How many requests an application may have at a time.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use super::learning::{Learning, Sample};
+use crate::limit::Bounded;
+
+/// No limit is smaller.
+pub const LEAST: u32 = 8;
+
+/// Stands for no limit.
+const NONE: u32 = u32::MAX;
+
+/// Whether a request may go to the application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Admission {
+    /// It may; its end is told by one [`Concurrency::end`].
+    Admitted,
+    /// The same, although it is more than the limit allows: the limit is not enforced.
+    Tolerated,
+    /// It may not.
+    Refused {
+        /// It has been so for a second: whoever sends it again here will be refused again.
+        lasting: bool,
+    },
+}
+
+/// How a request that was admitted ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With the head of the application's answer, after so long.
+    Answered(Duration),
+    /// Nobody waited any longer, after so long.
+    GivenUp(Duration),
+    /// Otherwise: it says nothing of how much the application can do.
+    Untold,
+}
+
+/// The requests at one application, from their head to the head of the answer, and the limit on them. There is none until the
+/// application is seen to have more than it can do: answers take several times as long as they usually do, more and
+/// more requests are inside, and answers come no faster for it. Then so many are let in as it answers
+/// in three times its usual time, while that is seen to help; the limit goes when nothing was refused for a second.
+///
+/// Shared by all threads. Admission takes no lock unless it refuses; each end takes a short one.
+#[derive(Debug)]
+pub struct Concurrency {
+    enforced: bool,
+    inside: Bounded,
+    limit: AtomicU32,
+    /// Leaf, held for some tens of instructions; never across an await.
+    learning: Mutex<Learning>,
+}
+
+impl Concurrency {
+    /// Nothing is known of the application at `now`. Not `enforced`, the limit refuses nothing; whether it would help is not
+    /// seen then, and it is kept for as long as it would refuse.
+    pub fn new(now: Instant, enforced: bool) -> Self {
+        Self {
+            enforced,
+            inside: Bounded::new(),
+            limit: AtomicU32::new(NONE),
+            learning: Mutex::new(Learning::new(now)),
+        }
+    }
+
+    /// Asks for a request's admission.
+    pub fn admit(&self, now: Instant) -> Admission {
+        if self.inside.try_acquire(self.limit.load(Relaxed)) {
+            return Admission::Admitted;
+        }
+        let mut learning = self.learn();
+        match learning.refuse(now) {
+            Some(lasting) if self.enforced => Admission::Refused { lasting },
+            refused => {
+                self.put(&learning);
+                self.enter();
+                if refused.is_some() { Admission::Tolerated } else { Admission::Admitted }
+            }
+        }
+    }
+
+    /// Counts a request in that is never refused.
+    pub fn enter(&self) {
+        let _always = self.inside.try_acquire(NONE);
+    }
+
+    /// Tells the end of a request that was admitted, or entered.
+    pub fn end(&self, now: Instant, ended: Ended) {
+        self.inside.release();
+        let sample = match ended {
+            Ended::Answered(took) => Sample { took, answered: true },
+            Ended::GivenUp(took) => Sample { took, answered: false },
+            Ended::Untold => return,
+        };
+        let mut learning = self.learn();
+        learning.add(now, self.inside.held(), sample);
+        self.put(&learning);
+    }
+
+    /// How many may be inside; `None`: as many as come.
+    pub fn limit(&self) -> Option<u32> {
+        Some(self.limit.load(Relaxed)).filter(|limit| *limit != NONE)
+    }
+
+    /// How many are.
+    pub fn inside(&self) -> u32 {
+        self.inside.held()
+    }
+
+    fn learn(&self) -> MutexGuard<'_, Learning> {
+        self.learning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, learning: &Learning) {
+        self.limit.store(learning.limit().unwrap_or(NONE), Relaxed);
+    }
+}

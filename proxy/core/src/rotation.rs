@@ -1,0 +1,294 @@
+//! Rotation of the mesh's authorities: which step may be taken when. The steps are prepare, activate, taint and revoke;
+//! each is refused until what the proxies applied proves that it takes nobody's peer away:
+//!
+//! * *activate* a new root only when every proxy applied the bundle that holds it, since certificates under it are issued
+//!   from then on;
+//! * *revoke* the old root or intermediate only when no proxy shows a certificate under it, and when the last one that
+//!   was issued has expired: it may be held by a proxy that is not connected, and comes back.
+//!
+//! One rotation at a time. Numbers name what the control plane keeps; a new one is larger than all before it.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+#[cfg(test)]
+mod tests;
+
+/// A root, and the intermediate below it that signs the workloads' certificates; by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    /// The root.
+    pub root: u32,
+    /// The intermediate.
+    pub intermediate: u32,
+}
+
+/// What is rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The root, and with it the intermediate.
+    Root,
+    /// The intermediate alone; no bundle changes.
+    Intermediate,
+}
+
+impl Kind {
+    /// As text: `root`, `intermediate`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Intermediate => "intermediate",
+        }
+    }
+}
+
+/// How far the line beside the active one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Stage {
+    /// The new one, which signs nothing yet.
+    Prepared,
+    /// The old one, after the new one was activated.
+    Retiring {
+        /// When the last certificate expires that it signed.
+        leaves_until: SystemTime,
+    },
+    /// The same, not to be relied on: certificates under it are replaced at once, and then the connections.
+    Tainted {
+        /// When the last certificate expires that it signed.
+        leaves_until: SystemTime,
+    },
+}
+
+/// The line beside the active one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Other {
+    /// Which.
+    pub line: Line,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// An intermediate that no chain may lead through, while its certificate lasts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revoked {
+    /// SHA-256 of its public key (SubjectPublicKeyInfo).
+    pub key: [u8; 32],
+    /// When its certificate expires.
+    pub until: SystemTime,
+}
+
+/// The state of a mesh's authorities. Kept as it is; a step makes the next one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Authorities {
+    /// What signs.
+    pub active: Line,
+    /// What is on its way in or out.
+    pub other: Option<Other>,
+    /// Grows with every step: the sequence of the trust bundle.
+    pub sequence: u64,
+    /// Of those whose certificate had not expired at the last step.
+    pub revoked: Vec<Revoked>,
+    /// The last revocation must not wait for connections to be closed bit by bit.
+    pub at_once: bool,
+}
+
+impl Default for Authorities {
+    fn default() -> Self {
+        let active = Line { root: 0, intermediate: 0 };
+        Self { active, other: None, sequence: 1, revoked: Vec::new(), at_once: false }
+    }
+}
+
+/// A proxy, as far as it reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// `<SPIFFE ID>#<instance>`.
+    pub name: String,
+    /// The sequence of the trust bundle in force there; 0 while it has not said so.
+    pub bundle_sequence: u64,
+    /// SHA-256 of the public keys of those who signed its certificate, up to the root; empty while it has not said so.
+    pub authorities: Vec<[u8; 32]>,
+}
+
+/// What a step is judged by.
+#[derive(Debug, Clone)]
+pub struct Facts<'a> {
+    /// Now.
+    pub now: SystemTime,
+    /// From when on every proxy that runs and can connect has done so: some time after the control plane's start.
+    pub complete_at: SystemTime,
+    /// All proxies that are connected, were so a moment ago, or are registered.
+    pub proxies: &'a [Proxy],
+    /// SHA-256 of the public key of what is on its way out: the old root, or the old intermediate.
+    pub outgoing: Option<[u8; 32]>,
+}
+
+/// Why a step is not safe yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unsafe {
+    /// The proxies that lag, by name.
+    pub lagging: Vec<String>,
+    /// Proxies may be missing: some that ran before the control plane started have until then to come back.
+    pub incomplete_until: Option<SystemTime>,
+    /// Until then, somebody who is not connected may hold a certificate under the old one.
+    pub leaves_until: Option<SystemTime>,
+}
+
+impl Unsafe {
+    /// Whether nothing is in the way.
+    pub fn is_safe(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Why a step is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// One at a time.
+    #[error("a rotation of the {} is under way; finish it first", .0.as_str())]
+    UnderWay(Kind),
+    /// The step before is missing.
+    #[error("no new {} is prepared", .0.as_str())]
+    NotPrepared(Kind),
+    /// The step before is missing.
+    #[error("no old {} is on its way out; prepare and activate a new one first", .0.as_str())]
+    NotActivated(Kind),
+    /// It would take somebody's peer away.
+    #[error("it is not safe yet")]
+    Unsafe(Unsafe),
+}
+
+impl Authorities {
+    /// What the rotation under way is of.
+    pub fn kind(&self) -> Option<Kind> {
+        let other = self.other?;
+        Some(if other.line.root == self.active.root { Kind::Intermediate } else { Kind::Root })
+    }
+
+    /// The line that [`Self::prepare`] makes.
+    pub fn next_line(&self, kind: Kind) -> Line {
+        let Line { root, intermediate } = self.active;
+        let root = match kind {
+            Kind::Root => root.saturating_add(1),
+            Kind::Intermediate => root,
+        };
+        Line { root, intermediate: intermediate.saturating_add(1) }
+    }
+
+    /// A new root or intermediate comes in beside the active one.
+    ///
+    /// # Errors
+    /// [`Refusal::UnderWay`].
+    pub fn prepare(&self, kind: Kind, now: SystemTime) -> Result<Self, Refusal> {
+        if let Some(other) = self.kind() {
+            return Err(Refusal::UnderWay(other));
+        }
+        let other = Other { line: self.next_line(kind), stage: Stage::Prepared };
+        Ok(Self { other: Some(other), at_once: false, ..self.next(now) })
+    }
+
+    /// The new one signs from now on; a certificate lives for `leaf_life` at most.
+    ///
+    /// # Errors
+    /// [`Refusal::NotPrepared`], or [`Refusal::Unsafe`] unless it is forced.
+    pub fn activate(
+        &self,
+        kind: Kind,
+        facts: &Facts<'_>,
+        leaf_life: Duration,
+        force: bool,
+    ) -> Result<Self, Refusal> {
+        let other = self.of(kind).filter(|other| other.stage == Stage::Prepared);
+        let Some(other) = other else { return Err(Refusal::NotPrepared(kind)) };
+        let found = self.found(facts);
+        if !force && !found.is_safe() {
+            return Err(Refusal::Unsafe(found));
+        }
+        let stage = Stage::Retiring { leaves_until: facts.now + leaf_life };
+        let old = Other { line: self.active, stage };
+        Ok(Self { active: other.line, other: Some(old), ..self.next(facts.now) })
+    }
+
+    /// The old one is not to be relied on any more. Takes nobody's peer away.
+    ///
+    /// # Errors
+    /// [`Refusal::NotActivated`].
+    pub fn taint(&self, kind: Kind, now: SystemTime) -> Result<Self, Refusal> {
+        match self.of(kind) {
+            Some(Other { line, stage: Stage::Retiring { leaves_until } }) => {
+                let other = Other { line, stage: Stage::Tainted { leaves_until } };
+                Ok(Self { other: Some(other), ..self.next(now) })
+            }
+            Some(Other { stage: Stage::Tainted { .. }, .. }) => Ok(self.clone()),
+            _ => Err(Refusal::NotActivated(kind)),
+        }
+    }
+
+    /// The old one is gone: nothing that hangs on it is accepted any more. `certificate_until`: when the certificate of
+    /// the old intermediate expires.
+    ///
+    /// # Errors
+    /// [`Refusal::NotActivated`], or [`Refusal::Unsafe`] unless it is forced.
+    pub fn revoke(
+        &self,
+        kind: Kind,
+        facts: &Facts<'_>,
+        certificate_until: SystemTime,
+        force: bool,
+    ) -> Result<Self, Refusal> {
+        let tainted = match self.of(kind).map(|other| other.stage) {
+            Some(Stage::Retiring { .. }) => false,
+            Some(Stage::Tainted { .. }) => true,
+            Some(Stage::Prepared) | None => return Err(Refusal::NotActivated(kind)),
+        };
+        let found = self.found(facts);
+        if !force && !found.is_safe() {
+            return Err(Refusal::Unsafe(found));
+        }
+        let mut next = Self { other: None, at_once: force || tainted, ..self.next(facts.now) };
+        // A root that is in no bundle vouches for nobody; an intermediate has to be named.
+        if kind == Kind::Intermediate
+            && let Some(key) = facts.outgoing
+        {
+            next.revoked.push(Revoked { key, until: certificate_until });
+        }
+        Ok(next)
+    }
+
+    /// What is in the way of the next step of the rotation under way.
+    pub fn found(&self, facts: &Facts<'_>) -> Unsafe {
+        let Some(other) = self.other else { return Unsafe::default() };
+        let incomplete_until = Some(facts.complete_at).filter(|at| facts.now < *at);
+        let lags = |proxy: &&Proxy| match (other.stage, facts.outgoing) {
+            (Stage::Prepared, _) => proxy.bundle_sequence < self.sequence,
+            (_, Some(key)) => proxy.authorities.is_empty() || proxy.authorities.contains(&key),
+            (_, None) => true,
+        };
+        let lagging = || facts.proxies.iter().filter(lags).map(|proxy| proxy.name.clone()).collect();
+        match other.stage {
+            // It is below a root that everybody trusts, and travels with the certificates that it signs.
+            Stage::Prepared if self.kind() == Some(Kind::Intermediate) => Unsafe::default(),
+            Stage::Prepared => Unsafe { lagging: lagging(), incomplete_until, leaves_until: None },
+            Stage::Retiring { leaves_until } | Stage::Tainted { leaves_until } => {
+                let leaves_until = Some(leaves_until).filter(|until| facts.now <= *until);
+                Unsafe { lagging: lagging(), incomplete_until, leaves_until }
+            }
+        }
+    }
+
+    fn of(&self, kind: Kind) -> Option<Other> {
+        self.other.filter(|_| self.kind() == Some(kind))
+    }
+
+    fn next(&self, now: SystemTime) -> Self {
+        let mut next = Self { sequence: self.sequence.saturating_add(1), ..self.clone() };
+        next.revoked.retain(|revoked| revoked.until >= now);
+        next
+    }
+}

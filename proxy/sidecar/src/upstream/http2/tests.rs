@@ -1,0 +1,179 @@
+//! How long an idle connection is believed, and what takes its place, with real sockets and a clock that is moved by hand.
+
+use std::net::SocketAddr;
+
+use futures_util::future::join_all;
+use http::{Method, Request};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time,
+};
+
+use super::*;
+use crate::upstream::{FirstWord, Io};
+
+const KEEP: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+struct Plain(SocketAddr);
+
+impl Connect for Plain {
+    async fn connect(&self, _protocol: Protocol) -> Result<Connected, Reason> {
+        let stream = TcpStream::connect(self.0).await.map_err(|_refused| Reason::ConnectFailed)?;
+        Ok(Connected { io: Io::Plain(stream, Arc::new(FirstWord::plain())), trust: None })
+    }
+}
+
+/// An application that answers everything, and its connections as they come and go.
+struct App {
+    pool: Arc<Multiplexer<Plain>>,
+    destination: Arc<DestinationState>,
+    opened: mpsc::UnboundedReceiver<()>,
+    closed: mpsc::UnboundedReceiver<()>,
+}
+
+impl App {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let destination = Arc::new(DestinationState::new(Instant::now().into_std()));
+        let plain = Arc::new(Plain(listener.local_addr().unwrap()));
+        let pool = Multiplexer::new(plain, Arc::clone(&destination), &Limits::default());
+        let ((open, opened), (close, closed)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                open.send(()).unwrap();
+                tokio::spawn(serve(stream, close.clone()));
+            }
+        });
+        Self { pool, destination, opened, closed }
+    }
+
+    /// One whole request, which takes a connection as `demand` says; whether that was new.
+    async fn exchange(&self, demand: &Demand) -> bool {
+        let (mut sender, stream, waited) = self.pool.acquire(demand).await.unwrap();
+        let request = Request::builder().method(Method::GET).uri("http://app/").body(()).unwrap();
+        let (response, _) = sender.send_request(request, true).unwrap();
+        drop(sender);
+        assert_eq!(response.await.unwrap().status(), 200);
+        drop(stream);
+        waited.fresh
+    }
+
+    /// So many connections were opened since this was last asked.
+    fn opened(&mut self) -> usize {
+        std::iter::from_fn(|| self.opened.try_recv().ok()).count()
+    }
+}
+
+async fn serve(stream: TcpStream, closed: mpsc::UnboundedSender<()>) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    while let Some(Ok((_request, mut respond))) = connection.accept().await {
+        respond.send_response(http::Response::new(()), true).unwrap();
+    }
+    let _over = closed.send(());
+}
+
+fn demand(max_idle: Duration) -> Demand {
+    Demand {
+        max_idle,
+        keep: KEEP,
+        closes_silently: true,
+        connect_timeout: Duration::from_secs(5),
+        queue_timeout: Duration::from_secs(5),
+        connections: 16,
+        pending: 1024,
+    }
+}
+
+async fn pass(duration: Duration) {
+    time::pause();
+    time::advance(duration).await;
+    time::resume();
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_believed_as_long_as_who_asks_believes_it() {
+    let mut app = App::start().await;
+    assert!(app.exchange(&demand(FRESH)).await);
+    pass(Duration::from_millis(500)).await;
+    assert!(!app.exchange(&demand(Duration::MAX)).await, "any request may be repeated there");
+    assert!(!app.exchange(&demand(FRESH)).await, "it was just used");
+    assert_eq!(app.opened(), 1);
+    pass(Duration::from_millis(150)).await;
+    assert!(app.exchange(&demand(FRESH)).await, "it may be closed by now");
+    assert_eq!(app.opened(), 1);
+}
+
+#[tokio::test]
+async fn a_new_connection_takes_the_place_of_those_that_are_not_believed() {
+    let mut app = App::start().await;
+    for _ in 0..5 {
+        app.exchange(&demand(FRESH)).await;
+        pass(Duration::from_millis(150)).await;
+    }
+    assert_eq!(app.opened(), 5);
+    for _ in 0..4 {
+        app.closed.recv().await.unwrap();
+    }
+    assert_eq!(app.pool.state.lock().connections.len(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_in_use_is_never_too_old() {
+    let app = App::start().await;
+    let held = app.pool.acquire(&demand(FRESH)).await.unwrap();
+    pass(KEEP * 10).await;
+    assert!(!app.exchange(&demand(FRESH)).await);
+    drop(held);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_when_it_was_kept_long_enough() {
+    let mut app = App::start().await;
+    app.exchange(&demand(Duration::MAX)).await;
+    // In the middle of its time it was used once more.
+    pass(KEEP / 2).await;
+    app.exchange(&demand(Duration::MAX)).await;
+    pass(KEEP * 3 / 4).await;
+    assert!(!app.exchange(&demand(Duration::MAX)).await);
+    pass(KEEP * 3 / 2).await;
+    app.closed.recv().await.unwrap();
+    assert!(app.pool.state.lock().connections.is_empty());
+    assert!(app.exchange(&demand(Duration::MAX)).await);
+}
+
+#[tokio::test]
+async fn many_that_believe_none_wait_for_one_connection() {
+    let mut app = App::start().await;
+    app.exchange(&demand(FRESH)).await;
+    pass(Duration::from_millis(150)).await;
+    let demand = demand(FRESH);
+    let fresh = join_all((0..50).map(|_| app.exchange(&demand))).await;
+    assert!(fresh.iter().all(|fresh| *fresh));
+    assert_eq!(app.opened(), 2);
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_may_use_is_not_what_there_is_no_room_for() {
+    let mut app = App::start().await;
+    let one = Demand { connections: 1, ..demand(FRESH) };
+    app.exchange(&one).await;
+    pass(Duration::from_millis(150)).await;
+    assert!(app.exchange(&one).await);
+    assert_eq!(app.opened(), 2);
+    app.closed.recv().await.unwrap();
+    assert!(app.destination.connection(2).is_some());
+}
+
+#[tokio::test]
+async fn who_believes_nothing_takes_the_connection_that_was_made_for_him() {
+    let mut app = App::start().await;
+    for _ in 0..3 {
+        assert!(app.exchange(&demand(Duration::ZERO)).await);
+        pass(Duration::from_micros(2)).await;
+    }
+    assert_eq!(app.opened(), 3);
+}

@@ -1,0 +1,192 @@
+//! Requests of which nobody saw anything are sent elsewhere, whatever their method; those of which somebody may have are not.
+
+use std::{fs, net::SocketAddr};
+
+use outrigger_core::model::Endpoint;
+use outrigger_proxy::settings::InboundProtocol;
+use outrigger_tls::mesh::{self, ALPN_H1, ALPN_H2};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::support::{
+    Options, Pair, Side, endpoint, log,
+    raw::{Raw, Server, soon},
+};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const POST: &str = "POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 3\r\n\r\nabc";
+/// Of unknown length: it crosses the mesh on a connection of its own.
+const CHUNKED: &str =
+    "POST / HTTP/1.1\r\nhost: price\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+
+/// Two instances of `price`, of which the second is busy: the next request goes to the first.
+struct Two {
+    pair: Pair,
+    second: Server,
+    _side: Side,
+    _held: (Raw, Raw),
+}
+
+impl Two {
+    /// `first`: instead of the instance of the pair.
+    async fn start(first: impl FnOnce(&Pair) -> Endpoint) -> Self {
+        let options = Options { protocol: InboundProtocol::Http1, ..Options::default() };
+        let pair = Pair::with(&options).await;
+        let second = Server::listen().await;
+        let identity = pair.authority.identity(pair.authority.workload("demo", "price"));
+        let side = Side::start(identity, &[second.address()], &options);
+        let busy = endpoint(side.path.inbound()[0], &pair.authority, "price");
+        pair.publish(2, pair.service(Vec::new()), std::slice::from_ref(&busy));
+        let mut client = pair.client().await;
+        client.send("GET /held HTTP/1.1\r\nhost: price\r\n\r\n").await;
+        let mut app = second.accept().await;
+        app.head().await;
+        let first = first(&pair);
+        pair.publish(3, pair.service(Vec::new()), &[first, busy]);
+        Self { pair, second, _side: side, _held: (client, app) }
+    }
+
+    /// The second one gets the request, and its answer comes back.
+    async fn goes_elsewhere(&self, client: &mut Raw) {
+        let mut app = self.second.accept().await;
+        let head = app.head().await;
+        assert!(head.starts_with("POST / "), "{head}");
+        app.send(OK).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert_eq!(client.exactly(2).await, b"ok");
+        let address = client.address().to_string();
+        let line =
+            log::line(&[("downstream.addr", &address), ("direction", "outbound"), ("attempts", "2")]).await;
+        assert_eq!(line.get("reason"), None, "{line:?}");
+    }
+
+    /// It does not.
+    async fn is_lost(&self, client: &mut Raw) {
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+        let address = client.address().to_string();
+        log::line(&[("downstream.addr", &address), ("direction", "outbound"), ("reason", "upstream_reset")])
+            .await;
+        assert!(!self.second.is_called().await);
+    }
+}
+
+/// An instance that speaks HTTP/1 of the mesh, by hand.
+async fn by_hand(pair: &Pair, server: Server) -> TlsStream<TcpStream> {
+    let identity = pair.authority.identity(pair.authority.workload("demo", "price"));
+    let acceptor = TlsAcceptor::from(mesh::server_config(&identity, &[ALPN_H1, ALPN_H2]));
+    let stream = server.accept_stream().await;
+    let mut stream = soon("a handshake", acceptor.accept(stream)).await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"0\r\n\r\n") {
+        assert!(soon("a request", stream.read_buf(&mut read)).await.unwrap() > 0);
+    }
+    stream
+}
+
+#[tokio::test]
+async fn a_peer_that_closes_in_order_before_an_answer_has_begun_with_nothing() {
+    let server = Server::listen().await;
+    let address = server.address();
+    let two = Two::start(|pair| endpoint(address, &pair.authority, "price")).await;
+    let mut client = two.pair.client().await;
+    client.send(CHUNKED).await;
+    let mut peer = by_hand(&two.pair, server).await;
+    peer.shutdown().await.unwrap();
+    two.goes_elsewhere(&mut client).await;
+}
+
+#[tokio::test]
+async fn a_peer_whose_connection_breaks_may_have_begun() {
+    let server = Server::listen().await;
+    let address = server.address();
+    let two = Two::start(|pair| endpoint(address, &pair.authority, "price")).await;
+    let mut client = two.pair.client().await;
+    client.send(CHUNKED).await;
+    drop(by_hand(&two.pair, server).await);
+    two.is_lost(&mut client).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_closes_in_order_within_its_answer_has_begun() {
+    let server = Server::listen().await;
+    let address = server.address();
+    let two = Two::start(|pair| endpoint(address, &pair.authority, "price")).await;
+    let mut client = two.pair.client().await;
+    client.send(CHUNKED).await;
+    let mut peer = by_hand(&two.pair, server).await;
+    peer.write_all(b"HTTP/1.1 2").await.unwrap();
+    peer.shutdown().await.unwrap();
+    two.is_lost(&mut client).await;
+}
+
+/// Waits until a connection that nobody accepted holds bytes.
+async fn waits_unread(address: SocketAddr) {
+    let local = format!(":{:04X}", address.port());
+    let waiting = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // Established, with something in the queue of what was received.
+        fields[1].ends_with(&local) && fields[3] == "01" && !fields[4].ends_with(":00000000")
+    };
+    soon("a request in the backlog", async {
+        while !fs::read_to_string("/proc/net/tcp").unwrap().lines().skip(1).any(waiting) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_application_that_stops_listening_has_not_seen_what_it_did_not_accept() {
+    let Two { mut pair, second, _side, _held } = Two::start(Pair::endpoint).await;
+    let app = std::mem::replace(&mut pair.app, Server::listen().await);
+    let two = Two { pair, second, _side, _held };
+    let mut client = two.pair.client().await;
+    client.send(POST).await;
+    waits_unread(app.address()).await;
+    drop(app);
+    two.goes_elsewhere(&mut client).await;
+}
+
+#[tokio::test]
+async fn an_application_that_ends_has_not_seen_what_it_did_not_read() {
+    let Two { mut pair, second, _side, _held } = Two::start(Pair::endpoint).await;
+    let app = std::mem::replace(&mut pair.app, Server::listen().await);
+    let two = Two { pair, second, _side, _held };
+    let mut client = two.pair.client().await;
+    client.send(POST).await;
+    let accepted = app.accept_stream().await;
+    accepted.peek(&mut [0]).await.unwrap();
+    drop(app);
+    drop(accepted);
+    two.goes_elsewhere(&mut client).await;
+}
+
+#[tokio::test]
+async fn an_application_that_ends_may_have_acted_on_what_it_read() {
+    let Two { mut pair, second, _side, _held } = Two::start(Pair::endpoint).await;
+    let app = std::mem::replace(&mut pair.app, Server::listen().await);
+    let two = Two { pair, second, _side, _held };
+    let mut client = two.pair.client().await;
+    client.send(POST).await;
+    let mut accepted = app.accept().await;
+    accepted.head().await;
+    accepted.exactly(3).await;
+    drop(app);
+    drop(accepted);
+    two.is_lost(&mut client).await;
+}
+
+#[tokio::test]
+async fn an_application_that_goes_on_may_have_reset_on_purpose() {
+    let two = Two::start(Pair::endpoint).await;
+    let mut client = two.pair.client().await;
+    client.send(POST).await;
+    let accepted = two.pair.app.accept_stream().await;
+    accepted.peek(&mut [0]).await.unwrap();
+    drop(accepted);
+    two.is_lost(&mut client).await;
+}
