@@ -7,9 +7,10 @@ mod hops;
 mod identities;
 mod kill;
 mod outage;
+mod rotation;
 mod slow;
 
 pub(crate) use self::{
     canary::Canary, drain::Drain, failing::Failing, hops::Table, identities::identities, kill::Kill,
-    outage::Outage, slow::Slow,
+    outage::Outage, rotation::Rotation, slow::Slow,
 };

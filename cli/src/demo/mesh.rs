@@ -94,7 +94,8 @@ pub(crate) async fn start(stack: &mut Stack) -> Result<Mesh, Failure> {
         identities: HashMap::new(),
         directory: stack.directory().to_owned(),
     };
-    mesh.control_plane.apply(&documents("mesh.yaml", include_str!("mesh.yaml"))?, false).await?;
+    let documents = documents("mesh.yaml", include_str!("mesh.yaml"))?;
+    mesh.control_plane.apply(&documents, false).await?;
     for member in MEMBERS {
         mesh.join(stack, member).await?;
     }
@@ -175,9 +176,21 @@ impl Mesh {
         Ok(())
     }
 
+    /// Starts the sidecar of `price` again, beside its application, which runs, and where its peers know it.
+    pub(crate) async fn start_sidecar(&self, stack: &mut Stack, member: &Member) -> Result<(), Failure> {
+        let place = self.place(member)?;
+        member.start_again(stack, &self.binaries, self.listening.discovery, place).await
+    }
+
     /// Starts the control plane again, where it was and with the state that it had.
     pub(crate) async fn start_control_plane(&self, stack: &mut Stack) -> Result<(), Failure> {
         start_control_plane(stack, &self.binaries, self.listening).await.map(drop)
+    }
+
+    /// Goes on with the credential as it is now: a new root has a new one.
+    pub(crate) fn reconnect(&mut self) -> Result<(), Failure> {
+        self.control_plane = ControlPlane::new(&self.global)?;
+        Ok(())
     }
 
     /// Waits until every workload is in the registry and `front` gets an answer; how many requests that took.

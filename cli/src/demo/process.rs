@@ -191,36 +191,66 @@ impl Stack {
         self.own.clone()
     }
 
-    /// Starts a process in a process group of its own (Ctrl-C is ours to pass on), its log in the demo's directory.
+    /// Starts a process, its log in the demo's directory.
     pub(crate) fn start(&self, start: Start<'_>) -> Result<Process, Failure> {
         let log = self.directory().join(format!("{}.log", start.name));
         let cannot = |error| Failure::io(format!("cannot start {}", start.program.display()), error);
         // A process that was there before has the same log.
         let file = OpenOptions::new().append(true).create(true).open(&log).map_err(cannot)?;
         let stdout = if start.announces { Stdio::piped() } else { file.try_clone().map_err(cannot)?.into() };
-        let mut command = Command::new(&self.own);
+        let mut command = self.guarded(start.program);
         command
-            .args(["demo-app", "guard", "--parent"])
-            .arg(std::process::id().to_string())
-            .arg("--")
-            .arg(start.program)
             .args(start.arguments)
-            .current_dir(self.directory())
+            .envs(start.environment)
             .stdin(Stdio::piped())
             .stdout(stdout)
-            .stderr(file)
-            .process_group(0)
-            .kill_on_drop(true);
-        for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
-            command.env_remove(name);
-        }
-        command.envs(start.environment);
+            .stderr(file);
         let mut child = command.spawn().map_err(cannot)?;
         let (signals, received) = mpsc::channel(4);
         let (end, ended) = watch::channel(None);
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         tokio::spawn(watch_over(child, start.name, received, end, self.deaths.clone()));
         Ok(Process { name: start.name, log, stdin, stdout, signals, ended })
+    }
+
+    /// A program under the guard, in a process group of its own (Ctrl-C is ours to pass on), without the demo's own
+    /// settings.
+    fn guarded(&self, program: &Path) -> Command {
+        let mut command = Command::new(&self.own);
+        command
+            .args(["demo-app", "guard", "--parent"])
+            .arg(std::process::id().to_string())
+            .arg("--")
+            .arg(program)
+            .current_dir(self.directory())
+            .process_group(0)
+            .kill_on_drop(true);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs this command as an operator would, and returns what it printed; `Err`: what it said when it failed.
+    pub(crate) async fn outrigger(
+        &self,
+        words: &[&str],
+        environment: [(&str, OsString); 2],
+        limit: Duration,
+    ) -> Result<String, String> {
+        let run = self.guarded(&self.own).args(words).envs(environment).stdin(Stdio::null()).output();
+        match timeout(limit, run).await {
+            Ok(Ok(ended)) if ended.status.success() => {
+                Ok(String::from_utf8_lossy(&ended.stdout).into_owned())
+            }
+            Ok(Ok(ended)) => {
+                let text = String::from_utf8_lossy(&ended.stderr);
+                let lines: Vec<&str> = text.lines().map(str::trim).collect();
+                Err(format!("{}: {}", ended.status, lines.join("; ")))
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_elapsed) => Err(format!("it took longer than {} s", limit.as_secs())),
+        }
     }
 
     /// Keeps a process until the end; those kept last are stopped first. One that comes again takes its old place.

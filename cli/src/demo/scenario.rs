@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    acts::{Canary, Drain, Failing, Kill, Outage, Slow, Table, identities},
+    acts::{Canary, Drain, Failing, Kill, Outage, Rotation, Slow, Table, identities},
     books::{Books, MIN_LENGTH, count},
     load::{self, Counters, Load, Traffic},
     mesh::{self, CART, FRONT, Mesh},
@@ -106,12 +106,13 @@ impl<'a> Scenario<'a> {
         self.end(traffic, mesh, &[&kill, &drain]).await.map(drop)
     }
 
-    /// The control plane is lost.
+    /// All certificates are replaced; the control plane is lost.
     async fn control(&mut self, mesh: &mut Mesh, stack: &mut Stack, load: &Arc<Load>) -> Result<(), Failure> {
-        self.heading("control: the mesh outlives its control plane, under the same load")?;
+        self.heading("control: certificates are rotated, the control plane is killed, under the same load")?;
         let (traffic, mut stage) = self.begin(load, mesh, stack);
+        let rotation = Rotation::play(&mut stage).await?;
         let outage = Outage::play(&mut stage).await?;
-        self.end(traffic, mesh, &[&outage]).await.map(drop)
+        self.end(traffic, mesh, &[&rotation, &outage]).await.map(drop)
     }
 
     /// Endpoints that are slow, and that fail.

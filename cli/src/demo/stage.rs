@@ -20,6 +20,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long a change may take until it shows: far more than it takes, since this machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a command may take: longer than it waits by itself.
+const COMMAND: Duration = Duration::from_secs(30);
+
 /// A promise, and what was seen of it: `Err` if it broke.
 pub(crate) type Judged = (String, Result<String, String>);
 
@@ -95,6 +98,17 @@ impl<'a> Stage<'a> {
             sleep(POLL).await;
         }
         Ok(Err(format!("{otherwise} within {} s", PATIENCE.as_secs())))
+    }
+
+    /// Runs this command as an operator would; what it printed, or what it said when it failed.
+    pub(crate) async fn outrigger(&self, words: &[&str]) -> Result<String, String> {
+        let global = &self.mesh.global;
+        let credential = global.credential.clone().unwrap_or_default();
+        let environment = [
+            ("OUTRIGGER_SERVER", global.server.clone().into()),
+            ("OUTRIGGER_CREDENTIAL", credential.into_os_string()),
+        ];
+        self.stack.outrigger(words, environment, COMMAND).await
     }
 
     /// Sends a signal to each of the processes, in this order, and waits for their ends.

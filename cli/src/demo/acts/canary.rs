@@ -84,7 +84,7 @@ impl Act for Canary {
 }
 
 /// Holds what v2 answered in a time to its weight.
-pub(super) fn split(books: &Books, from: Duration, to: Duration, weight: f64) -> Judged {
+fn split(books: &Books, from: Duration, to: Duration, weight: f64) -> Judged {
     let (all, canary) = books.share(from, to, "price-", "price-v2");
     let bound = Bound::new(all, weight);
     let percent = f64::from(canary) * 100.0 / f64::from(all.max(1));

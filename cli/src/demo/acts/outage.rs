@@ -1,21 +1,30 @@
 //! The control plane is killed with `kill -9` and started again: traffic does not notice, and the mesh goes on with the
-//! state that it had.
+//! state that it had. A proxy that is restarted meanwhile serves by the configuration and the credential that it has on
+//! disk.
 
 use std::time::Duration;
+
+use rustix::process::Signal;
 
 use crate::{
     demo::{
         books::Books,
-        mesh::{CONTROL_PLANE, MEMBERS, NAMESPACE},
+        mesh::{CONTROL_PLANE, MEMBERS, Member, NAMESPACE, PRICE_V1_A},
         stage::{Act, Judged, Stage, failed, seconds},
     },
     failure::Failure,
 };
 
-/// When it is killed.
-const AT: Duration = Duration::from_secs(1);
-/// For how long it is gone.
+/// How long after what came before it is killed.
+const AFTER: Duration = Duration::from_millis(500);
+/// For how long it is gone, at least.
 const GONE: Duration = Duration::from_secs(3);
+/// The one whose sidecar is restarted meanwhile.
+const RESTARTED: &Member = &PRICE_V1_A;
+/// How long after the control plane.
+const RESTART: Duration = Duration::from_millis(500);
+/// Requests that it has to serve to be back.
+const BACK: usize = 5;
 /// How long the proxies may take to say what they run.
 const CONVERGE: Duration = Duration::from_secs(20);
 
@@ -23,6 +32,10 @@ const CONVERGE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Outage {
     killed: Duration,
+    /// The sidecar was started again.
+    restarted: Duration,
+    /// It served, without a control plane.
+    served: Result<Duration, String>,
     started: Duration,
     /// Every workload was connected again.
     connected: Result<Duration, String>,
@@ -33,10 +46,17 @@ pub(crate) struct Outage {
 impl Outage {
     /// Kills it, and starts it again.
     pub(crate) async fn play(stage: &mut Stage<'_>) -> Result<Self, Failure> {
-        stage.at(AT).await;
+        stage.at(stage.now() + AFTER).await;
         stage.say("kill -9: the control plane")?;
         let killed = stage.now();
         stage.kill(&[CONTROL_PLANE]).await?;
+        stage.at(killed + RESTART).await;
+        stage.say(&format!("SIGTERM: the sidecar of {}, which is started again at once", RESTARTED.name))?;
+        stage.stack.process(RESTARTED.sidecar)?.signal(Signal::TERM)?;
+        stage.stack.process(RESTARTED.sidecar)?.gone().await?;
+        let restarted = stage.now();
+        stage.mesh.start_sidecar(stage.stack, RESTARTED).await?;
+        let served = stage.serves(RESTARTED, BACK).await?;
         stage.at(killed + GONE).await;
         stage.say("the control plane is started again, with its state directory")?;
         let started = stage.now();
@@ -50,7 +70,7 @@ impl Outage {
             .await?;
         let converged = stage.mesh.control_plane.converge(0, CONVERGE).await;
         let applied = converged.map(|converged| (converged.current, converged.revision));
-        Ok(Self { killed, started, connected, applied })
+        Ok(Self { killed, restarted, served, started, connected, applied })
     }
 }
 
@@ -70,6 +90,12 @@ impl Act for Outage {
             (
                 format!("outage: nothing failed without a control plane for {gone}"),
                 failed(books, self.killed, self.started),
+            ),
+            (
+                format!("outage: the restarted sidecar of {} needed no control plane", RESTARTED.name),
+                self.served.clone().map(|served| {
+                    format!("it served after {}", seconds(served.saturating_sub(self.restarted)))
+                }),
             ),
             ("outage: it came back with its state, and every proxy to it".to_owned(), back),
         ]

@@ -138,6 +138,19 @@ impl Member {
         Ok(Place { application: listening, inbound })
     }
 
+    /// Starts the sidecar of an application that runs again, where the mesh knows it.
+    pub(super) async fn start_again(
+        &self,
+        stack: &mut Stack,
+        binaries: &Binaries,
+        discovery: SocketAddr,
+        place: Place,
+    ) -> Result<(), Failure> {
+        let (sidecar, _) = self.start_sidecar(stack, binaries, discovery, place).await?;
+        stack.keep(sidecar);
+        Ok(())
+    }
+
     fn start_application(&self, stack: &Stack) -> Result<Process, Failure> {
         let log = self.requests(stack.directory());
         let mut words: Vec<OsString> = vec!["demo-app".into()];
