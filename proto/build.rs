@@ -2,9 +2,10 @@
 
 use std::{env, error::Error, path::Path};
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "envoy/service/discovery/v3/ads.proto",
     "google/rpc/status.proto",
+    "outrigger/backup/v1alpha1/backup.proto",
     "outrigger/identity/v1alpha1/identity.proto",
     "outrigger/mesh/v1alpha1/resources.proto",
     "outrigger/policy/v1alpha1/policy.proto",

@@ -1,13 +1,18 @@
 //! The command line: every command, flag and exit code, and the texts of `--help`.
 
+mod authority;
+mod objects;
+mod operate;
+
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-mod authority;
-
-pub(crate) use authority::{AuthorityArgs, AuthorityCommand, RotateArgs, WhichArgs};
-
+pub(crate) use self::{
+    authority::{AuthorityArgs, AuthorityCommand, RotateArgs, WhichArgs},
+    objects::{ApplyArgs, DeleteArgs, GetArgs, SetArgs, WriteArgs},
+    operate::{AuditArgs, BackupArgs, DiffArgs, HistoryArgs, RestoreArgs, RollbackArgs},
+};
 use crate::duration;
 
 const EXIT_CODES: &str = "\
@@ -96,6 +101,23 @@ pub(crate) enum Command {
     /// Delete objects; all of them or none
     #[command(after_help = EXIT_CODES)]
     Delete(DeleteArgs),
+    /// Show what `apply` would change; 0: nothing, 1: something, 2 and above: it cannot be told
+    Diff(DiffArgs),
+    /// Show who changed what and when: one object's versions, or all revisions
+    #[command(after_help = EXIT_CODES)]
+    History(HistoryArgs),
+    /// Go back to an earlier revision, with one object or with all; a new revision with the old content
+    #[command(after_help = EXIT_CODES)]
+    Rollback(RollbackArgs),
+    /// Show every write and every refused call, or prove that the record of them is whole
+    #[command(after_help = EXIT_CODES)]
+    Audit(AuditArgs),
+    /// Copy everything that must not be lost from the running control plane to a file
+    #[command(after_help = EXIT_CODES)]
+    Backup(BackupArgs),
+    /// Make a control plane's state directory from a backup; the control plane need not run, and must not run on it
+    #[command(after_help = EXIT_CODES)]
+    Restore(RestoreArgs),
     /// Show which proxy runs which revision, what it waits for, and what it rejected; or how a service's endpoints are
     #[command(after_help = EXIT_CODES)]
     Status(StatusArgs),
@@ -112,61 +134,6 @@ pub(crate) enum Command {
     Version,
     /// Print a script that completes this command in a shell
     Completion(CompletionArgs),
-}
-
-/// `apply`.
-#[derive(Debug, Args)]
-pub(crate) struct ApplyArgs {
-    /// File of documents, or - for standard input; may be repeated
-    #[arg(short, long, required = true, value_name = "FILE")]
-    pub(crate) file: Vec<PathBuf>,
-    #[command(flatten)]
-    pub(crate) write: WriteArgs,
-}
-
-/// What the writing commands share.
-#[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct WriteArgs {
-    /// Return only when every proxy concerned has applied the change; 4 if one has not
-    #[arg(long, conflicts_with = "dry_run")]
-    pub(crate) wait: bool,
-    /// How long --wait waits
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse, requires = "wait")]
-    pub(crate) timeout: Duration,
-    /// Check everything, store nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-/// `get`.
-#[derive(Debug, Args)]
-pub(crate) struct GetArgs {
-    /// Kind of object
-    #[arg(value_enum, ignore_case = true)]
-    pub(crate) kind: KindArg,
-    /// Name, or NAMESPACE/NAME; without it, all of the kind
-    pub(crate) name: Option<String>,
-    /// Namespace [default: every one for a list, `default` for a name]
-    #[arg(short, long, value_name = "NAMESPACE")]
-    pub(crate) namespace: Option<String>,
-}
-
-/// `delete`.
-#[derive(Debug, Args)]
-pub(crate) struct DeleteArgs {
-    /// Kind of object
-    #[arg(value_enum, ignore_case = true, required_unless_present = "file", requires = "name")]
-    pub(crate) kind: Option<KindArg>,
-    /// Names, or NAMESPACE/NAME
-    pub(crate) name: Vec<String>,
-    /// Delete what these documents name instead; - for standard input; may be repeated
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["kind", "name", "namespace"])]
-    pub(crate) file: Vec<PathBuf>,
-    /// Namespace
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    pub(crate) namespace: String,
-    #[command(flatten)]
-    pub(crate) write: WriteArgs,
 }
 
 /// A kind, by any of the names that people type.
@@ -367,9 +334,13 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// A service with its namespace.
+/// A service with its namespace: `NAMESPACE/NAME`, or `NAME.NAMESPACE` as it is called in the mesh.
 fn service(text: &str) -> Result<String, String> {
-    let name = if text.contains('/') { text.to_owned() } else { format!("default/{text}") };
+    let name = match (text.contains('/'), text.split_once('.')) {
+        (true, _) => text.to_owned(),
+        (false, Some((name, namespace))) => format!("{namespace}/{name}"),
+        (false, None) => format!("default/{text}"),
+    };
     let valid = name.parse::<outrigger_core::model::ServiceName>();
     valid.map(|_| name).map_err(|error| error.to_string())
 }
@@ -440,7 +411,8 @@ mod tests {
     fn a_service_without_a_namespace_is_in_default() {
         assert_eq!(service("price"), Ok("default/price".to_owned()));
         assert_eq!(service("demo/price"), Ok("demo/price".to_owned()));
-        for bad in ["", "a/b/c", "Price", "demo/"] {
+        assert_eq!(service("price.demo"), Ok("demo/price".to_owned()));
+        for bad in ["", "a/b/c", "Price", "demo/", "price.", ".demo", "a.b.c", "a/b.c"] {
             assert!(service(bad).is_err(), "{bad}");
         }
     }

@@ -1,6 +1,8 @@
 //! The way to the control plane: mutual TLS with the operator's credential, and every call that the commands make.
 
 mod authority;
+mod past;
+mod write;
 
 pub(crate) use authority::Step;
 
@@ -17,15 +19,13 @@ use outrigger_proto::{
 use outrigger_tls::{credential, grpc};
 use tonic::transport::Channel;
 
-use crate::{
-    args::Global,
-    document::{Place, Sourced},
-    failure::Failure,
-    view,
-};
+pub(crate) use self::write::{Applying, RollingBack, Written};
+use crate::{args::Global, failure::Failure, view};
 
 /// Added to a server-side wait before the call itself is given up.
 const WAIT_MARGIN: Duration = Duration::from_secs(5);
+/// Longest answer, bytes: a dry run shows every object that it would change.
+const MAX_ANSWER: usize = 256 << 20;
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
 /// Pages after which a list is called endless.
@@ -103,57 +103,11 @@ impl ControlPlane {
 
     fn policy(&self) -> policy::policy_service_client::PolicyServiceClient<Channel> {
         policy::policy_service_client::PolicyServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_ANSWER)
     }
 
     fn status(&self) -> status::status_service_client::StatusServiceClient<Channel> {
         status::status_service_client::StatusServiceClient::new(self.channel.clone())
-    }
-
-    /// Applies objects, all or none. A refusal shows where each refused object was written.
-    pub(crate) async fn apply(
-        &self,
-        objects: &[Sourced],
-        dry_run: bool,
-    ) -> Result<policy::ApplyResponse, Failure> {
-        let message = policy::ApplyRequest {
-            items: objects
-                .iter()
-                .map(|sourced| policy::ApplyItem {
-                    object: Some((&sourced.object).into()),
-                    precondition: unchanged_since(&sourced.object),
-                    source: sourced.place.to_string(),
-                })
-                .collect(),
-            dry_run,
-            message: String::new(),
-        };
-        let mut client = self.policy();
-        self.bounded(self.call_timeout, Box::pin(client.apply(self.request(message))))
-            .await
-            .map(tonic::Response::into_inner)
-            .map_err(|status| {
-                Failure::answered(&self.server, &status, |diagnostic| {
-                    place_of(objects, diagnostic.r#ref.as_ref())
-                })
-            })
-    }
-
-    /// Deletes objects, all or none.
-    pub(crate) async fn delete(
-        &self,
-        references: Vec<policy::ObjectRef>,
-        dry_run: bool,
-    ) -> Result<policy::DeleteResponse, Failure> {
-        let message = policy::DeleteRequest {
-            items: references
-                .into_iter()
-                .map(|reference| policy::DeleteItem { r#ref: Some(reference), precondition: None })
-                .collect(),
-            dry_run,
-            message: String::new(),
-        };
-        let mut client = self.policy();
-        self.call(Box::pin(client.delete(self.request(message)))).await
     }
 
     /// One object.
@@ -283,21 +237,6 @@ impl ControlPlane {
         let mut client = identity::token_service_client::TokenServiceClient::new(self.channel.clone());
         self.call(Box::pin(client.create_token(self.request(message)))).await
     }
-}
-
-/// A document that names a revision, as one that was read and edited does, overwrites nobody's later change.
-fn unchanged_since(object: &model::Object) -> Option<policy::Precondition> {
-    let revision = Some(object.metadata.revision).filter(|revision| *revision > 0)?;
-    Some(policy::Precondition { kind: Some(policy::precondition::Kind::Revision(revision)) })
-}
-
-/// Where the object of a diagnostic was written.
-fn place_of(objects: &[Sourced], reference: Option<&policy::ObjectRef>) -> Option<Place> {
-    let reference = reference?;
-    objects
-        .iter()
-        .find(|sourced| policy::ObjectRef::from(&sourced.reference()) == *reference)
-        .map(|sourced| sourced.place.clone())
 }
 
 /// The wire's word for a kind.

@@ -169,6 +169,12 @@ pub(crate) enum Failure {
     /// Promises of the demo that broke; they are printed already.
     #[error("{0} of the demo's promises broke")]
     Broken(usize),
+    /// What `diff` found, which is printed already.
+    #[error("there are differences")]
+    Different,
+    /// `diff` could not tell.
+    #[error(transparent)]
+    Incomparable(Box<Failure>),
     /// By a signal, before it was done.
     #[error("interrupted")]
     Interrupted,
@@ -200,6 +206,10 @@ impl Failure {
         let what = status.message().to_owned();
         match status.code() {
             tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
+                Self::Unreachable { server: server.to_owned(), cause: root_cause(status) }
+            }
+            // The connection broke: what has a source is no answer of the control plane's.
+            tonic::Code::Unknown | tonic::Code::Internal if std::error::Error::source(status).is_some() => {
                 Self::Unreachable { server: server.to_owned(), cause: root_cause(status) }
             }
             tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => Self::Denied {
@@ -237,6 +247,12 @@ impl Failure {
         match self {
             Self::Closed => return ExitCode::SUCCESS,
             Self::Passed(code) => return ExitCode::from(*code),
+            Self::Different => Exit::Refused,
+            // 1 says that there are differences.
+            Self::Incomparable(failure) => match **failure {
+                Self::Io { .. } | Self::Refused { .. } => Exit::Usage,
+                _ => return failure.exit(),
+            },
             Self::Usage(_) => Exit::Usage,
             Self::Io { .. } | Self::Refused { .. } | Self::Broken(_) => Exit::Refused,
             Self::Unreachable { .. } => Exit::Unreachable,
@@ -251,6 +267,7 @@ impl Failure {
     /// What to do about it; may be empty.
     pub(crate) fn remedy(&self) -> &str {
         match self {
+            Self::Incomparable(failure) => failure.remedy(),
             Self::Refused { remedy, .. } | Self::Denied { remedy, .. } => remedy,
             Self::Unreachable { .. } => {
                 "start it with `outrigger-control-plane`, or name it: --server HOST:PORT or OUTRIGGER_SERVER"
@@ -265,6 +282,7 @@ impl Failure {
     /// The lines below the first one.
     pub(crate) fn details(&self) -> Vec<String> {
         match self {
+            Self::Incomparable(failure) => failure.details(),
             Self::Refused { defects, .. } => defects.iter().map(ToString::to_string).collect(),
             Self::NotConverged { behind, .. } => behind.clone(),
             _ => Vec::new(),

@@ -140,7 +140,7 @@ impl Output {
 
     /// Explains why the command failed, on standard error.
     pub(crate) fn failure(&self, failure: &Failure) {
-        if matches!(failure, Failure::Closed | Failure::Passed(_)) {
+        if matches!(failure, Failure::Closed | Failure::Different | Failure::Passed(_)) {
             return;
         }
         let label = paint(self.colour_errors, Colour::Red, "error:");

@@ -315,6 +315,28 @@ pub(crate) fn workload(spiffe_id: &str) -> String {
         .unwrap_or_else(|| spiffe_id.to_owned())
 }
 
+/// `admin` of `spiffe://outrigger.local/outrigger/operator/admin`, `demo/price` of a workload.
+pub(crate) fn operator(principal: &str) -> String {
+    match principal.rsplit_once("/outrigger/operator/") {
+        Some((_, name)) => name.to_owned(),
+        None if principal.ends_with("/outrigger/control-plane") => "control plane".to_owned(),
+        None => workload(principal),
+    }
+}
+
+/// `rollback` of `policy.Rollback`, `create token` of `identity.CreateToken`.
+pub(crate) fn call(method: &str) -> String {
+    let name = method.rsplit('.').next().unwrap_or(method);
+    let mut words = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
+}
+
 /// `Service demo/price` of its type URL and name.
 fn resource(type_url: &str, name: &str) -> String {
     let kind = type_url.rsplit('.').next().unwrap_or(type_url);
@@ -333,7 +355,8 @@ pub(crate) fn instant(timestamp: Option<&prost_types::Timestamp>) -> Option<Syst
     timestamp.and_then(|timestamp| SystemTime::try_from(*timestamp).ok())
 }
 
-fn rfc3339(timestamp: Option<&prost_types::Timestamp>) -> Option<String> {
+/// As programs read it.
+pub(crate) fn rfc3339(timestamp: Option<&prost_types::Timestamp>) -> Option<String> {
     instant(timestamp).and_then(|at| OffsetDateTime::from(at).format(&Rfc3339).ok())
 }
 

@@ -77,17 +77,26 @@ const fn proxies(path: &'static str, method: &'static str, join_token: bool) -> 
 }
 
 /// Every call that there is.
-pub const TABLE: [Rule; 21] = [
+pub const TABLE: [Rule; 25] = [
     operators("/outrigger.policy.v1alpha1.PolicyService/Apply", "policy.Apply", false, Namespaces::Named),
     operators("/outrigger.policy.v1alpha1.PolicyService/Get", "policy.Get", true, Namespaces::Named),
     operators("/outrigger.policy.v1alpha1.PolicyService/List", "policy.List", true, Namespaces::Named),
     operators("/outrigger.policy.v1alpha1.PolicyService/Delete", "policy.Delete", false, Namespaces::Named),
+    operators("/outrigger.policy.v1alpha1.PolicyService/Watch", "policy.Watch", true, Namespaces::Named),
+    operators("/outrigger.policy.v1alpha1.PolicyService/History", "policy.History", true, Namespaces::Named),
+    operators(
+        "/outrigger.policy.v1alpha1.PolicyService/Rollback",
+        "policy.Rollback",
+        false,
+        Namespaces::Named,
+    ),
     operators(
         "/outrigger.policy.v1alpha1.PolicyService/ListAudit",
         "policy.ListAudit",
         false,
         Namespaces::Mesh,
     ),
+    operators("/outrigger.backup.v1alpha1.BackupService/Backup", "backup.Backup", false, Namespaces::Mesh),
     operators(
         "/outrigger.identity.v1alpha1.TokenService/CreateToken",
         "identity.CreateToken",
@@ -367,7 +376,8 @@ pub fn render() -> String {
         ));
     }
     page.push_str(
-        "\nA workload acts for itself alone: namespace, service account and node id come from its certificate, never from \
+        "\nWhat names no namespace is of all those that the operator may read; a rollback of the whole store needs the whole \
+         mesh.\nA workload acts for itself alone: namespace, service account and node id come from its certificate, never from \
          a message.\nEvery refusal is counted (`outrigger_control_plane_refused_calls_total`) and written to the audit \
          log. Of a flood of refusals the log keeps a\nfew for each kind of caller, and the number of those left out.\n",
     );

@@ -2,6 +2,7 @@
 //! [`refusals`].
 
 pub mod authority;
+pub mod backup;
 pub mod diagnostics;
 pub mod guard;
 pub mod identity;

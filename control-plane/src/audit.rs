@@ -1,11 +1,10 @@
-//! The audit log: who changed what and when, and who was refused. Each record carries the hash of the one before it, so
-//! that a record cannot be changed, taken out or slipped in without every later hash telling.
+//! The audit log: who changed what and when, and who was refused, as one chain of hashes ([`Head`]).
 
 use std::time::SystemTime;
 
 use aws_lc_rs::digest;
+pub use outrigger_core::audit::{Broken, Head, decode};
 use outrigger_proto::policy::v1alpha1::{AuditRecord, ItemResult, item_result::Action};
-use prost::Message;
 
 /// What is known of a call before it is written down.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,109 +40,47 @@ impl Draft {
     }
 }
 
-/// The log is not what was written.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
-    /// A record cannot be decoded.
-    #[error("audit record {sequence} cannot be read")]
-    Undecodable {
-        /// Which.
-        sequence: u64,
-    },
-    /// A record is missing, or stands where another should.
-    #[error("audit record {found} stands where {expected} should")]
-    Gap {
-        /// The sequence number that comes next.
-        expected: u64,
-        /// The one that is there.
-        found: u64,
-    },
-    /// A record was changed after it was written.
-    #[error("audit record {sequence} does not match its hash")]
-    Hash {
-        /// Which.
-        sequence: u64,
-    },
+/// `draft` as the record after `head`, made by `revision`; 0 for a call that changed nothing.
+pub fn next(head: &Head, draft: &Draft, revision: u64) -> AuditRecord {
+    let mut results = draft.results.clone();
+    for result in &mut results {
+        if matches!(result.action(), Action::Created | Action::Updated) {
+            result.revision = revision;
+        }
+        // Only dry runs show objects, and they leave no record.
+        (result.before, result.after) = (None, None);
+    }
+    let record = AuditRecord {
+        at: Some(draft.at.into()),
+        principal: draft.principal.clone(),
+        peer: draft.peer.clone(),
+        method: draft.method.to_owned(),
+        revision,
+        denied: draft.denied,
+        message: draft.message.clone(),
+        results,
+        ..AuditRecord::default()
+    };
+    head.next(record, sha256)
 }
 
-/// The end of a chain: what the next record builds on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
-    sequence: u64,
-    hash: Vec<u8>,
-}
-
-impl Head {
-    /// The end of the empty chain: a hash of zeros.
-    pub fn start() -> Self {
-        Self { sequence: 0, hash: vec![0; digest::SHA256_OUTPUT_LEN] }
-    }
-
-    /// The end of a chain whose last record is `record`.
-    pub fn of(record: &AuditRecord) -> Self {
-        Self { sequence: record.sequence, hash: record.hash.clone() }
-    }
-
-    /// The record that comes next.
-    pub fn next(&self, draft: &Draft, revision: u64) -> AuditRecord {
-        let mut results = draft.results.clone();
-        for result in &mut results {
-            if matches!(result.action(), Action::Created | Action::Updated) {
-                result.revision = revision;
-            }
-        }
-        let mut record = AuditRecord {
-            sequence: self.sequence + 1,
-            at: Some(draft.at.into()),
-            principal: draft.principal.clone(),
-            peer: draft.peer.clone(),
-            method: draft.method.to_owned(),
-            revision,
-            denied: draft.denied,
-            message: draft.message.clone(),
-            results,
-            hash: Vec::new(),
-        };
-        record.hash = self.hash_of(&record);
-        record
-    }
-
-    /// Checks that `record` comes next, and moves on to it.
-    ///
-    /// # Errors
-    /// It does not.
-    pub fn follow(&self, record: &AuditRecord) -> Result<Self, Broken> {
-        if record.sequence != self.sequence + 1 {
-            return Err(Broken::Gap { expected: self.sequence + 1, found: record.sequence });
-        }
-        if record.hash != self.hash_of(record) {
-            return Err(Broken::Hash { sequence: record.sequence });
-        }
-        Ok(Self::of(record))
-    }
-
-    /// sha256(hash of the record before, the record without its hash). Fields are encoded in the order of their
-    /// numbers, so that equal records have equal bytes.
-    fn hash_of(&self, record: &AuditRecord) -> Vec<u8> {
-        let bare = AuditRecord { hash: Vec::new(), ..record.clone() };
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(&self.hash);
-        context.update(&bare.encode_to_vec());
-        context.finish().as_ref().to_vec()
-    }
-}
-
-/// Decodes the record stored under `sequence`.
+/// Checks that `record` comes after `head`, and moves on to it.
 ///
 /// # Errors
-/// It is not a record, or that of another number.
-pub fn decode(sequence: u64, bytes: &[u8]) -> Result<AuditRecord, Broken> {
-    let record = AuditRecord::decode(bytes).map_err(|_not_a_record| Broken::Undecodable { sequence })?;
-    if record.sequence == sequence {
-        Ok(record)
-    } else {
-        Err(Broken::Gap { expected: sequence, found: record.sequence })
+/// It does not.
+pub fn follow(head: &Head, record: &AuditRecord) -> Result<Head, Broken> {
+    head.follow(record, sha256)
+}
+
+/// SHA-256 of `pieces`, one after the other.
+pub fn sha256(pieces: &[&[u8]]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for piece in pieces {
+        context.update(piece);
     }
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
 }
 
 #[cfg(test)]
@@ -156,7 +93,7 @@ mod tests {
         for (revision, message) in [(1, "first"), (0, "refused"), (2, "second")] {
             let mut draft = Draft::own(SystemTime::UNIX_EPOCH, "anonymous", "policy.Apply", message);
             draft.denied = revision == 0;
-            let record = head.next(&draft, revision);
+            let record = next(&head, &draft, revision);
             head = Head::of(&record);
             records.push(record);
         }
@@ -164,7 +101,7 @@ mod tests {
     }
 
     fn verify(records: &[AuditRecord]) -> Result<Head, Broken> {
-        records.iter().try_fold(Head::start(), |head, record| head.follow(record))
+        records.iter().try_fold(Head::start(), |head, record| follow(&head, record))
     }
 
     #[test]
@@ -180,7 +117,7 @@ mod tests {
 
         let mut rehashed = chain();
         rehashed[0].message = "another".to_owned();
-        rehashed[0].hash = Head::start().hash_of(&rehashed[0]);
+        rehashed[0] = Head::start().next(rehashed[0].clone(), sha256);
         assert_eq!(verify(&rehashed), Err(Broken::Hash { sequence: 2 }), "the next record tells");
 
         let mut without = chain();

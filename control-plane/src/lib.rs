@@ -17,6 +17,8 @@ pub mod store;
 
 pub mod audit;
 
+pub mod backup;
+
 pub mod authority;
 
 pub mod rotation;

@@ -1,10 +1,18 @@
 //! The control plane's process: flags, settings, logging, signals; everything else is the library's.
 
-use std::{error::Error, fmt::Write as _, io::Write as _, process::ExitCode, time::Duration};
+use std::{
+    error::Error,
+    fmt::Write as _,
+    io::Write as _,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use clap::Parser;
 use outrigger_control_plane::{
-    app,
+    app::{self, StartError},
+    backup,
     clock::Clock,
     settings::{Flags, Settings},
 };
@@ -14,18 +22,37 @@ use outrigger_process::{exit::Exit, logging, settings::environment, shutdown::Sh
 const FAREWELL: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
-    let settings = match Flags::parse().load(environment()) {
+    let flags = Flags::parse();
+    let settings = match flags.load(environment()) {
         Ok(settings) => settings,
         Err(error) => return fail(Exit::Settings, &error),
     };
     if let Err(error) = logging::init(&settings.log) {
         return fail(Exit::Settings, &error);
     }
+    if let Some(backup) = &flags.restore {
+        return restore(backup, &settings);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(Exit::Failure, &error),
     };
     runtime.block_on(run(&settings))
+}
+
+/// Makes a state directory of a backup, and says where it goes on.
+fn restore(backup: &Path, settings: &Settings) -> ExitCode {
+    let Some(directory) = settings.state_directory() else {
+        return fail(Exit::Settings, &StartError::NoDirectory);
+    };
+    match backup::restore(backup, &directory, SystemTime::now()) {
+        Ok(restored) => {
+            // The work is done, whoever reads this.
+            let _closed = writeln!(std::io::stdout(), "{}", restored.sentence(&directory));
+            Exit::Success.into()
+        }
+        Err(error) => fail(Exit::Failure, &error),
+    }
 }
 
 async fn run(settings: &Settings) -> ExitCode {

@@ -3,7 +3,7 @@
 
 mod metrics;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use outrigger_core::{model::ServiceName, rotation};
 use outrigger_proto::{
@@ -26,7 +26,7 @@ use crate::{
     discovery::{self, Trust, World},
     registry::{self, AddressRules, LoadError, Registration, Registry, service::ServiceSettings},
     status::{Board, ReportService, service::StatusApi, unreachable},
-    store::{Store, objects::Objects},
+    store::{Store, StoreError, objects::Objects},
     telemetry::{self, Edges, Endpoints},
 };
 
@@ -62,6 +62,8 @@ pub struct Mesh {
     metrics: Metrics,
     clock: Clock,
     allow_loopback: bool,
+    /// Whether proxies are told anything.
+    settled: watch::Receiver<bool>,
     stop: CancellationToken,
 }
 
@@ -80,6 +82,7 @@ impl Mesh {
             trust: parts.trust,
         };
         let worlds = discovery::start(inputs);
+        let settled = settle(&parts.store, limits.lease, parts.stop.clone()).await?;
         Ok(Self {
             store: parts.store,
             registry,
@@ -90,6 +93,7 @@ impl Mesh {
             metrics: Metrics::default(),
             clock: parts.clock,
             allow_loopback: parts.allow_loopback,
+            settled,
             stop: parts.stop,
         })
     }
@@ -102,7 +106,7 @@ impl Mesh {
             self.metrics.clone(),
             self.clock.clone(),
             discovery::service::Limits::default(),
-            self.stop.clone(),
+            discovery::service::Ends { settled: self.settled.clone(), stop: self.stop.clone() },
         ))
     }
 
@@ -189,6 +193,38 @@ impl Mesh {
     pub fn worlds(&self) -> watch::Receiver<Arc<World>> {
         self.worlds.clone()
     }
+}
+
+/// After a restore, workloads that joined since the backup are not known before they register again, and those that are
+/// gone count until their leases end: proxies, which know better, keep what they have for one `lease` and a little.
+async fn settle(
+    store: &Store,
+    lease: Duration,
+    stop: CancellationToken,
+) -> Result<watch::Receiver<bool>, StoreError> {
+    let restored = store.restored().await?;
+    let (tell, settled) = watch::channel(restored.is_none());
+    if let Some(revision) = restored {
+        let patience = lease + lease / 10;
+        tracing::warn!(
+            revision,
+            seconds = patience.as_secs(),
+            "restored from a backup: proxies keep what they have so long"
+        );
+        let store = store.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(patience) => {}
+                () = stop.cancelled() => return,
+            }
+            if let Err(error) = store.settled().await {
+                tracing::error!(%error, "the end of the restore could not be written; the next start waits again");
+            }
+            tracing::info!("everybody had the time to come back; proxies are told what is new");
+            tell.send_replace(true);
+        });
+    }
+    Ok(settled)
 }
 
 /// What the registry asks of its surroundings.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use flags::Flags;
 
-use crate::authority::SVID_LIFE;
+use crate::{authority::SVID_LIFE, store::Retention};
 
 /// All settings. Each field is also `OUTRIGGER_<FIELD>` in the environment, `__` between the levels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,8 @@ pub struct Settings {
     pub authority: Authority,
     /// What may be registered.
     pub registry: Registry,
+    /// How much of the past is kept, to look at and to go back to.
+    pub history: History,
     /// How the control plane stops.
     pub drain: Drain,
     /// What is written to standard error.
@@ -72,6 +74,16 @@ pub struct Registry {
     pub allow_loopback: bool,
 }
 
+/// How much of the past is kept: as much as both allow, and always the newest revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct History {
+    /// Revisions that changed objects. Default 10 000; 1 to 1 000 000.
+    pub revisions: u64,
+    /// Bytes of what was replaced or deleted. Default 64 MiB.
+    pub bytes: u64,
+}
+
 /// How the control plane stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -93,6 +105,19 @@ impl Default for Authority {
     }
 }
 
+impl Default for History {
+    fn default() -> Self {
+        let Retention { revisions, bytes } = Retention::default();
+        Self { revisions, bytes }
+    }
+}
+
+impl From<&History> for Retention {
+    fn from(history: &History) -> Self {
+        Self { revisions: history.revisions, bytes: history.bytes }
+    }
+}
+
 impl Default for Drain {
     fn default() -> Self {
         Self { timeout: Duration::from_secs(5) }
@@ -109,6 +134,7 @@ impl Default for Settings {
             health: Port::local(17120),
             authority: Authority::default(),
             registry: Registry::default(),
+            history: History::default(),
             drain: Drain::default(),
             log: Logging::default(),
         }

@@ -5,8 +5,12 @@
 //! All blocking work runs on tokio's blocking threads. A write that was started is finished even when its caller gives
 //! up, and the new revision is announced by the write itself.
 
+mod dump;
 mod file;
+mod history;
 mod key;
+mod past;
+mod replies;
 
 pub mod objects;
 
@@ -19,8 +23,12 @@ use outrigger_proto::policy::v1alpha1::AuditRecord;
 use redb::{ReadableDatabase, ReadableTable};
 use tokio::sync::{Semaphore, watch};
 
+pub use dump::{Dump, Load, LoadFailure, SCHEMA};
 pub use file::OpenError;
+pub use history::Retention;
 pub use key::{Key, Keyspace};
+pub use past::{Changed, Changes, HistoryError, Past, Version};
+pub use replies::{Kept, LIFE as REPLY_LIFE, Reply};
 
 use crate::audit;
 
@@ -145,6 +153,7 @@ pub struct Store {
 
 struct Inner {
     database: redb::Database,
+    retention: Retention,
     newest: watch::Sender<Revision>,
     progress: watch::Sender<Progress>,
 }
@@ -162,11 +171,19 @@ impl Store {
     /// # Errors
     /// The file is in use by another process, damaged, of another version, or cannot be read or made.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_with(path, Retention::default())
+    }
+
+    /// The same, keeping so much of the past.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_with(path: &Path, retention: Retention) -> Result<Self, OpenError> {
         let (database, revision) = file::open(path)?;
         let (newest, _) = watch::channel(revision);
         let (progress, _) = watch::channel(Progress { newest: revision, ..Progress::default() });
         Ok(Self {
-            inner: Arc::new(Inner { database, newest, progress }),
+            inner: Arc::new(Inner { database, retention, newest, progress }),
             writer: Arc::new(Semaphore::new(1)),
         })
     }
@@ -193,7 +210,15 @@ impl Store {
     /// # Errors
     /// An expectation did not hold, or the store failed.
     pub async fn commit(&self, commit: Commit) -> Result<Revision, CommitError> {
-        self.write(move |inner| inner.commit(&commit)).await?
+        self.write(move |inner| inner.commit(&commit, None)).await?
+    }
+
+    /// The same, and keeps the answer, to be given again.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn commit_with(&self, commit: Commit, reply: Option<Reply>) -> Result<Revision, CommitError> {
+        self.write(move |inner| inner.commit(&commit, reply.as_ref())).await?
     }
 
     /// Appends a record that belongs to no revision: that of a refused call. Returns its sequence number.
@@ -230,10 +255,42 @@ impl Store {
         self.read(move |inner| inner.audit(from, limit)).await
     }
 
-    async fn read<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
+    /// The revision at which the store was restored from a backup, until [`settled`](Self::settled) is called.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn restored(&self) -> Result<Option<Revision>, StoreError> {
+        self.read(|inner| {
+            let transaction = inner.database.begin_read().map_err(StoreError::from_redb)?;
+            let meta = transaction.open_table(file::META).map_err(StoreError::from_redb)?;
+            let restored = meta.get(file::RESTORED).map_err(StoreError::from_redb)?;
+            Ok(restored.map(|guard| guard.value()))
+        })
+        .await
+    }
+
+    /// Takes note that everybody is back after a restore.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn settled(&self) -> Result<(), StoreError> {
+        self.write(|inner| {
+            let settle = || -> Result<(), redb::Error> {
+                let transaction = inner.database.begin_write()?;
+                transaction.open_table(file::META)?.remove(file::RESTORED)?;
+                transaction.commit()?;
+                Ok(())
+            };
+            settle().map_err(StoreError::from_redb)
+        })
+        .await?
+    }
+
+    async fn read<T, E>(&self, work: impl FnOnce(&Inner) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
         let inner = Arc::clone(&self.inner);
         blocking(move || work(&inner)).await?
     }
@@ -259,29 +316,18 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 impl Inner {
-    fn commit(&self, commit: &Commit) -> Result<Revision, CommitError> {
+    fn commit(&self, commit: &Commit, reply: Option<&Reply>) -> Result<Revision, CommitError> {
         let transaction = self.database.begin_write().map_err(StoreError::from_redb)?;
-        let revision = {
-            let mut current = transaction.open_table(file::CURRENT).map_err(StoreError::from_redb)?;
+        {
+            let current = transaction.open_table(file::CURRENT).map_err(StoreError::from_redb)?;
             check(&current, &commit.expect)?;
-            let mut meta = transaction.open_table(file::META).map_err(StoreError::from_redb)?;
-            let revision = file::revision(&meta).map_err(StoreError::from_redb)? + 1;
-            for op in &commit.ops {
-                match op {
-                    Op::Put { key, value } => {
-                        current
-                            .insert(key.as_str(), (revision, value.as_slice()))
-                            .map_err(StoreError::from_redb)?;
-                    }
-                    Op::Delete { key } => {
-                        current.remove(key.as_str()).map_err(StoreError::from_redb)?;
-                    }
-                }
-            }
-            meta.insert(file::REVISION, revision).map_err(StoreError::from_redb)?;
-            append(&transaction, &commit.audit, revision)?;
-            revision
-        };
+        }
+        let revision = file::next_revision(&transaction).map_err(StoreError::from_redb)?;
+        let sequence = append(&transaction, &commit.audit, revision)?;
+        self.change(&transaction, &commit.ops, revision, sequence).map_err(StoreError::from_redb)?;
+        if let Some(reply) = reply {
+            replies::keep(&transaction, reply, revision).map_err(StoreError::from_redb)?;
+        }
         transaction.commit().map_err(StoreError::from_redb)?;
         // The writer's turn is still held: revisions are announced in their order.
         self.progress.send_modify(|progress| {
@@ -299,6 +345,35 @@ impl Inner {
         });
         self.newest.send_replace(revision);
         Ok(revision)
+    }
+
+    /// Applies `ops` as `revision`, and keeps what they did to objects.
+    fn change(
+        &self,
+        transaction: &redb::WriteTransaction,
+        ops: &[Op],
+        revision: Revision,
+        sequence: u64,
+    ) -> Result<(), redb::Error> {
+        let mut current = transaction.open_table(file::CURRENT)?;
+        let mut ledger = history::Ledger::open(transaction)?;
+        let mut kept = false;
+        for op in ops {
+            let (key, value) = match op {
+                Op::Put { key, value } => (key, Some(value.as_slice())),
+                Op::Delete { key } => (key, None),
+            };
+            let before = match value {
+                Some(value) => current.insert(key.as_str(), (revision, value))?,
+                None => current.remove(key.as_str())?,
+            };
+            let before = before.map(|guard| guard.value().1.len());
+            if key.is_in(Keyspace::Objects) && (value.is_some() || before.is_some()) {
+                ledger.change(revision, key.as_str(), value, before.unwrap_or(0))?;
+                kept = true;
+            }
+        }
+        if kept { ledger.close(revision, sequence, self.retention) } else { Ok(()) }
     }
 
     fn record(&self, draft: &audit::Draft) -> Result<u64, StoreError> {
@@ -378,7 +453,7 @@ fn append(
         Some((sequence, bytes)) => audit::Head::of(&audit::decode(sequence.value(), bytes.value())?),
         None => audit::Head::start(),
     };
-    let record = head.next(draft, revision);
+    let record = audit::next(&head, draft, revision);
     table
         .insert(record.sequence, prost::Message::encode_to_vec(&record).as_slice())
         .map_err(StoreError::from_redb)?;

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 pub use chain::chain;
-pub use endpoints::{Endpoints, Seen, Stream};
+pub use endpoints::{Endpoints, Seen, Stream, View};
 
 /// Edges of one caller; further ones count as its `other`.
 const MAX_EDGES_PER_SOURCE: usize = 2_000;

@@ -22,7 +22,7 @@ mod generated {
 
 pub use generated::envoy;
 pub use generated::google;
-pub use generated::outrigger::{identity, mesh, policy, registry, status, telemetry};
+pub use generated::outrigger::{backup, identity, mesh, policy, registry, status, telemetry};
 
 /// The type URLs of the resources that a proxy receives over delta ADS.
 pub mod type_url {

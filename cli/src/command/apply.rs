@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use outrigger_proto::policy::v1alpha1::ItemResult;
-
 use crate::{
     args::{ApplyArgs, Global, WriteArgs},
-    connect::ControlPlane,
+    connect::{Applying, ControlPlane, Written},
     document,
     failure::Failure,
     output::Output,
@@ -17,26 +15,34 @@ use crate::{
 pub(crate) async fn run(global: &Global, output: &Output, args: ApplyArgs) -> Result<(), Failure> {
     let objects = document::read(&args.file)?;
     let control_plane = ControlPlane::new(global)?;
-    let response = control_plane.apply(&objects, args.write.dry_run).await?;
-    finish(&control_plane, output, args.write, response.revision, response.results).await
+    let applying = Applying {
+        objects: &objects,
+        set: &args.set,
+        dry_run: args.write.dry_run,
+        message: &args.write.message,
+    };
+    let written = control_plane.apply_with(applying).await?;
+    finish(&control_plane, output, &args.write, written).await
 }
 
 /// Prints what became of each object, and waits for the proxies where that is wanted.
 pub(crate) async fn finish(
     control_plane: &ControlPlane,
     output: &Output,
-    write: WriteArgs,
-    revision: u64,
-    results: Vec<ItemResult>,
+    write: &WriteArgs,
+    written: Written,
 ) -> Result<(), Failure> {
     let mut shown = Write {
-        revision,
+        revision: written.revision,
         dry_run: write.dry_run,
-        results: results.into_iter().map(Change::new).collect(),
+        results: written.results.into_iter().map(Change::new).collect(),
         applied: None,
     };
-    let waited =
-        if write.wait { control_plane.converge(revision, write.timeout).await.map(Some) } else { Ok(None) };
+    let waited = if write.wait {
+        control_plane.converge(shown.revision, write.timeout).await.map(Some)
+    } else {
+        Ok(None)
+    };
     if let Ok(Some(convergence)) = &waited {
         shown.applied = Some(Applied::new(convergence));
     }

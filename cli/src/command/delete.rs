@@ -26,6 +26,6 @@ pub(crate) async fn run(global: &Global, output: &Output, args: DeleteArgs) -> R
         }
     };
     let control_plane = ControlPlane::new(global)?;
-    let response = control_plane.delete(references, args.write.dry_run).await?;
-    apply::finish(&control_plane, output, args.write, response.revision, response.results).await
+    let written = control_plane.delete(references, &args.write).await?;
+    apply::finish(&control_plane, output, &args.write, written).await
 }

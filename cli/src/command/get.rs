@@ -1,5 +1,7 @@
 //! `get`: objects as tables, or as documents that `apply` takes back.
 
+mod watch;
+
 use std::time::SystemTime;
 
 use outrigger_core::{
@@ -32,6 +34,9 @@ impl From<KindArg> for Kind {
 pub(crate) async fn run(global: &Global, output: &Output, args: GetArgs) -> Result<(), Failure> {
     let kind = Kind::from(args.kind);
     let control_plane = ControlPlane::new(global)?;
+    if args.watch {
+        return watch::run(&control_plane, output, kind, &args).await;
+    }
     let found = match &args.name {
         Some(name) => {
             let reference = reference(kind, name, args.namespace.as_deref())?;
@@ -45,10 +50,13 @@ pub(crate) async fn run(global: &Global, output: &Output, args: GetArgs) -> Resu
     show(output, kind, &objects, args.name.is_some())
 }
 
-/// Reads a name of the command line: `NAME` or `NAMESPACE/NAME`.
+/// Reads a name of the command line: `NAME` or `NAMESPACE/NAME`; of a service also `NAME.NAMESPACE`, as it is called in the
+/// mesh.
 pub(crate) fn reference(kind: Kind, name: &str, namespace: Option<&str>) -> Result<ObjectRef, Failure> {
     let parse = |text: &str| text.parse::<Name>().map_err(|error| Failure::Usage(error.to_string()));
-    let (namespace, name) = match (name.split_once('/'), namespace) {
+    let called = name.split_once('.').filter(|_| kind == Kind::Service && !name.contains('/'));
+    let whole = name.split_once('/').or(called.map(|(name, namespace)| (namespace, name)));
+    let (namespace, name) = match (whole, namespace) {
         (Some((own, _)), Some(other)) if own != other && other != "default" => {
             return Err(Failure::Usage(format!(
                 "two namespaces for one object: {own} in its name and {other} from --namespace"
@@ -67,7 +75,8 @@ pub(crate) fn reference(kind: Kind, name: &str, namespace: Option<&str>) -> Resu
     })
 }
 
-fn decode(object: &proto::Object) -> Result<Object, Failure> {
+/// Reads an object of the control plane.
+pub(crate) fn decode(object: &proto::Object) -> Result<Object, Failure> {
     wire::policy::object(object).map_err(|violations| {
         let what = violations.first().map(ToString::to_string).unwrap_or_default();
         Failure::refused(
@@ -97,18 +106,17 @@ fn show(output: &Output, kind: Kind, objects: &[Object], single: bool) -> Result
 
 fn table(output: &Output, kind: Kind, objects: &[Object], now: SystemTime) -> String {
     let header: &[&str] = match kind {
-        Kind::Service => &["NAMESPACE", "NAME", "PORTS", "SELECTOR", "REVISION", "AGE", "CONDITIONS"],
-        Kind::Route => &["NAMESPACE", "NAME", "PARENTS", "BACKENDS", "REVISION", "AGE", "CONDITIONS"],
-        Kind::TrafficPolicy => &["NAMESPACE", "NAME", "TARGETS", "SAYS", "REVISION", "AGE", "CONDITIONS"],
+        Kind::Service => &["NAME", "PORTS", "SELECTOR", "REVISION", "AGE", "CONDITIONS"],
+        Kind::Route => &["NAME", "PARENTS", "BACKENDS", "REVISION", "AGE", "CONDITIONS"],
+        Kind::TrafficPolicy => &["NAME", "TARGETS", "SAYS", "REVISION", "AGE", "CONDITIONS"],
         Kind::MeshConfig => &["NAME", "EXTERNAL", "CLUSTER DOMAIN", "REVISION", "AGE", "CONDITIONS"],
     };
     let rows = objects
         .iter()
         .map(|object| {
             let metadata = &object.metadata;
-            let mut row: Vec<String> = metadata.namespace.iter().map(ToString::to_string).collect();
-            row.push(metadata.name.to_string());
-            row.extend(spec(&object.spec));
+            let mut row = vec![full(metadata.namespace.as_ref(), &metadata.name)];
+            row.extend(spec(&object.spec, metadata.namespace.as_ref()));
             row.push(metadata.revision.to_string());
             row.push(duration::age(metadata.created, now));
             row.push(conditions(object));
@@ -118,8 +126,13 @@ fn table(output: &Output, kind: Kind, objects: &[Object], now: SystemTime) -> St
     output.table(header, rows, &[])
 }
 
-/// The two columns that differ between kinds.
-fn spec(spec: &Spec) -> [String; 2] {
+/// `NAMESPACE/NAME`, as objects are called everywhere; what is the whole mesh's has no namespace.
+fn full(namespace: Option<&Name>, name: &Name) -> String {
+    namespace.map_or_else(|| name.to_string(), |namespace| format!("{namespace}/{name}"))
+}
+
+/// The two columns that differ between kinds; what the object names without a namespace is in its own, `home`.
+fn spec(spec: &Spec, home: Option<&Name>) -> [String; 2] {
     match spec {
         Spec::Service(service) => {
             let ports = service.ports.iter().map(|port| match &port.name {
@@ -129,21 +142,20 @@ fn spec(spec: &Spec) -> [String; 2] {
             [join(ports), view::labels(&service.selector)]
         }
         Spec::Route(route) => {
-            let parents = route.parents.iter().map(|parent| match &parent.namespace {
-                Some(namespace) => format!("{namespace}/{}", parent.name),
-                None => parent.name.to_string(),
-            });
+            let parents =
+                route.parents.iter().map(|parent| full(parent.namespace.as_ref().or(home), &parent.name));
             let backends = route.rules.iter().map(|rule| {
-                let backends =
-                    rule.backends.iter().map(|backend| format!("{}={}", backend.name, backend.weight));
-                join(backends)
+                join(rule.backends.iter().map(|backend| {
+                    let name = full(backend.namespace.as_ref().or(home), &backend.name);
+                    format!("{name}={}", backend.weight)
+                }))
             });
             [join(parents), backends.collect::<Vec<_>>().join("; ")]
         }
         Spec::TrafficPolicy(policy) => {
             let targets = policy.targets.iter().map(|target| match target.port {
-                Some(port) => format!("{}:{port}", target.name),
-                None => target.name.to_string(),
+                Some(port) => format!("{}:{port}", full(home, &target.name)),
+                None => full(home, &target.name),
             });
             [join(targets), join(said(&policy.overrides).map(str::to_owned))]
         }
@@ -202,6 +214,9 @@ mod tests {
         assert_eq!(text(Kind::Route, "price", Some("demo")).as_deref(), Some("Route demo/price"));
         assert_eq!(text(Kind::Route, "demo/price", None).as_deref(), Some("Route demo/price"));
         assert_eq!(text(Kind::Route, "demo/price", Some("other")), None);
+        assert_eq!(text(Kind::Service, "price.demo", None).as_deref(), Some("Service demo/price"));
+        assert_eq!(text(Kind::Service, "price.demo", Some("other")), None);
+        assert_eq!(text(Kind::Route, "price.demo", None), None);
         assert_eq!(text(Kind::MeshConfig, "mesh", None).as_deref(), Some("MeshConfig mesh"));
         assert_eq!(text(Kind::Route, "Price", None), None);
     }

@@ -25,6 +25,8 @@ pub(crate) struct Endpoints {
 pub(crate) struct Endpoint {
     /// The node id of whoever sees it so.
     pub(crate) proxy: String,
+    /// How long ago it said so, milliseconds; absent from an older control plane.
+    pub(crate) age: Option<f64>,
     pub(crate) port: u32,
     pub(crate) address: String,
     pub(crate) workload: String,
@@ -53,17 +55,18 @@ impl Endpoints {
     /// From the wire, in its order.
     pub(crate) fn new(service: String, response: status::ListEndpointsResponse) -> Self {
         let endpoints = response.endpoints.into_iter().map(|seen| {
-            let status::SeenEndpoint { node_id, state } = seen;
-            Endpoint::new(node_id, state.unwrap_or_default())
+            let status::SeenEndpoint { node_id, state, age } = seen;
+            Endpoint::new(node_id, age.map(|age| milliseconds(Some(age))), state.unwrap_or_default())
         });
         Self { service, endpoints: endpoints.collect(), omitted: response.omitted }
     }
 }
 
 impl Endpoint {
-    fn new(proxy: String, state: EndpointState) -> Self {
+    fn new(proxy: String, age: Option<f64>, state: EndpointState) -> Self {
         Self {
             proxy,
+            age,
             port: state.port,
             address: state.address,
             workload: state.workload,

@@ -8,6 +8,10 @@ use std::{
 
 use futures_util::stream;
 use outrigger_proto::{
+    backup::v1alpha1::{
+        BackupChunk, BackupRequest,
+        backup_service_server::{BackupService, BackupServiceServer},
+    },
     google::rpc,
     identity::v1alpha1::{
         CreateTokenRequest, CreateTokenResponse,
@@ -37,7 +41,16 @@ pub(crate) struct Script {
     /// `None`: every object is created at revision 7.
     pub(crate) apply: Option<Status>,
     pub(crate) applied: Vec<policy::ApplyRequest>,
+    /// So many writes find nobody before one is answered.
+    pub(crate) away: usize,
     pub(crate) deleted: Vec<policy::DeleteRequest>,
+    pub(crate) rolled_back: Vec<policy::RollbackRequest>,
+    pub(crate) versions: Vec<policy::Version>,
+    pub(crate) records: Vec<policy::AuditRecord>,
+    /// What each watch in turn hears before it ends.
+    pub(crate) events: Vec<Vec<Result<policy::WatchEvent, Status>>>,
+    pub(crate) watched: Vec<policy::WatchRequest>,
+    pub(crate) backup: Vec<Result<BackupChunk, Status>>,
     pub(crate) objects: Vec<policy::Object>,
     pub(crate) convergence: status::Convergence,
     pub(crate) proxies: Vec<status::ProxyState>,
@@ -89,6 +102,7 @@ impl Fake {
         let router = tonic::transport::Server::builder()
             .add_service(PolicyServiceServer::new(service.clone()))
             .add_service(StatusServiceServer::new(service.clone()))
+            .add_service(BackupServiceServer::new(service.clone()))
             .add_service(TokenServiceServer::new(service));
         tokio::spawn(router.serve_with_incoming(incoming));
         Self { script, directory, address }
@@ -194,7 +208,12 @@ fn reference(object: &policy::Object) -> policy::ObjectRef {
 }
 
 fn done(reference: Option<policy::ObjectRef>, action: policy::item_result::Action) -> policy::ItemResult {
-    policy::ItemResult { r#ref: reference, action: action.into(), revision: 7, diagnostics: Vec::new() }
+    policy::ItemResult {
+        r#ref: reference,
+        action: action.into(),
+        revision: 7,
+        ..policy::ItemResult::default()
+    }
 }
 
 #[tonic::async_trait]
@@ -203,11 +222,26 @@ impl PolicyService for Service {
         let request = request.into_inner();
         let mut script = self.script();
         script.applied.push(request.clone());
+        if script.away > 0 {
+            script.away -= 1;
+            return Err(Status::unavailable("restarting"));
+        }
         if let Some(status) = &script.apply {
             return Err(status.clone());
         }
         let created = policy::item_result::Action::Created;
-        let results = request.items.iter().map(|item| done(item.object.as_ref().map(reference), created));
+        let before = |wanted: &policy::Object| {
+            script.objects.iter().find(|object| reference(object) == reference(wanted)).cloned()
+        };
+        let results = request.items.iter().map(|item| {
+            let mut result = done(item.object.as_ref().map(reference), created);
+            if let Some(wanted) = item.object.as_ref().filter(|_| request.dry_run) {
+                result.before = before(wanted);
+                result.after = Some(wanted.clone()).filter(|_| result.before.as_ref() != Some(wanted));
+                result.before.take_if(|_| result.after.is_none());
+            }
+            result
+        });
         Ok(Response::new(policy::ApplyResponse { revision: 7, results: results.collect() }))
     }
 
@@ -243,8 +277,52 @@ impl PolicyService for Service {
         Ok(Response::new(policy::DeleteResponse { revision: 7, results }))
     }
 
-    async fn list_audit(&self, _: Request<policy::ListAuditRequest>) -> Answer<policy::ListAuditResponse> {
-        Err(Status::unimplemented("not asked by the command"))
+    async fn rollback(&self, request: Request<policy::RollbackRequest>) -> Answer<policy::RollbackResponse> {
+        let request = request.into_inner();
+        self.script().rolled_back.push(request);
+        let updated = done(Some(route("demo", "price")), policy::item_result::Action::Updated);
+        Ok(Response::new(policy::RollbackResponse { revision: 7, results: vec![updated] }))
+    }
+
+    async fn history(&self, request: Request<policy::HistoryRequest>) -> Answer<policy::HistoryResponse> {
+        // One version a page.
+        let before = match request.into_inner().before {
+            0 => u64::MAX,
+            before => before,
+        };
+        let script = self.script();
+        let mut older = script.versions.iter().filter(|version| version.revision < before);
+        let version = older.next().cloned();
+        let next = older.next().and(version.as_ref()).map_or(0, |version| version.revision);
+        Ok(Response::new(policy::HistoryResponse {
+            versions: version.into_iter().collect(),
+            oldest: 2,
+            next,
+        }))
+    }
+
+    type WatchStream = stream::Iter<std::vec::IntoIter<Result<policy::WatchEvent, Status>>>;
+
+    async fn watch(&self, request: Request<policy::WatchRequest>) -> Answer<Self::WatchStream> {
+        let mut script = self.script();
+        script.watched.push(request.into_inner());
+        if script.events.is_empty() {
+            return Err(Status::failed_precondition("that is all"));
+        }
+        Ok(Response::new(stream::iter(script.events.remove(0))))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<policy::ListAuditRequest>,
+    ) -> Answer<policy::ListAuditResponse> {
+        // One record a page.
+        let from = request.into_inner().from;
+        let script = self.script();
+        let mut rest = script.records.iter().filter(|record| record.sequence >= from);
+        let records = rest.next().cloned().into_iter().collect();
+        let next = rest.next().map_or(0, |record| record.sequence);
+        Ok(Response::new(policy::ListAuditResponse { records, next }))
     }
 }
 
@@ -298,6 +376,15 @@ impl StatusService for Service {
     ) -> Answer<status::ListEndpointsResponse> {
         known(&request.into_inner().service)?;
         Ok(Response::new(self.script().endpoints.clone()))
+    }
+}
+
+#[tonic::async_trait]
+impl BackupService for Service {
+    type BackupStream = stream::Iter<std::vec::IntoIter<Result<BackupChunk, Status>>>;
+
+    async fn backup(&self, _: Request<BackupRequest>) -> Answer<Self::BackupStream> {
+        Ok(Response::new(stream::iter(self.script().backup.clone())))
     }
 }
 

@@ -140,6 +140,7 @@ async fn a_watch_for_programs_is_a_document_each_time() {
 async fn status_of_a_service_shows_each_endpoint_as_each_proxy_sees_it() {
     let seen = |instance: &str, health| status::SeenEndpoint {
         node_id: format!("spiffe://outrigger.local/ns/demo/sa/front#{instance}"),
+        age: Some(prost_types::Duration { seconds: 3, nanos: 400_000_000 }),
         state: Some(EndpointState {
             service: "demo/price".to_owned(),
             port: 80,
@@ -169,10 +170,11 @@ async fn status_of_a_service_shows_each_endpoint_as_each_proxy_sees_it() {
         "demo/front#front-2",
         "ejected for consecutive failures, 24s left, 2 times in a row",
         "1.31ms",
+        "3s ago",
     ] {
         assert!(ran.stdout.contains(part), "{part} in {}", ran.stdout);
     }
-    let ran = fake.run(&["status", "demo/price", "-o", "json"]).await;
+    let ran = fake.run(&["status", "price.demo", "-o", "json"]).await;
     let printed: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!(printed["endpoints"][0]["health"]["state"], "healthy");
     let ejected = &printed["endpoints"][1]["health"];

@@ -5,5 +5,6 @@
 mod demo;
 mod fake;
 mod figures;
+mod operate;
 mod read;
 mod write;

@@ -32,9 +32,9 @@ async fn get_lists_every_page() {
     let ran = fake.run(&["get", "services"]).await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let lines: Vec<Vec<&str>> = ran.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["NAMESPACE", "NAME", "PORTS", "SELECTOR", "REVISION", "AGE", "CONDITIONS"]);
-    assert_eq!(lines[1][..3], ["demo", "front", "80/http"]);
-    assert_eq!(lines[2][..3], ["demo", "price", "80/http"]);
+    assert_eq!(lines[0], ["NAME", "PORTS", "SELECTOR", "REVISION", "AGE", "CONDITIONS"]);
+    assert_eq!(lines[1][..2], ["demo/front", "80/http"]);
+    assert_eq!(lines[2][..2], ["demo/price", "80/http"]);
 }
 
 #[tokio::test]
@@ -78,8 +78,8 @@ async fn a_traffic_policy_is_shown_taken_back_and_deleted_like_any_other() {
     let ran = fake.run(&["get", "trafficpolicies"]).await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let lines: Vec<Vec<&str>> = ran.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["NAMESPACE", "NAME", "TARGETS", "SAYS", "REVISION", "AGE", "CONDITIONS"]);
-    assert_eq!(lines[1][..4], ["demo", "patient", "price:80,stock", "retry,limits"]);
+    assert_eq!(lines[0], ["NAME", "TARGETS", "SAYS", "REVISION", "AGE", "CONDITIONS"]);
+    assert_eq!(lines[1][..3], ["demo/patient", "demo/price:80,demo/stock", "retry,limits"]);
 
     let got = fake.run(&["get", "TrafficPolicy", "demo/patient", "-o", "yaml"]).await;
     assert!(got.stdout.contains("kind: TrafficPolicy"), "{got:?}");

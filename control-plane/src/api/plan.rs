@@ -1,7 +1,13 @@
 //! What a write would do, worked out in full before anything is stored. Pure: the picture and the request in, changes or
-//! reasons out. Apply, its dry run and Delete differ in nothing else.
+//! reasons out. Apply, its dry run, Delete and Rollback differ in nothing else.
 
-use std::{collections::BTreeSet, time::SystemTime};
+pub(super) mod rollback;
+mod set;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use outrigger_core::{
     model::{Name, Object, ObjectRef, Violation},
@@ -9,6 +15,8 @@ use outrigger_core::{
 };
 use outrigger_proto::policy::v1alpha1::{self as proto, item_result::Action, precondition};
 use tonic::Code;
+
+pub(super) use set::Set;
 
 use super::{
     compiled,
@@ -41,6 +49,27 @@ pub(super) struct Plan {
     pub(super) results: Vec<proto::ItemResult>,
 }
 
+impl Plan {
+    /// Shows each object that changes as it is in `base`, and as it would be.
+    pub(super) fn preview(&mut self, base: &Objects) {
+        let after: BTreeMap<ObjectRef, &Object> = self
+            .changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Put(object) => Some((object.reference(), &**object)),
+                Change::Delete(_) => None,
+            })
+            .collect();
+        for result in self.results.iter_mut().filter(|result| result.action() != Action::Unchanged) {
+            let reference = result.r#ref.as_ref().map(wire::policy::object_ref);
+            if let Some(Ok(reference)) = reference {
+                result.before = base.get(&reference).map(|object| object.as_ref().into());
+                result.after = after.get(&reference).map(|object| (*object).into());
+            }
+        }
+    }
+}
+
 /// A write that may not.
 #[derive(Debug, PartialEq)]
 pub(super) struct Rejected {
@@ -51,6 +80,11 @@ pub(super) struct Rejected {
 }
 
 impl Rejected {
+    /// For one reason that is no object's.
+    pub(super) fn because(code: Code, violation: &Violation) -> Self {
+        Self { code, diagnostics: vec![diagnostic(violation, None, "")] }
+    }
+
     fn invalid(diagnostics: Vec<proto::Diagnostic>) -> Self {
         Self { code: Code::InvalidArgument, diagnostics }
     }
@@ -64,6 +98,10 @@ impl Items<'_> {
     /// In which namespaces they are; `None` stands for the mesh's own.
     pub(super) fn namespaces(&self) -> BTreeSet<Option<Name>> {
         self.0.iter().map(|(object, _)| object.metadata.namespace.clone()).collect()
+    }
+
+    fn has(&self, reference: &ObjectRef) -> bool {
+        self.0.iter().any(|(object, _)| object.reference() == *reference)
     }
 }
 
@@ -104,27 +142,35 @@ pub(super) fn items(request: &[proto::ApplyItem]) -> Result<Items<'_>, Rejected>
 /// Works out an Apply.
 ///
 /// # Errors
-/// A precondition does not hold, a reference dangles, a target has a policy already, or proxies could not take what comes
-/// of it.
-pub(super) fn apply(base: &Objects, items: &Items<'_>, writer: &Writer<'_>) -> Result<Plan, Rejected> {
-    let mut conflicts = Vec::new();
-    let mut changes = Vec::new();
-    let mut results = Vec::with_capacity(items.0.len());
+/// A precondition does not hold, an object is of another set, a reference dangles, a target has a policy already, or
+/// proxies could not take what comes of it.
+pub(super) fn apply(
+    base: &Objects,
+    items: &Items<'_>,
+    set: Option<&Set>,
+    writer: &Writer<'_>,
+) -> Result<Plan, Rejected> {
+    let mut draft = Draft::default();
     for (object, item) in &items.0 {
         let reference = object.reference();
         let current = base.get(&reference).map(AsRef::as_ref);
-        if let Some(violation) = unmet(item.precondition.as_ref(), current) {
-            conflicts.push(diagnostic(&violation, Some(&reference), &item.source));
+        let taken = set.and_then(|set| current.and_then(|current| set.conflict(current)));
+        if let Some(violation) = unmet(item.precondition.as_ref(), current).or(taken) {
+            draft.conflicts.push(diagnostic(&violation, Some(&reference), &item.source));
         }
+        let object = set::placed(object, current, set);
         let (action, revision, change) = match current {
-            Some(current) if same(current, object) => (Action::Unchanged, current.metadata.revision, None),
-            Some(current) => (Action::Updated, 0, Some(update(current, object, writer))),
-            None => (Action::Created, 0, Some(create(object, writer))),
+            Some(current) if same(current, &object) => (Action::Unchanged, current.metadata.revision, None),
+            Some(current) => (Action::Updated, 0, Some(update(current, &object, writer))),
+            None => (Action::Created, 0, Some(create(&object, writer))),
         };
-        changes.extend(change.map(|object| Change::Put(Box::new(object))));
-        results.push(result(&reference, action, revision));
+        draft.changes.extend(change.map(|object| Change::Put(Box::new(object))));
+        draft.results.push(result(&reference, action, revision));
     }
-    finish(base, conflicts, changes, results, &BTreeSet::new())
+    for reference in set.map_or_else(Vec::new, |set| set.pruned(base, items)) {
+        draft.delete(&reference);
+    }
+    draft.judge(base)
 }
 
 /// The references of a Delete.
@@ -168,56 +214,66 @@ pub(super) fn targets(
 /// An object is not there, a precondition does not hold, or something else refers to what would go.
 pub(super) fn delete(base: &Objects, targets: &[(ObjectRef, &proto::DeleteItem)]) -> Result<Plan, Rejected> {
     let mut missing = Vec::new();
-    let mut conflicts = Vec::new();
-    let mut changes = Vec::new();
-    let mut results = Vec::new();
+    let mut draft = Draft { mends: true, ..Draft::default() };
     for (reference, item) in targets {
         let current = base.get(reference).map(AsRef::as_ref);
         if current.is_none() {
             let violation = Violation::error("", "not_found", "there is no such object");
             missing.push(diagnostic(&violation, Some(reference), ""));
         } else if let Some(violation) = unmet(item.precondition.as_ref(), current) {
-            conflicts.push(diagnostic(&violation, Some(reference), ""));
+            draft.conflicts.push(diagnostic(&violation, Some(reference), ""));
         }
-        changes.push(Change::Delete(reference.clone()));
-        results.push(result(reference, Action::Deleted, 0));
+        draft.delete(reference);
     }
     if !missing.is_empty() {
         return Err(Rejected { code: Code::NotFound, diagnostics: missing });
     }
-    let going = targets.iter().map(|(reference, _)| reference.clone()).collect::<BTreeSet<_>>();
-    finish(base, conflicts, changes, results, &going)
+    draft.judge(base)
 }
 
-fn finish(
-    base: &Objects,
+/// A write before it is judged.
+#[derive(Debug, Default)]
+struct Draft {
     conflicts: Vec<proto::Diagnostic>,
     changes: Vec<Change>,
     results: Vec<proto::ItemResult>,
-    going: &BTreeSet<ObjectRef>,
-) -> Result<Plan, Rejected> {
-    if !conflicts.is_empty() {
-        return Err(Rejected { code: Code::Aborted, diagnostics: conflicts });
+    /// What is deleted.
+    going: BTreeSet<ObjectRef>,
+    /// It only deletes: what was too much before it must not stand in its way.
+    mends: bool,
+}
+
+impl Draft {
+    fn delete(&mut self, reference: &ObjectRef) {
+        self.going.insert(reference.clone());
+        self.changes.push(Change::Delete(reference.clone()));
+        self.results.push(result(reference, Action::Deleted, 0));
     }
-    let after = base.after(&changes, base.revision());
-    let dangling = references::check(&after);
-    if !dangling.is_empty() {
-        let code = if going.is_empty() { Code::InvalidArgument } else { Code::FailedPrecondition };
-        let diagnostics = dangling.iter().map(|dangling| said_of(dangling, going)).collect();
-        return Err(Rejected { code, diagnostics });
+
+    fn judge(self, base: &Objects) -> Result<Plan, Rejected> {
+        let Self { conflicts, changes, results, going, mends } = self;
+        if !conflicts.is_empty() {
+            return Err(Rejected { code: Code::Aborted, diagnostics: conflicts });
+        }
+        let after = base.after(&changes, base.revision());
+        let dangling = references::check(&after);
+        if !dangling.is_empty() {
+            let code = if going.is_empty() { Code::InvalidArgument } else { Code::FailedPrecondition };
+            let diagnostics = dangling.iter().map(|dangling| said_of(dangling, &going)).collect();
+            return Err(Rejected { code, diagnostics });
+        }
+        let clashes = references::clashes(base, &after);
+        if !clashes.is_empty() {
+            let said = |clash: &Clash| diagnostic(&clash.violation, Some(&clash.object), "");
+            return Err(Rejected::invalid(clashes.iter().map(said).collect()));
+        }
+        let unacceptable = if mends { Vec::new() } else { compiled::check(base, &after) };
+        if !unacceptable.is_empty() {
+            let said = |found: &compiled::Unacceptable| diagnostic(&found.violation, Some(&found.object), "");
+            return Err(Rejected::invalid(unacceptable.iter().map(said).collect()));
+        }
+        Ok(Plan { changes, results })
     }
-    let clashes = references::clashes(base, &after);
-    if !clashes.is_empty() {
-        let said = |clash: &Clash| diagnostic(&clash.violation, Some(&clash.object), "");
-        return Err(Rejected::invalid(clashes.iter().map(said).collect()));
-    }
-    // A deletion mends; what was too much before it must not stand in its way.
-    let unacceptable = if going.is_empty() { compiled::check(base, &after) } else { Vec::new() };
-    if !unacceptable.is_empty() {
-        let said = |found: &compiled::Unacceptable| diagnostic(&found.violation, Some(&found.object), "");
-        return Err(Rejected::invalid(unacceptable.iter().map(said).collect()));
-    }
-    Ok(Plan { changes, results })
 }
 
 /// A dangling reference, told as a defect of what would go when it goes, else of what refers to it.
@@ -329,6 +385,6 @@ fn result(reference: &ObjectRef, action: Action, revision: Revision) -> proto::I
         r#ref: Some(reference.into()),
         action: action.into(),
         revision,
-        diagnostics: Vec::new(),
+        ..proto::ItemResult::default()
     }
 }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use outrigger_process::shutdown::Shutdown;
 use outrigger_proto::{
+    backup::v1alpha1::backup_service_server::BackupServiceServer,
     identity::v1alpha1::{
         authority_service_server::AuthorityServiceServer, identity_service_server::IdentityServiceServer,
         token_service_server::TokenServiceServer,
@@ -19,11 +20,16 @@ use prometheus_client::{
 use tokio::{net::TcpListener, task::JoinSet};
 use tonic::{service::Routes, transport::Server};
 
-use super::start::State;
+use super::start::{AUTHORITY, State};
 use crate::{
     access::Door,
     api::{
-        authority::AuthorityApi, guard::Guard, identity::IdentityApi, policy::PolicyApi, refusals::Refusals,
+        authority::AuthorityApi,
+        backup::BackupApi,
+        guard::Guard,
+        identity::IdentityApi,
+        policy::{self, PolicyApi},
+        refusals::Refusals,
         token::TokenApi,
     },
 };
@@ -57,7 +63,7 @@ pub(super) fn spawn(
     registry: &mut Registry,
     servers: &mut JoinSet<Result<(), tonic::transport::Error>>,
 ) {
-    let State { store, objects, authority, rotation, grants, mesh, clock, .. } = &**state;
+    let State { directory, store, objects, authority, rotation, grants, mesh, clock, .. } = &**state;
     let refusals = Refusals::new(store.clone(), clock.clone(), registry);
     let refused = Family::<Labels, Counter>::default();
     registry.register(
@@ -65,17 +71,31 @@ pub(super) fn spawn(
         "Connections that did not come about, by the reason",
         refused.clone(),
     );
-    let policy =
-        PolicyApi::new(objects.clone(), store.clone(), refusals.clone(), mesh.progress(), clock.clone());
+    let policy = PolicyApi::new(policy::Parts {
+        objects: objects.clone(),
+        store: store.clone(),
+        refusals: refusals.clone(),
+        progress: mesh.progress(),
+        clock: clock.clone(),
+        stop: shutdown.draining().clone(),
+    });
     let token = TokenApi::new(Arc::clone(authority), store.clone(), refusals.clone(), clock.clone());
     let authorities =
         AuthorityApi::new(Arc::clone(authority), rotation.clone(), refusals.clone(), clock.clone());
     let identity =
         IdentityApi::new(Arc::clone(authority), store.clone(), refusals.clone(), clock.clone(), registry);
 
+    let backup = BackupApi::new(
+        store.clone(),
+        directory.join(AUTHORITY),
+        authority.trust_domain().clone(),
+        clock.clone(),
+    );
+
     let operators = Routes::new(PolicyServiceServer::new(policy))
         .add_service(TokenServiceServer::new(token))
         .add_service(AuthorityServiceServer::new(authorities))
+        .add_service(BackupServiceServer::new(backup))
         .add_service(mesh.status_service());
     let proxies = Routes::new(IdentityServiceServer::new(identity))
         .add_service(mesh.discovery_service())

@@ -24,13 +24,14 @@ use crate::{
     api::guard::Grants,
     audit::Draft,
     authority::{Authority, AuthorityError, Known, OPERATORS, Upkeep, UpkeepError},
+    backup::INCOMPLETE,
     clock::Clock,
     mesh::{Mesh, Parts},
     registry,
     rotation::{self, Rotation},
     settings::Settings,
     store::{
-        Commit, CommitError, Expect, Key, Keyspace, Op, OpenError, Store, StoreError,
+        Commit, CommitError, Expect, Key, Keyspace, Op, OpenError, Retention, Store, StoreError,
         objects::{LoadError, ObjectStore},
     },
 };
@@ -44,6 +45,9 @@ pub enum StartError {
     /// The state directory.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// A backup was restored to it, but not to the end.
+    #[error("{0} holds a backup that was not restored to its end; empty it, and restore again")]
+    Incomplete(PathBuf),
     /// The trust domain.
     #[error("trust_domain cannot be used")]
     TrustDomain(#[from] InvalidName),
@@ -98,9 +102,14 @@ pub enum StartError {
     Interrupted,
 }
 
+/// The authority's directory in the state directory.
+pub(super) const AUTHORITY: &str = "authority";
+
 /// What the services share.
 #[derive(Debug, Clone)]
 pub struct State {
+    /// The state directory.
+    pub directory: PathBuf,
     /// Where everything is kept.
     pub store: Store,
     /// The operators' objects.
@@ -182,11 +191,15 @@ async fn open(
 ) -> Result<State, StartError> {
     let trust_domain: TrustDomain = settings.trust_domain.parse()?;
     files::private_dir(directory)?;
-    let authority_directory = directory.join("authority");
+    let authority_directory = directory.join(AUTHORITY);
     files::private_dir(&authority_directory)?;
+    if directory.join(INCOMPLETE).exists() {
+        return Err(StartError::Incomplete(directory.to_owned()));
+    }
     let store = blocking({
         let path = directory.join("store.redb");
-        move || Store::open(&path)
+        let retention = Retention::from(&settings.history);
+        move || Store::open_with(&path, retention)
     })
     .await??;
     // Of a control plane that was killed: nobody should find the way by it. The store is ours by now, so nobody else
@@ -231,7 +244,8 @@ async fn open(
         clock: clock.clone(),
         resumed: root.is_some(),
     });
-    Ok(State { store, objects, authority, upkeep, rotation, grants, mesh, clock })
+    let directory = directory.to_owned();
+    Ok(State { directory, store, objects, authority, upkeep, rotation, grants, mesh, clock })
 }
 
 /// The first write: the root that everybody will trust, and the roles of the first operators.

@@ -33,6 +33,15 @@ impl Default for Limits {
     }
 }
 
+/// From when to when proxies are told anything.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    /// Not before it is true: after a restore, not before all workloads can have registered again.
+    pub settled: watch::Receiver<bool>,
+    /// Until then.
+    pub stop: CancellationToken,
+}
+
 /// What all streams share.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
@@ -42,6 +51,8 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) limits: Limits,
     pub(super) stop: CancellationToken,
+    /// Nobody is told anything before it is true.
+    pub(super) settled: watch::Receiver<bool>,
 }
 
 /// See the module.
@@ -52,16 +63,17 @@ pub struct Service {
 }
 
 impl Service {
-    /// Serves `worlds` until `stop`, and writes to `board` how far each stream has come.
+    /// Serves `worlds` between `ends`, and writes to `board` how far each stream has come.
     pub fn new(
         worlds: watch::Receiver<Arc<World>>,
         board: Arc<Board>,
         metrics: Metrics,
         clock: Clock,
         limits: Limits,
-        stop: CancellationToken,
+        ends: Ends,
     ) -> Self {
-        let shared = Shared { worlds, board, metrics, clock, limits, stop };
+        let Ends { settled, stop } = ends;
+        let shared = Shared { worlds, board, metrics, clock, limits, stop, settled };
         Self { shared, streams: Arc::new(Semaphore::new(limits.streams)) }
     }
 }

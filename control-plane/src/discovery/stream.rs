@@ -144,11 +144,15 @@ impl Serving {
         mut reports: watch::Receiver<Reported>,
     ) -> End {
         let responses = self.responses.clone();
+        let mut settled = self.shared.settled.clone();
         if let Err(status) = self.take(first) {
             return End::Refused(status);
         }
         loop {
-            self.send();
+            let told = *settled.borrow_and_update();
+            if told {
+                self.send();
+            }
             self.tell_board();
             let deadline = self.waiting.map(|since| since + self.shared.limits.patience);
             tokio::select! {
@@ -167,6 +171,9 @@ impl Serving {
                     }
                     self.advance(Arc::clone(&worlds.borrow_and_update()));
                 }
+                changed = settled.changed(), if !told => if changed.is_err() {
+                    return End::Refused(Status::unavailable("the control plane stops"));
+                },
                 reported = reports.changed() => if reported.is_ok() {
                     self.applied(&reports.borrow_and_update());
                 },

@@ -8,6 +8,7 @@ use outrigger_process::settings::Defect;
 use super::Settings;
 use crate::authority::{MAX_LEAF_LIFE, MIN_LEAF_LIFE};
 
+const MAX_REVISIONS: u64 = 1_000_000;
 const MAX_DRAIN: Duration = Duration::from_mins(10);
 
 /// Everything that is wrong.
@@ -22,6 +23,10 @@ pub(super) fn check(settings: &Settings) -> Vec<Defect> {
     if !(MIN_LEAF_LIFE..=MAX_LEAF_LIFE).contains(&settings.authority.leaf_ttl) {
         let problem = "it is out of range";
         defects.push(Defect::new("authority.leaf_ttl", problem, "write a duration from 10s to 168h"));
+    }
+    if !(1..=MAX_REVISIONS).contains(&settings.history.revisions) {
+        let problem = format!("it is {}", settings.history.revisions);
+        defects.push(Defect::new("history.revisions", problem, format!("write 1 to {MAX_REVISIONS}")));
     }
     if settings.state_dir.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
         defects.push(Defect::new("state_dir", "it is empty", "write a path, or leave it out"));

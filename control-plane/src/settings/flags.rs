@@ -50,6 +50,9 @@ pub struct Flags {
     /// Naming root of all identities, `spiffe://NAME/...`; fixed at the first start [default: outrigger.local].
     #[arg(long, value_name = "NAME")]
     pub trust_domain: Option<String>,
+    /// Restore the backup FILE into the state directory, which must be empty, and end; start without it afterwards.
+    #[arg(long, value_name = "FILE")]
+    pub restore: Option<PathBuf>,
     /// Where operators call: policy, join tokens, status [default: 127.0.0.1:17100].
     #[arg(long, value_name = "ADDRESS")]
     pub policy_listen: Option<SocketAddr>,

@@ -41,6 +41,7 @@ fn every_wrong_setting_is_named_with_its_origin_and_remedy() {
     let environment = [
         ("OUTRIGGER_AUTHORITY__LEAF_TTL", "9s"),
         ("OUTRIGGER_DRAIN__TIMEOUT", "1h"),
+        ("OUTRIGGER_HISTORY__REVISIONS", "0"),
         ("OUTRIGGER_HEALTH__LISTEN", "127.0.0.1:17100"),
         ("OUTRIGGER_POLICY__PORT", "1"),
     ];
@@ -50,6 +51,7 @@ fn every_wrong_setting_is_named_with_its_origin_and_remedy() {
         "(flag --trust-domain); write a name such as mesh.example.com",
         "authority.leaf_ttl: it is out of range (environment OUTRIGGER_AUTHORITY__LEAF_TTL)",
         "drain.timeout: it is longer than 10m (environment OUTRIGGER_DRAIN__TIMEOUT)",
+        "history.revisions: it is 0 (environment OUTRIGGER_HISTORY__REVISIONS); write 1 to 1000000",
         "health.listen: 127.0.0.1:17100 is the address of policy.listen too",
         "policy.port: there is no such setting",
     ] {

@@ -70,7 +70,11 @@ pub(super) fn endpoints(seen: Seen) -> ListEndpointsResponse {
     let endpoints: Vec<SeenEndpoint> = seen
         .endpoints
         .into_iter()
-        .map(|(node_id, state)| SeenEndpoint { node_id, state: Some((&state).into()) })
+        .map(|view| SeenEndpoint {
+            node_id: view.proxy,
+            state: Some((&view.figures).into()),
+            age: Some(encode_duration(view.age)),
+        })
         .take_while(|endpoint| {
             bytes += endpoint.encoded_len();
             bytes <= 2 * PAGE_BYTES
@@ -82,9 +86,12 @@ pub(super) fn endpoints(seen: Seen) -> ListEndpointsResponse {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use outrigger_core::telemetry::{EndpointFigures, EndpointHealth};
 
     use super::*;
+    use crate::telemetry::View;
 
     #[test]
     fn the_answer_fits_a_message_however_many_there_are() {
@@ -98,7 +105,8 @@ mod tests {
             connections: 1,
             health: EndpointHealth::Healthy,
         };
-        let one = ("spiffe://outrigger.local/ns/demo/sa/front#front-1".to_owned(), endpoint);
+        let proxy = "spiffe://outrigger.local/ns/demo/sa/front#front-1".to_owned();
+        let one = View { proxy, age: Duration::from_secs(1), figures: endpoint };
         let answer = endpoints(Seen { endpoints: vec![one; 50_000], omitted: 7 });
         assert!(answer.encoded_len() < 3 * PAGE_BYTES, "{}", answer.encoded_len());
         assert_eq!(answer.endpoints.len() as u64 + answer.omitted, 50_007);

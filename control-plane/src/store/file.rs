@@ -9,19 +9,27 @@ use std::{
 
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::Revision;
+use super::{
+    Keyspace, Revision,
+    history::{self, Ledger},
+    replies,
+};
 use crate::audit;
 
 /// Key -> (revision of the last write, value).
 pub(super) const CURRENT: TableDefinition<'static, &str, (u64, &[u8])> = TableDefinition::new("current");
 /// Sequence number -> encoded `AuditRecord`.
 pub(super) const AUDIT: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("audit");
-/// [`SCHEMA`] and [`REVISION`].
+/// [`SCHEMA`], [`REVISION`] and [`RESTORED`].
 pub(super) const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 
 const SCHEMA: &str = "schema";
-const SCHEMA_VERSION: u64 = 1;
+pub(super) const SCHEMA_VERSION: u64 = 2;
+/// The one before: no history, no replies.
+const SCHEMA_WITHOUT_HISTORY: u64 = 1;
 pub(super) const REVISION: &str = "revision";
+/// The revision at which it was restored from a backup; none once everybody is back.
+pub(super) const RESTORED: &str = "restored";
 
 /// The database's page cache, bytes; its own default of 1 GiB is more than a control plane should ever take.
 const CACHE: usize = 16 << 20;
@@ -81,6 +89,7 @@ pub(super) fn open(path: &Path) -> Result<(redb::Database, Revision), OpenError>
             .set_check_integrity_on_open(true)
             .open(path)
             .map_err(|error| classify(path, error.into()))?;
+        upgrade(&database).map_err(|error| classify(path, error))?;
         let revision = verify(path, &database)?;
         Ok((database, revision))
     }));
@@ -90,15 +99,26 @@ pub(super) fn open(path: &Path) -> Result<(redb::Database, Revision), OpenError>
 /// Makes an empty store beside `path` and moves it there whole: a file at `path` is never half made, so that an empty
 /// or short one is always damage.
 fn make(path: &Path) -> Result<(), OpenError> {
+    let new = path.with_extension("new");
+    draft(path, &new)?;
+    initialise(&new).map_err(|error| classify(path, error))?;
+    publish(path, &new)
+}
+
+/// Makes the empty file `draft`, to become that at `path`.
+pub(super) fn draft(path: &Path, draft: &Path) -> Result<(), OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
-    let draft = path.with_extension("new");
-    match fs::remove_file(&draft) {
+    match fs::remove_file(draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
         _ => {}
     }
-    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
-    initialise(&draft).map_err(|error| classify(path, error))?;
-    fs::rename(&draft, path).map_err(io)?;
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft).map(drop).map_err(io)
+}
+
+/// Moves `draft`, which is whole, to `path`.
+pub(super) fn publish(path: &Path, draft: &Path) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io { path: path.to_owned(), source };
+    fs::rename(draft, path).map_err(io)?;
     if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
     }
@@ -110,10 +130,41 @@ fn initialise(draft: &Path) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(CURRENT)?;
     transaction.open_table(AUDIT)?;
+    transaction.open_table(replies::REPLIES)?;
+    transaction.open_table(replies::REPLIES_BY_AGE)?;
+    Ledger::open(&transaction)?.begin(0)?;
     {
         let mut meta = transaction.open_table(META)?;
         meta.insert(SCHEMA, SCHEMA_VERSION)?;
         meta.insert(REVISION, 0)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Gives a file of the version before what it lacks. Its history begins with what is in it.
+fn upgrade(database: &redb::Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        let schema = meta.get(SCHEMA)?.map(|guard| guard.value());
+        if schema != Some(SCHEMA_WITHOUT_HISTORY) {
+            // Nothing was written: the transaction is dropped.
+            return Ok(());
+        }
+        let newest = revision(&meta)?;
+        transaction.open_table(replies::REPLIES)?;
+        transaction.open_table(replies::REPLIES_BY_AGE)?;
+        let mut ledger = Ledger::open(&transaction)?;
+        let current = transaction.open_table(CURRENT)?;
+        let end = Keyspace::Objects.end();
+        for row in current.range(Keyspace::Objects.prefix()..end.as_str())? {
+            let (key, value) = row?;
+            let (revision, value) = value.value();
+            ledger.change(revision, key.value(), Some(value), 0)?;
+        }
+        ledger.begin(newest)?;
+        meta.insert(SCHEMA, SCHEMA_VERSION)?;
     }
     transaction.commit()?;
     Ok(())
@@ -129,16 +180,24 @@ fn verify(path: &Path, database: &redb::Database) -> Result<Revision, OpenError>
     }
     let transaction = database.begin_read().map_err(|error| wrong(error.into()))?;
     let meta = transaction.open_table(META).map_err(|error| wrong(error.into()))?;
-    let schema = meta.get(SCHEMA).map_err(|error| wrong(error.into()))?.map_or(0, |guard| guard.value());
+    let schema = schema(&meta).map_err(|error| wrong(error.into()))?;
     if schema != SCHEMA_VERSION {
         return Err(OpenError::Schema { path: path.to_owned(), found: schema });
     }
     let newest = revision(&meta).map_err(|error| wrong(error.into()))?;
     let current = transaction.open_table(CURRENT).map_err(|error| wrong(error.into()))?;
+    let changes = transaction.open_table(history::CHANGES).map_err(|error| wrong(error.into()))?;
     for item in current.iter().map_err(|error| wrong(error.into()))? {
         let (key, value) = item.map_err(|error| wrong(error.into()))?;
         if value.value().0 > newest {
             return Err(damaged(path, &format!("'{}' is newer than the store", key.value())));
+        }
+        let is_object = key.value().starts_with(Keyspace::Objects.prefix());
+        if is_object {
+            let kept = changes.get((value.value().0, key.value())).map_err(|error| wrong(error.into()))?;
+            if kept.is_none_or(|kept| kept.value() != Some(value.value().1)) {
+                return Err(damaged(path, &format!("'{}' is not what its history says", key.value())));
+            }
         }
     }
     verify_audit(path, &transaction)?;
@@ -152,7 +211,7 @@ fn verify_audit(path: &Path, transaction: &redb::ReadTransaction) -> Result<(), 
     for item in table.iter().map_err(|error| wrong(error.into()))? {
         let (sequence, bytes) = item.map_err(|error| wrong(error.into()))?;
         head = audit::decode(sequence.value(), bytes.value())
-            .and_then(|record| head.follow(&record))
+            .and_then(|record| audit::follow(&head, &record))
             .map_err(|broken| damaged(path, &broken.to_string()))?;
     }
     Ok(())
@@ -161,6 +220,19 @@ fn verify_audit(path: &Path, transaction: &redb::ReadTransaction) -> Result<(), 
 /// The newest revision, 0 in an empty store.
 pub(super) fn revision(meta: &impl ReadableTable<&'static str, u64>) -> Result<Revision, redb::StorageError> {
     Ok(meta.get(REVISION)?.map_or(0, |guard| guard.value()))
+}
+
+/// Which version wrote it.
+pub(super) fn schema(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, redb::StorageError> {
+    Ok(meta.get(SCHEMA)?.map_or(0, |guard| guard.value()))
+}
+
+/// Takes the next revision.
+pub(super) fn next_revision(transaction: &redb::WriteTransaction) -> Result<Revision, redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    let next = revision(&meta)? + 1;
+    meta.insert(REVISION, next)?;
+    Ok(next)
 }
 
 fn damaged(path: &Path, defect: &str) -> OpenError {

@@ -11,7 +11,7 @@ use outrigger_proto::policy::v1alpha1 as proto;
 use prost::Message;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
-use super::{Commit, CommitError, Expect, Key, Keyspace, Op, Revision, Store, StoreError};
+use super::{Commit, CommitError, Expect, Key, Keyspace, Op, Reply, Revision, Store, StoreError};
 use crate::audit;
 
 /// All objects at one revision. Published whole after each change.
@@ -165,16 +165,21 @@ impl Edit {
         &self.base
     }
 
-    /// Stores `changes` as one revision and publishes the new picture.
+    /// Stores `changes` as one revision, with the answer that is to be given again, and publishes the new picture.
     ///
     /// Cancel safety: what was stored is published, whether or not this future is finished.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn commit(self, changes: Vec<Change>, audit: audit::Draft) -> Result<Revision, CommitError> {
+    pub async fn commit(
+        self,
+        changes: Vec<Change>,
+        audit: audit::Draft,
+        reply: Option<Reply>,
+    ) -> Result<Revision, CommitError> {
         let work = tokio::spawn(async move {
             let commit = self.prepare(&changes, audit);
-            let revision = self.objects.store.commit(commit).await?;
+            let revision = self.objects.store.commit_with(commit, reply).await?;
             self.objects.published.send_replace(Arc::new(self.base.after(&changes, revision)));
             drop(self.turn);
             Ok(revision)
@@ -214,7 +219,11 @@ fn encode(object: &Object) -> Vec<u8> {
     wire.encode_to_vec()
 }
 
-fn decode(key: &Key, value: &[u8], revision: Revision) -> Result<Object, LoadError> {
+/// The object in a value that `revision` wrote.
+///
+/// # Errors
+/// It is not what its key says, or this version would refuse it.
+pub fn decode(key: &Key, value: &[u8], revision: Revision) -> Result<Object, LoadError> {
     let wrong = |defect: String| LoadError::Object { key: key.clone(), defect };
     let wire = proto::Object::decode(value).map_err(|error| wrong(error.to_string()))?;
     let mut object = wire::policy::object(&wire).map_err(|violations| {

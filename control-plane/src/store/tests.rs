@@ -90,7 +90,7 @@ async fn the_audit_log_is_one_chain_over_writes_and_refusals() {
     store.commit(commit(vec![put("b", b"1")])).await.unwrap();
     let records = store.audit(1, 10).await.unwrap();
     assert_eq!(records.iter().map(|record| record.revision).collect::<Vec<_>>(), [1, 0, 2]);
-    records.iter().try_fold(Head::start(), |head, record| head.follow(record)).unwrap();
+    records.iter().try_fold(Head::start(), |head, record| audit::follow(&head, record)).unwrap();
     assert_eq!(store.audit(2, 1).await.unwrap(), records[1..2]);
 }
 
@@ -175,4 +175,38 @@ async fn a_record_changed_in_the_file_is_found_at_the_next_start() {
     }
     let error = Store::open(&path).expect_err("opened");
     assert!(error.to_string().contains("audit record 7 does not match its hash"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_of_the_version_before_is_taken_over_and_its_history_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let object = "object/Service/demo/price";
+    {
+        let database = redb::Database::create(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut meta = transaction.open_table(super::file::META).unwrap();
+            meta.insert("schema", 1).unwrap();
+            meta.insert("revision", 7).unwrap();
+            let mut current = transaction.open_table(super::file::CURRENT).unwrap();
+            current.insert(object, (5, b"old".as_slice())).unwrap();
+            current.insert("token/t", (6, b"token".as_slice())).unwrap();
+            transaction.open_table(super::file::AUDIT).unwrap();
+        }
+        transaction.commit().unwrap();
+    }
+    let key = Key::from_stored(object);
+    for _ in 0..2 {
+        let store = Store::open(&path).unwrap();
+        assert_eq!((store.revision(), store.oldest().await.unwrap()), (7, 7));
+        assert_eq!(store.past(7).await.unwrap().entries[0].value, b"old");
+        assert!(store.past(6).await.is_err(), "nobody knows what was then");
+        assert_eq!(store.versions(&key, 100, 10).await.unwrap().len(), 1);
+    }
+    let store = Store::open(&path).unwrap();
+    let new = Op::Put { key: key.clone(), value: b"new".to_vec() };
+    assert_eq!(store.commit(commit(vec![new])).await.unwrap(), 8);
+    assert_eq!(store.past(7).await.unwrap().entries[0].value, b"old");
+    assert_eq!(store.past(8).await.unwrap().entries[0].value, b"new");
 }

@@ -43,10 +43,21 @@ pub struct Stream {
 /// One service's endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Who sees which, and how, by port, address and proxy; ejections end so long from now.
-    pub endpoints: Vec<(String, EndpointFigures)>,
+    /// By port, address and proxy.
+    pub endpoints: Vec<View>,
     /// How many endpoints, of any service, were left out for want of room.
     pub omitted: usize,
+}
+
+/// One endpoint as one proxy sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// The node id of whoever sees it so.
+    pub proxy: String,
+    /// How long ago it said so.
+    pub age: Duration,
+    /// How it is; an ejection ends so long from now.
+    pub figures: EndpointFigures,
 }
 
 impl Endpoints {
@@ -66,12 +77,17 @@ impl Endpoints {
         for (node_id, told) in newest {
             let age = now.saturating_duration_since(told.at);
             let wanted = told.endpoints.iter().filter(|endpoint| endpoint.service == *service);
-            seen.endpoints.extend(wanted.map(|endpoint| (node_id.to_owned(), aged(endpoint, age))));
+            seen.endpoints.extend(wanted.map(|endpoint| View {
+                proxy: node_id.to_owned(),
+                age,
+                figures: aged(endpoint, age),
+            }));
             seen.omitted += told.omitted;
         }
         drop(inner);
-        seen.endpoints.sort_by(|(one_id, one), (other_id, other)| {
-            (one.port, one.address, one_id).cmp(&(other.port, other.address, other_id))
+        seen.endpoints.sort_by(|one, other| {
+            let place = |of: &View| (of.figures.port, of.figures.address);
+            (place(one), &one.proxy).cmp(&(place(other), &other.proxy))
         });
         seen
     }
@@ -149,7 +165,7 @@ mod tests {
     fn ports(endpoints: &Endpoints, service: &str) -> Vec<(String, u16)> {
         let seen = endpoints.of(&service.parse().unwrap(), Instant::now());
         let name = |id: String| id.rsplit('/').next().unwrap_or_default().to_owned();
-        seen.endpoints.into_iter().map(|(id, endpoint)| (name(id), endpoint.address.port())).collect()
+        seen.endpoints.into_iter().map(|view| (name(view.proxy), view.figures.address.port())).collect()
     }
 
     fn instance(name: &str) -> Name {
@@ -203,7 +219,8 @@ mod tests {
         front.replace(&instance("f-1"), vec![told], 0, now);
         for (passed, left) in [(0, 900), (400, 500), (2000, 0)] {
             let seen = endpoints.of(&"demo/price".parse().unwrap(), now + Duration::from_millis(passed));
-            assert_eq!(seen.endpoints[0].1.health, ejected(left));
+            assert_eq!(seen.endpoints[0].figures.health, ejected(left));
+            assert_eq!(seen.endpoints[0].age, Duration::from_millis(passed));
         }
     }
 

@@ -201,6 +201,7 @@ async fn a_certificate_of_another_mesh_is_no_certificate_at_all() {
 fn the_table_has_every_call_of_every_service() {
     let protos = [
         include_str!("../../../proto/outrigger/policy/v1alpha1/policy.proto"),
+        include_str!("../../../proto/outrigger/backup/v1alpha1/backup.proto"),
         include_str!("../../../proto/outrigger/identity/v1alpha1/identity.proto"),
         include_str!("../../../proto/outrigger/status/v1alpha1/status.proto"),
         include_str!("../../../proto/outrigger/registry/v1alpha1/registry.proto"),

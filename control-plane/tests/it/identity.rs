@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use outrigger_control_plane::{audit::Head, authority::labels};
+use outrigger_control_plane::{
+    audit::{self, Head},
+    authority::labels,
+};
 use outrigger_core::{model::SpiffeId, wire::time::decode_timestamp};
 use outrigger_proto::identity::v1alpha1::{
     CreateTokenRequest, IssueRequest, IssueResponse, token_service_client::TokenServiceClient,
@@ -222,7 +225,7 @@ async fn a_token_that_cannot_be_made_says_why() {
     assert!(records.last().unwrap().message.contains(&made.id));
     let refused = records.iter().filter(|record| record.denied && record.method == "identity.CreateToken");
     assert_eq!(refused.count(), 5, "refusals are on record too");
-    records.iter().try_fold(Head::start(), |head, record| head.follow(record)).unwrap();
+    records.iter().try_fold(Head::start(), |head, record| audit::follow(&head, record)).unwrap();
 }
 
 #[tokio::test]

@@ -13,3 +13,4 @@ mod running;
 mod support;
 mod telemetry;
 mod traffic_policy;
+mod verbs;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use outrigger_control_plane::{
     clock::Clock,
-    discovery::service::{Limits, Service},
+    discovery::service::{Ends, Limits, Service},
     mesh::Metrics,
 };
 
@@ -429,7 +429,7 @@ async fn a_stream_that_does_not_answer_is_ended_and_counted() {
         metrics.clone(),
         Clock::system(),
         limits,
-        CancellationToken::new(),
+        Ends { settled: tokio::sync::watch::channel(true).1, stop: CancellationToken::new() },
     );
     // Without TLS and the door: who calls is said by the test.
     let id = "spiffe://outrigger.local/ns/demo/sa/front".parse().unwrap();

@@ -31,7 +31,7 @@ metadata: {name: price-v2, namespace: demo}
 spec: {ports: [{port: 80, protocol: HTTP}]}
 ";
 
-const ROUTE: &str = "
+pub(crate) const ROUTE: &str = "
 apiVersion: outrigger.dev/v1alpha1
 kind: Route
 metadata: {name: canary, namespace: demo}
@@ -54,12 +54,12 @@ pub(crate) fn items(documents: &str) -> Vec<ApplyItem> {
 }
 
 pub(crate) async fn apply(client: &mut Client, items: Vec<ApplyItem>) -> Result<ApplyResponse, Status> {
-    let request = ApplyRequest { items, dry_run: false, message: "test".to_owned() };
+    let request = ApplyRequest { items, message: "test".to_owned(), ..ApplyRequest::default() };
     client.apply(request).await.map(tonic::Response::into_inner)
 }
 
-async fn dry_run(client: &mut Client, items: Vec<ApplyItem>) -> Result<ApplyResponse, Status> {
-    let request = ApplyRequest { items, dry_run: true, message: String::new() };
+pub(crate) async fn dry_run(client: &mut Client, items: Vec<ApplyItem>) -> Result<ApplyResponse, Status> {
+    let request = ApplyRequest { items, dry_run: true, ..ApplyRequest::default() };
     client.apply(request).await.map(tonic::Response::into_inner)
 }
 
@@ -71,11 +71,11 @@ pub(crate) async fn delete(
         .iter()
         .map(|(kind, name)| DeleteItem { r#ref: Some(reference(*kind, name)), precondition: None })
         .collect();
-    let request = DeleteRequest { items, dry_run: false, message: String::new() };
+    let request = DeleteRequest { items, ..DeleteRequest::default() };
     client.delete(request).await.map(tonic::Response::into_inner)
 }
 
-async fn list(client: &mut Client) -> Vec<Object> {
+pub(crate) async fn list(client: &mut Client) -> Vec<Object> {
     client.list(ListRequest::default()).await.unwrap().into_inner().objects
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn diagnostics(status: &Status) -> Vec<Diagnostic> {
     Diagnostics::decode(rich.details[0].value.as_slice()).unwrap().diagnostics
 }
 
-fn actions(response: &ApplyResponse) -> Vec<Action> {
+pub(crate) fn actions(response: &ApplyResponse) -> Vec<Action> {
     response.results.iter().map(proto::ItemResult::action).collect()
 }
 
@@ -237,7 +237,7 @@ async fn a_precondition_that_does_not_hold_stores_nothing() {
         r#ref: Some(reference(Kind::Service, "price")),
         precondition: Some(Precondition { kind: Some(precondition::Kind::Revision(first.revision)) }),
     };
-    let request = DeleteRequest { items: vec![item], dry_run: false, message: String::new() };
+    let request = DeleteRequest { items: vec![item], ..DeleteRequest::default() };
     assert_eq!(admin.delete(request).await.unwrap_err().code(), Code::Aborted);
 }
 
@@ -381,7 +381,9 @@ async fn every_write_and_every_refusal_is_on_record_in_one_chain() {
     let records = mesh.audit().await;
     records
         .iter()
-        .try_fold(outrigger_control_plane::audit::Head::start(), |head, record| head.follow(record))
+        .try_fold(outrigger_control_plane::audit::Head::start(), |head, record| {
+            outrigger_control_plane::audit::follow(&head, record)
+        })
         .unwrap();
     let [start, write, invalid, refused] = records.as_slice() else { panic!("{records:#?}") };
     assert_eq!((start.method.as_str(), start.revision), ("control_plane.Start", 1));

@@ -1,7 +1,7 @@
 //! A control plane in this process, and everybody who may call it.
 
 use std::{
-    path::PathBuf,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -11,7 +11,7 @@ use outrigger_control_plane::{
     audit::Draft,
     authority::Csr,
     clock::Clock,
-    settings::{Authority, Port, Settings},
+    settings::{Authority, History, Port, Settings},
     store::{Commit, Key as StoreKey, Op, Store},
 };
 use outrigger_process::{exit::Exit, shutdown::Shutdown};
@@ -36,29 +36,37 @@ pub(crate) struct ControlPlane {
     pub(crate) addresses: app::Addresses,
     pub(crate) state: Arc<app::State>,
     skew: Arc<parking_lot::Mutex<Duration>>,
+    chosen: Chosen,
     shutdown: Shutdown,
-    leaf_ttl: Duration,
     running: Option<(Runtime, JoinHandle<Exit>)>,
 }
 
 impl ControlPlane {
     /// A first start.
     pub(crate) async fn start() -> Self {
-        Self::with_leaf_ttl(Duration::from_hours(24)).await
+        Self::start_in(tempfile::tempdir().unwrap(), Chosen::default()).await
+    }
+
+    /// One that keeps so many revisions.
+    pub(crate) async fn keeping(revisions: u64) -> Self {
+        let history = History { revisions, ..History::default() };
+        Self::start_in(tempfile::tempdir().unwrap(), Chosen { history, ..Chosen::default() }).await
     }
 
     /// A first start whose workloads' certificates live for so long.
     pub(crate) async fn with_leaf_ttl(leaf_ttl: Duration) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), leaf_ttl).await
+        let chosen = Chosen { authority: Authority { leaf_ttl }, ..Chosen::default() };
+        Self::start_in(tempfile::tempdir().unwrap(), chosen).await
     }
 
     /// A start on the state in `directory`, on a runtime of its own: what runs on it ends with it, as with a process.
-    async fn start_in(directory: TempDir, leaf_ttl: Duration) -> Self {
+    async fn start_in(directory: TempDir, chosen: Chosen) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let skew = Arc::new(parking_lot::Mutex::new(Duration::ZERO));
         let shutdown = Shutdown::new(Duration::from_secs(5));
-        let start = start(directory.path().to_owned(), leaf_ttl, Arc::clone(&skew), shutdown.clone());
+        let settings = settings(directory.path(), chosen.clone());
+        let start = start(settings, Arc::clone(&skew), shutdown.clone());
         let running = runtime.spawn(start).await.unwrap().unwrap();
         let (addresses, state) = (running.addresses, Arc::clone(&running.state));
         let running = runtime.spawn(running.wait());
@@ -67,8 +75,8 @@ impl ControlPlane {
             addresses,
             state,
             skew,
+            chosen,
             shutdown,
-            leaf_ttl,
             running: Some((runtime, running)),
         }
     }
@@ -77,7 +85,7 @@ impl ControlPlane {
     pub(crate) async fn restart(mut self, between: impl AsyncFnOnce(&Store)) -> Self {
         let (runtime, running) = self.running.take().unwrap();
         let directory = self.directory.take().unwrap();
-        let (shutdown, leaf_ttl) = (self.shutdown.clone(), self.leaf_ttl);
+        let (shutdown, chosen) = (self.shutdown.clone(), self.chosen.clone());
         drop(self);
         runtime.spawn(async move { shutdown.stop() }).await.unwrap();
         assert_eq!(running.await.unwrap().code(), 0, "a clean stop");
@@ -85,7 +93,7 @@ impl ControlPlane {
         let store = Store::open(&directory.path().join("state/store.redb")).unwrap();
         between(&store).await;
         drop(store);
-        Self::start_in(directory, leaf_ttl).await
+        Self::start_in(directory, chosen).await
     }
 
     /// Moves the control plane's clock.
@@ -207,22 +215,32 @@ impl Drop for ControlPlane {
     }
 }
 
-/// Starts on the state below `directory`.
-async fn start(
-    directory: PathBuf,
-    leaf_ttl: Duration,
-    skew: Arc<parking_lot::Mutex<Duration>>,
-    shutdown: Shutdown,
-) -> Result<Running, StartError> {
+/// What a test chooses.
+#[derive(Debug, Clone, Default)]
+struct Chosen {
+    authority: Authority,
+    history: History,
+}
+
+/// Of a control plane on the state below `directory`.
+fn settings(directory: &Path, Chosen { authority, history }: Chosen) -> Settings {
     let any = || Port { listen: "127.0.0.1:0".parse().unwrap() };
-    let settings = Settings {
+    Settings {
         state_dir: Some(directory.join("state")),
         policy: any(),
         discovery: any(),
         health: any(),
-        authority: Authority { leaf_ttl },
+        authority,
+        history,
         ..Settings::default()
-    };
+    }
+}
+
+async fn start(
+    settings: Settings,
+    skew: Arc<parking_lot::Mutex<Duration>>,
+    shutdown: Shutdown,
+) -> Result<Running, StartError> {
     let clock = Clock::from_fn(move || SystemTime::now() + *skew.lock());
     app::start(&settings, clock, shutdown).await
 }

@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -52,13 +52,16 @@ impl Shutdown {
         let shutdown = self.clone();
         // Nothing is logged there: whoever should read the log may be what everything hangs on.
         let watch = async move {
+            let mut request = Request::default();
             let signals = async {
                 loop {
                     tokio::select! {
                         _ = terminate.recv() => {}
                         _ = interrupt.recv() => {}
                     }
-                    shutdown.stop();
+                    if request.is_new(Instant::now()) {
+                        shutdown.stop();
+                    }
                 }
             };
             tokio::select! {
@@ -148,6 +151,26 @@ impl Shutdown {
     }
 }
 
+/// Signals so close together are one request: a supervisor signals every process of a unit, and one of those passes it on.
+const ECHO: Duration = Duration::from_millis(500);
+
+/// When the first signal came.
+#[derive(Debug, Default)]
+struct Request(Option<Instant>);
+
+impl Request {
+    /// Whether a signal at `now` asks for more than those before it.
+    fn is_new(&mut self, now: Instant) -> bool {
+        match self.0 {
+            Some(first) => now.saturating_duration_since(first) >= ECHO,
+            None => {
+                self.0 = Some(now);
+                true
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
@@ -155,6 +178,14 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn signals_that_come_together_are_one_request() {
+        let (mut request, first) = (Request::default(), std::time::Instant::now());
+        assert!(request.is_new(first));
+        assert!(!request.is_new(first) && !request.is_new(first + ECHO - Duration::from_millis(1)));
+        assert!(request.is_new(first + ECHO) && request.is_new(first + ECHO));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_that_finishes_is_a_success() {

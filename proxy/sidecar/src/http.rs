@@ -22,5 +22,5 @@ pub(crate) use reply::{Shape, accepted, ask_patience, own_answer};
 pub(crate) use request::{
     Form, Target, check_head, check_size, expects_continue, has_one_length, is_idempotent, to_origin_form,
 };
-pub(crate) use serve::{Clients, serve_http1, serve_http2};
+pub(crate) use serve::{Clients, Closing, serve_http1, serve_http2};
 pub(crate) use upload::{Gate, RequestBody, Upload};

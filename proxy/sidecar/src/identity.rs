@@ -8,7 +8,10 @@ mod join;
 mod renewal;
 mod token;
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use outrigger_core::join_token::JoinToken;
 use outrigger_tls::{
@@ -80,7 +83,7 @@ pub fn origin(
             Err(NoIdentity::Expired { id: kept.svid.id().to_string() })
         }
         (Ok(kept), None) => Ok(Origin::Kept(kept)),
-        (Ok(kept), Some(token)) if kept.svid.not_after() > now && is_of(&kept, &token) => {
+        (Ok(kept), Some(token)) if kept.svid.not_after() > now && is_of(&kept, dir, &token) => {
             tracing::info!(id = %kept.svid.id(), "the kept credential is used; the join token is not needed");
             Ok(Origin::Kept(kept))
         }
@@ -92,8 +95,11 @@ pub fn origin(
     }
 }
 
-/// Whether the token is for the mesh whose credential was kept.
-fn is_of(kept: &Credential, token: &JoinToken) -> bool {
+/// Whether the token is for the mesh whose credential was kept: this one came of it, or they agree on a root.
+fn is_of(kept: &Credential, dir: &Path, token: &JoinToken) -> bool {
+    if join::spent(dir) == Some(token.id) {
+        return true;
+    }
     let root = token.root_spki_sha256;
     kept.bundle.authorities().iter().any(|der| spki_sha256(der).is_ok_and(|hash| hash == root))
 }

@@ -30,7 +30,7 @@ use crate::{
     data_path::Shared,
     endpoint::DestinationState,
     headers,
-    http::{Clients, Guarded, Link, ResponseBody, serve_http1, serve_http2},
+    http::{Clients, Closing, Guarded, Link, ResponseBody, serve_http1, serve_http2},
     io::Ahead,
     overload::Line,
     settings::InboundProtocol,
@@ -101,8 +101,8 @@ impl Inbound {
             return;
         };
         // No request more: for all connections when the data path drains, for this one when its peer is distrusted.
-        let closing = self.shared.draining_inbound.child_token();
-        let (close, telemetry) = (closing.clone(), self.shared.telemetry.clone());
+        let closing = Closing::new(&self.shared.draining_inbound);
+        let (close, telemetry) = (closing.at_once(), self.shared.telemetry.clone());
         let trusted = watch.over(peer.evidence.clone(), &self.shared.limits, move |refusal| {
             close.cancel();
             telemetry.distrusted(Direction::Inbound, address, &refusal);
@@ -119,7 +119,7 @@ impl Inbound {
         self: &Arc<Self>,
         peer: Peer,
         mut trusted: Trusted,
-        closing: CancellationToken,
+        closing: Closing,
     ) -> Option<Reason> {
         let shared = Arc::clone(&self.shared);
         let Peer { address, identity, stream, speaks, .. } = peer;
@@ -170,9 +170,10 @@ impl Inbound {
         self: &Arc<Self>,
         downstream: Downstream,
     ) -> impl Fn(Request<Incoming>) -> Answering + Send + use<> {
-        let this = Arc::clone(self);
+        // One count for all of it, and not one for each part.
+        let (this, downstream) = (Arc::clone(self), Arc::new(downstream));
         move |request| {
-            let (this, downstream) = (Arc::clone(&this), downstream.clone());
+            let (this, downstream) = (Arc::clone(&this), Arc::clone(&downstream));
             Box::pin(async move { this.answer(request, &downstream).await })
         }
     }

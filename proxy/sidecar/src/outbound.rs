@@ -35,8 +35,8 @@ use crate::{
     data_path::Shared,
     detect::Detection,
     http::{
-        Clients, Form, Guarded, Idle, Limits, Link, ResponseBody, Shape, Target, accepted, ask_patience,
-        check_head, check_size, own_answer, serve_http1, serve_http2, to_origin_form,
+        Clients, Closing, Form, Guarded, Idle, Limits, Link, ResponseBody, Shape, Target, accepted,
+        ask_patience, check_head, check_size, own_answer, serve_http1, serve_http2, to_origin_form,
     },
     overload::Line,
     telemetry::{Authority, Direction, Exchange, Record},
@@ -98,18 +98,18 @@ impl Outbound {
     async fn serve_http(self: Arc<Self>, stream: TcpStream, begun: Begun, downstream: Downstream) {
         let shared = Arc::clone(&self.shared);
         let Begun { read, version, since } = begun;
-        let (limits, draining) = (&shared.limits, &shared.draining_outbound);
+        let (limits, closing) = (&shared.limits, &Closing::new(&shared.draining_outbound));
         let peer = downstream.peer;
         let refused = match version {
             Version::HTTP_2 => {
                 let io = Guarded::http2(stream, read, limits);
                 let service = self.service(io.link(), downstream);
-                Box::pin(serve_http2(io, Clients::One, limits, draining, service)).await
+                Box::pin(serve_http2(io, Clients::One, limits, closing, service)).await
             }
             _ => {
                 let io = Guarded::http1(stream, read, limits).begun(since);
                 let service = self.service(io.link(), downstream);
-                Box::pin(serve_http1(io, limits, draining, service)).await
+                Box::pin(serve_http1(io, limits, closing, service)).await
             }
         };
         if let Some(reason) = refused {
@@ -122,9 +122,9 @@ impl Outbound {
         link: &Arc<Link>,
         downstream: Downstream,
     ) -> impl Fn(Request<Incoming>) -> Answering + Send + use<> {
-        let (this, link) = (Arc::clone(self), Arc::clone(link));
+        let (this, link, downstream) = (Arc::clone(self), Arc::clone(link), Arc::new(downstream));
         move |request| {
-            let (this, link, downstream) = (Arc::clone(&this), Arc::clone(&link), downstream.clone());
+            let (this, link, downstream) = (Arc::clone(&this), Arc::clone(&link), Arc::clone(&downstream));
             Box::pin(async move { this.answer(request, &link, &downstream).await })
         }
     }

@@ -157,7 +157,7 @@ pub struct Overload {
     /// (default), `off`, or `shadow`, which only counts.
     pub application: Limiting,
     /// How long what is ready to run may wait for the proxy's own processor before part of the new requests is refused.
-    /// Default 200 ms; 10 ms to 10 s, 0 for never.
+    /// Default 1 s; 10 ms to 10 s, 0 for never.
     #[serde(with = "duration")]
     pub max_delay: Duration,
 }
@@ -268,7 +268,7 @@ impl Default for Limits {
 
 impl Default for Overload {
     fn default() -> Self {
-        Self { application: Limiting::On, max_delay: Duration::from_millis(200) }
+        Self { application: Limiting::On, max_delay: Duration::from_secs(1) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The promises of the whole, on real processes.
 
+mod backup;
 mod clients;
 mod control;
 mod grpc;
@@ -19,6 +20,7 @@ mod server_first;
 mod stop;
 mod survival;
 mod vanished;
+mod verbs;
 mod websocket;
 
 /// One destination `price`, backed by the account of the same name.

@@ -25,7 +25,11 @@ const ALONE: Duration = Duration::from_secs(10);
 
 /// A sidecar that runs.
 #[derive(Debug)]
-pub(super) struct Sidecar(Child);
+pub(super) struct Sidecar {
+    child: Child,
+    /// It was told to stop: once more would cut short what is under way.
+    asked: bool,
+}
 
 impl Sidecar {
     /// Starts it, in a process group of its own: what is typed at the terminal is not meant for it. It says in the file
@@ -38,23 +42,31 @@ impl Sidecar {
         command.args(flags).arg("--addresses-file").arg(addresses);
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         let child = command.spawn();
-        child.map(Self).map_err(|error| Failure::io(format!("cannot start {}", proxy.display()), error))
+        child
+            .map(|child| Self { child, asked: false })
+            .map_err(|error| Failure::io(format!("cannot start {}", proxy.display()), error))
     }
 
     /// Waits for its end. Cancel safe.
     pub(super) async fn ended(&mut self) -> ExitStatus {
-        wait(&mut self.0).await
+        wait(&mut self.child).await
     }
 
-    fn ask(&self, signal: Signal) {
-        send(&self.0, signal);
+    fn drain(&mut self) {
+        if !std::mem::replace(&mut self.asked, true) {
+            send(&self.child, Signal::TERM);
+        }
+    }
+
+    fn hurry(&self) {
+        send(&self.child, Signal::TERM);
     }
 
     /// Asks it to stop, and waits; kills it when it takes too long.
     pub(super) async fn stop(mut self) {
-        self.ask(Signal::TERM);
+        self.drain();
         if timeout(STOP, self.ended()).await.is_err() {
-            self.ask(Signal::KILL);
+            send(&self.child, Signal::KILL);
             self.ended().await;
         }
     }
@@ -73,6 +85,8 @@ pub(super) struct Pair {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Running,
+    /// The command was asked; the sidecar goes after it.
+    Stopping,
     /// The sidecar takes nothing new; the command finishes what is under way and has not heard yet.
     Draining(Signal),
     /// The sidecar is gone, in order; the command knows.
@@ -99,13 +113,16 @@ impl Pair {
                     }
                     return Ok(code(status));
                 }
-                status = self.sidecar.ended(), if sidecar_runs => match stage {
-                    Stage::Draining(signal) => {
-                        stage = Stage::Last;
-                        send(&self.command, signal);
+                status = self.sidecar.ended(), if sidecar_runs => {
+                    match stage {
+                        Stage::Draining(signal) => send(&self.command, signal),
+                        // It has been told to stop by somebody, such as one who signals every process of a unit.
+                        Stage::Running if is_orderly(status) => send(&self.command, Signal::TERM),
+                        Stage::Stopping => {}
+                        Stage::Running | Stage::Last => return self.abandoned(status, output).await,
                     }
-                    _ => return self.abandoned(status, output).await,
-                },
+                    stage = Stage::Last;
+                }
                 signal = signals.next() => stage = self.signalled(signal, stage),
             }
         }
@@ -114,17 +131,17 @@ impl Pair {
     fn signalled(&mut self, signal: Signal, stage: Stage) -> Stage {
         match stage {
             Stage::Running if asks_to_stop(signal) && self.serves && !typed(signal) => {
-                self.sidecar.ask(Signal::TERM);
+                self.sidecar.drain();
                 return Stage::Draining(signal);
             }
             // Once more: now.
-            Stage::Draining(_) if asks_to_stop(signal) => self.sidecar.ask(Signal::TERM),
+            Stage::Draining(_) if asks_to_stop(signal) => self.sidecar.hurry(),
             _ => {}
         }
         if !typed(signal) {
             send(&self.command, signal);
         }
-        stage
+        if stage == Stage::Running && asks_to_stop(signal) { Stage::Stopping } else { stage }
     }
 
     /// The command has ended: nothing new comes, and what it began outside may finish. A signal cuts that short.
@@ -163,6 +180,11 @@ fn send(child: &Child, signal: Signal) {
         // It can only have ended by itself.
         let _ = rustix::process::kill_process(pid, signal);
     }
+}
+
+/// Whether a sidecar ended because it was asked to: with 0, or 3 if it cut something off.
+fn is_orderly(status: ExitStatus) -> bool {
+    matches!(status.code(), Some(0 | 3))
 }
 
 /// As a shell says it.

@@ -49,6 +49,11 @@ pub(super) fn asks_to_stop(signal: Signal) -> bool {
 
 /// Whether the command had it without us: what is typed at a terminal goes to everybody in the foreground.
 pub(super) fn typed(signal: Signal) -> bool {
-    (signal == Signal::INT || signal == Signal::QUIT)
-        && termios::tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == rustix::process::getpgrp())
+    (signal == Signal::INT || signal == Signal::QUIT) && is_in_foreground().unwrap_or(false)
+}
+
+/// Of the terminal that controls this process, wherever its input comes from; an error without one.
+fn is_in_foreground() -> std::io::Result<bool> {
+    let terminal = std::fs::File::open("/dev/tty")?;
+    Ok(termios::tcgetpgrp(terminal)? == rustix::process::getpgrp())
 }

@@ -23,6 +23,7 @@ pub(super) fn people(output: &Output, endpoints: &Endpoints) -> String {
                 endpoint.port.to_string(),
                 endpoint.workload.clone(),
                 view::node(&endpoint.proxy),
+                told(endpoint.age),
                 health(&endpoint.health),
                 endpoint.in_flight.to_string(),
                 milliseconds(endpoint.latency),
@@ -30,8 +31,9 @@ pub(super) fn people(output: &Output, endpoints: &Endpoints) -> String {
             ]
         })
         .collect();
-    let header = ["ENDPOINT", "PORT", "WORKLOAD", "SEEN BY", "HEALTH", "IN FLIGHT", "LATENCY", "CONNECTIONS"];
-    let table = output.table(&header, rows, &[1, 5, 6, 7]);
+    let header =
+        ["ENDPOINT", "PORT", "WORKLOAD", "SEEN BY", "TOLD", "HEALTH", "IN FLIGHT", "LATENCY", "CONNECTIONS"];
+    let table = output.table(&header, rows, &[1, 6, 7, 8]);
     format!("{}\n\n{table}{}", totals(endpoints), omitted(endpoints))
 }
 
@@ -79,6 +81,12 @@ fn health(health: &Health) -> String {
     }
 }
 
+/// `3s ago`
+fn told(age: Option<f64>) -> String {
+    let age = age.and_then(|age| Duration::try_from_secs_f64(age / 1e3).ok());
+    age.map_or_else(|| "-".to_owned(), |age| format!("{} ago", duration::span(age)))
+}
+
 fn milliseconds(time: Option<f64>) -> String {
     duration::latency(time.and_then(|time| Duration::try_from_secs_f64(time / 1e3).ok()))
 }
@@ -90,6 +98,7 @@ mod tests {
     fn endpoint(address: &str, health: Health) -> Endpoint {
         Endpoint {
             proxy: "spiffe://outrigger.local/ns/demo/sa/front#front-1".to_owned(),
+            age: Some(3_400.0),
             port: 80,
             address: address.to_owned(),
             workload: "demo/price-1".to_owned(),

@@ -46,7 +46,8 @@ pub enum Ended {
 /// The requests at one application, from their head to the head of the answer, and the limit on them. There is none until the
 /// application is seen to have more than it can do: answers take several times as long as they usually do, more and
 /// more requests are inside, and answers come no faster for it. Then so many are let in as it answers
-/// in three times its usual time, while that is seen to help; the limit goes when nothing was refused for a second.
+/// in three times its usual time, while that is seen to help; the limit goes when nothing was refused for a second
+/// (longer, where requests take longer).
 ///
 /// Shared by all threads. Admission takes no lock unless it refuses; each end takes a short one.
 #[derive(Debug)]

@@ -28,11 +28,12 @@ const SLOW_BY: f64 = 0.02;
 /// What is usual doubles in so long at most, when answers come slower; when they come faster, it follows in so long.
 const USUAL_RISES: f64 = 30.0;
 const USUAL_FALLS: f64 = 2.0;
-/// Ends after which an application that was never seen without growing load is judged at last.
-const UNSEEN: u32 = 128;
-const LONG_UNSEEN: u32 = 1024;
-/// A limit goes when nothing was refused for so long; refusing has lasted after it.
+/// Ends after which what an application does is usual, although its load has only grown.
+const LONG_UNSEEN: u32 = 8192;
+/// A limit goes when nothing was refused for so long, and for twice as long as a request usually takes.
 const QUIET: Duration = Duration::from_secs(1);
+/// Refusing has lasted after it.
+const LASTING: Duration = Duration::from_secs(1);
 
 /// One end of a request.
 #[derive(Debug, Clone, Copy)]
@@ -78,13 +79,20 @@ struct Figures {
     settled: bool,
 }
 
+/// What was seen of an application whose load has only grown so far.
+#[derive(Debug, Clone, Copy)]
+struct Unknown {
+    ends: u32,
+    /// Time of the quickest window.
+    quickest: f64,
+    /// Ends in the last window.
+    last: u32,
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Knowledge {
     /// What was seen so far does not tell what is usual.
-    None {
-        ends: u32,
-        quickest: f64,
-    },
+    None(Unknown),
     Usual(Usual),
 }
 
@@ -122,14 +130,18 @@ struct Spell {
 struct Limiting {
     limit: u32,
     since: Instant,
+    /// It goes when nothing was refused for so long.
+    quiet: Duration,
     /// What was refused first, and last.
     refused: Option<(Instant, Instant)>,
     /// What was there before is gone, and a window begins that tells what the limit does.
     settled: bool,
     /// It does what it is for.
     proven: bool,
+    /// What held before, and which part of the rate is left if what was inside did not wait for a place.
     time_before: f64,
     rate_before: f64,
+    left: f64,
 }
 
 impl Learning {
@@ -137,7 +149,7 @@ impl Learning {
         Self {
             window: Window::new(now, 0),
             rate_before: 0.0,
-            knowledge: Knowledge::None { ends: 0, quickest: f64::INFINITY },
+            knowledge: Knowledge::None(Unknown { ends: 0, quickest: f64::INFINITY, last: 0 }),
             state: State::Open(Suspicion::default()),
         }
     }
@@ -149,7 +161,7 @@ impl Learning {
         }
     }
 
-    /// A request found the limit reached. `None`: the limit has had no work for a second, and goes; else whether requests
+    /// A request found the limit reached. `None`: the limit has had no work for a while, and goes; else whether requests
     /// have been refused for a second.
     pub(super) fn refuse(&mut self, now: Instant) -> Option<bool> {
         let State::Limiting(limiting) = &mut self.state else {
@@ -161,7 +173,7 @@ impl Learning {
         }
         let (first, _) = limiting.refused.unwrap_or((now, now));
         limiting.refused = Some((first, now));
-        Some(now.saturating_duration_since(first) >= QUIET)
+        Some(now.saturating_duration_since(first) >= LASTING)
     }
 
     /// Takes note of an end, after which so many are `inside`.
@@ -178,7 +190,7 @@ impl Learning {
             return;
         };
         match self.knowledge {
-            Knowledge::None { ends, quickest } => self.get_to_know(&figures, ends, quickest),
+            Knowledge::None(unknown) => self.get_to_know(&figures, unknown),
             Knowledge::Usual(usual) => self.judge(&figures, usual),
         }
         self.rate_before = figures.rate;
@@ -197,9 +209,9 @@ impl Learning {
         let (least, waits) = match (&self.state, self.knowledge) {
             // What came before a limit still ends for as long as a request takes.
             (State::Limiting(_), _) => (PROOF_WINDOW, time),
-            (State::Open(_), Knowledge::Usual(usual)) => (WINDOW, usual.time),
+            (State::Open(_), Knowledge::Usual(usual)) => (WINDOW, usual.time.max(time / 4.0)),
             // Those that end soon after load has begun are the quick ones.
-            (State::Open(_), Knowledge::None { .. }) => (WINDOW, time),
+            (State::Open(_), Knowledge::None(_)) => (WINDOW, time),
         };
         let full = ends >= ENDS && length >= waits.max(least);
         let overdue = ends >= FEW_ENDS && length >= waits.max(SLOW_WINDOW);
@@ -221,15 +233,20 @@ impl Learning {
 
     /// What is usual is what holds while the load does not grow. Load that only ever grows, and is not answered any faster,
     /// is too much from its begin: then answers were slow already when they were first seen.
-    fn get_to_know(&mut self, figures: &Figures, ends: u32, quickest: f64) {
-        let (ends, quickest) = (ends.saturating_add(self.window.ends), quickest.min(figures.time));
-        let rate = figures.rate;
-        self.knowledge = if !figures.fills() && ends >= 2 * FEW_ENDS || ends >= LONG_UNSEEN {
+    fn get_to_know(&mut self, figures: &Figures, unknown: Unknown) {
+        let (rate, last) = (figures.rate, self.window.ends);
+        let ends = unknown.ends.saturating_add(last);
+        let quickest = unknown.quickest.min(figures.time);
+        let calm = !figures.fills() || figures.inside <= LEAST;
+        // By so many each, chance is no explanation.
+        let certain = unknown.last.min(last) >= 2 * ENDS;
+        let flat = certain && figures.growth >= 0.45 && rate <= 1.15 * self.rate_before;
+        self.knowledge = if calm && ends >= 2 * FEW_ENDS || ends >= LONG_UNSEEN {
             Knowledge::Usual(Usual { time: figures.time, rate })
-        } else if ends >= UNSEEN && rate <= 1.1 * self.rate_before {
+        } else if flat {
             Knowledge::Usual(Usual { time: quickest / 2.0, rate })
         } else {
-            Knowledge::None { ends, quickest }
+            Knowledge::None(Unknown { ends, quickest, last })
         };
     }
 
@@ -318,7 +335,7 @@ impl Suspicion {
         if figures.inside <= aim.max(2 * LEAST) {
             return None;
         }
-        (self.saturated >= 2 || filled).then(|| Limiting::new(figures, aim, rate_before))
+        (self.saturated >= 2 || filled).then(|| Limiting::new(figures, usual, rate_before))
     }
 }
 
@@ -332,21 +349,25 @@ impl Spell {
 
 impl Limiting {
     /// `rate`: of the window before, if it was the lower one, so that fewer answers are not seen where there are none.
-    fn new(figures: &Figures, limit: u32, rate: f64) -> Self {
+    fn new(figures: &Figures, usual: &Usual, rate: f64) -> Self {
+        let limit = figures.inside_for(usual.bearable());
         Self {
             limit,
             since: figures.now,
+            quiet: QUIET.max(Duration::try_from_secs_f64(2.0 * usual.time).unwrap_or(QUIET)),
             refused: None,
             settled: false,
             proven: false,
-            time_before: figures.time,
+            // Those that are inside now will take longer than those that have ended.
+            time_before: figures.time.max(f64::from(figures.inside) / figures.rate.max(f64::MIN_POSITIVE)),
             rate_before: figures.rate.min(rate),
+            left: f64::from(limit) / f64::from(figures.inside.max(1)),
         }
     }
 
     fn is_idle(&self, now: Instant) -> bool {
         let last = self.refused.map_or(self.since, |(_, last)| last);
-        now.saturating_duration_since(last) >= QUIET
+        now.saturating_duration_since(last) >= self.quiet
     }
 
     /// Adapts the limit; whether it is over with it.
@@ -360,7 +381,7 @@ impl Limiting {
         }
         let refuses = self.refused.is_some_and(|(_, last)| last >= figures.begun);
         if refuses && !self.proven {
-            let fewer = figures.rate < 0.75 * self.rate_before;
+            let fewer = figures.rate < (1.0 + self.left) / 2.0 * self.rate_before;
             if fewer && figures.time > 0.75 * self.time_before {
                 *usual = Usual { time: figures.time, rate: figures.rate };
                 return true;
@@ -372,10 +393,13 @@ impl Limiting {
         }
         let bearable = usual.bearable();
         if figures.time > 1.25 * bearable && self.limit > LEAST {
-            let aim = figures.inside_for(bearable);
-            self.limit = aim.min(self.limit - 1).max(LEAST);
-            (self.settled, self.proven) = (false, false);
+            let limit = figures.inside_for(bearable).min(self.limit - 1).max(LEAST);
+            self.left = f64::from(limit) / f64::from(self.limit);
+            self.limit = limit;
             (self.time_before, self.rate_before) = (figures.time, figures.rate);
+            // A small step shows nothing that chance does not.
+            self.proven = self.left > 0.75;
+            self.settled = false;
         } else if figures.time < 0.75 * bearable && refuses {
             self.limit = self.limit.saturating_add((self.limit / 8).max(1)).min(u32::MAX - 1);
         }

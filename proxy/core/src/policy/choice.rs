@@ -39,9 +39,15 @@ pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
         return None;
     }
     let lower = word.to_lowercase();
+    // `retries` is as near to `retry` as `retrys` is.
+    let singular = lower.strip_suffix("ies").map(|stem| format!("{stem}y"));
+    let far = |name: &str| {
+        let singular = singular.as_ref().map(|word| distance(word, name) + 1);
+        singular.into_iter().chain([distance(&lower, name)]).min().unwrap_or(usize::MAX)
+    };
     known
         .iter()
-        .map(|name| (distance(&lower, &name.to_lowercase()), *name))
+        .map(|name| (far(&name.to_lowercase()), *name))
         .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
@@ -77,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_slip_of_the_pen_finds_what_was_meant() {
-        let known = ["ports", "serviceAccounts", "selector", "backendRefs"];
+        let known = ["ports", "serviceAccounts", "selector", "backendRefs", "retry", "retryBudget"];
         for (word, meant) in [
             ("prots", Some("ports")),
             ("port", Some("ports")),
@@ -85,6 +91,8 @@ mod tests {
             ("backendRef", Some("backendRefs")),
             ("backends", Some("backendRefs")),
             ("serviceaccount", Some("serviceAccounts")),
+            ("retries", Some("retry")),
+            ("Policies", None),
             ("type", None),
             ("", None),
             ("ü", None),

@@ -99,7 +99,16 @@ impl<'t> Fields<'t> {
         if let Value::Bool(value) = node.value {
             return Some(value);
         }
-        mismatch(findings, name, "true or false", node);
+        // What YAML 1.1 and people mean by them.
+        let remedy = match &node.value {
+            Value::Text(text) if is_one_of(text, &["true", "yes", "y", "on"]) => "write true, without quotes",
+            Value::Text(text) if is_one_of(text, &["false", "no", "n", "off"]) => {
+                "write false, without quotes"
+            }
+            _ => "write true or false",
+        };
+        let message = format!("true or false is needed, this is {}", node.describe());
+        findings.error(name, "wrong_type", message, remedy);
         None
     }
 
@@ -215,7 +224,8 @@ pub(super) fn number(findings: &mut Findings, field: &str, node: &Node) -> Optio
             if let Ok(value) = u32::try_from(*value) {
                 return Some(value);
             }
-            findings.error(field, "out_of_range", format!("{value} is out of range"), "");
+            let remedy = if *value < 0 { "write 0 or more" } else { "write a smaller number" };
+            findings.error(field, "out_of_range", format!("{value} is out of range"), remedy);
         }
         Value::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() => {
             let remedy = format!("write {} without quotes", cut(text));
@@ -224,6 +234,10 @@ pub(super) fn number(findings: &mut Findings, field: &str, node: &Node) -> Optio
         _ => mismatch(findings, field, "a whole number", node),
     }
     None
+}
+
+fn is_one_of(text: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| text.eq_ignore_ascii_case(word))
 }
 
 fn mismatch(findings: &mut Findings, field: &str, needed: &str, node: &Node) {

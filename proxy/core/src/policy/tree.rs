@@ -198,7 +198,11 @@ fn refused(error: &serde_saphyr::Error) -> (Place, Violation) {
             "the document is too large, too deep, or its aliases unfold to too much".to_owned(),
             "write it without aliases, or in several documents",
         ),
-        _ => malformed("malformed", format!("this is not well-formed: {}", message(error)), ""),
+        _ => {
+            let text = message(error);
+            let remedy = remedy(&text);
+            malformed("malformed", format!("this is not well-formed: {text}"), remedy)
+        }
     };
     (place, violation)
 }
@@ -213,6 +217,25 @@ fn message(error: &serde_saphyr::Error) -> String {
         None => line.split(" at line ").next().unwrap_or(line),
     };
     crate::wire::cut(line)
+}
+
+/// What mends most of what the reader complains of in these words.
+fn remedy(message: &str) -> &'static str {
+    let message = message.to_lowercase();
+    let any = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    if any(&["tab"]) {
+        "indent with spaces"
+    } else if any(&["mapping values are not allowed", "block mapping", "block collection", "indent"]) {
+        "check the indentation here, and put a text that contains ': ' in quotes"
+    } else if any(&["flow", "unclosed", "unexpected end", "eof"]) {
+        "close every '[', '{' and quote"
+    } else if any(&["anchor", "alias"]) {
+        "put a text that begins with '*' or '&' in quotes"
+    } else if any(&["tag"]) {
+        "put a text that begins with '!' in quotes"
+    } else {
+        "check the indentation, the quotes and the brackets around this place"
+    }
 }
 
 /// How children are read: with their places, or without.

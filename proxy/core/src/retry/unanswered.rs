@@ -3,7 +3,7 @@
 /// What was sent of a request before its connection ended without a byte of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unanswered {
-    /// Writes that the kernel took for it.
+    /// Writes for it, those that failed too.
     pub writes: u32,
     /// Whether all of it was written, body and trailers included.
     pub whole: bool,

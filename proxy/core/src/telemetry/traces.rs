@@ -36,22 +36,28 @@ pub fn trace_id(traceparent: &HeaderValue) -> Option<TraceId> {
         b"ff" => false,
         _ => rest.is_empty() || rest.starts_with(b"-"),
     };
-    let hex = |digits: &[u8]| digits.iter().all(|digit| hex_digit(*digit).is_some());
-    let legal = whole && hex(version) && hex(flags) && hex(parent) && parent != &[b'0'; 16];
+    // Without a branch for each digit: all are read, and what was none shows at the end.
+    let hex = |digits: &[u8]| digits.iter().fold(0, |seen, digit| seen | hex_digit(*digit));
+    let mut seen = hex(version) | hex(flags) | hex(parent);
     let mut id = TraceId::default();
     for (byte, pair) in id.iter_mut().zip(trace.as_chunks::<2>().0) {
-        let [high, low] = *pair;
-        *byte = hex_digit(high)? << 4 | hex_digit(low)?;
+        let [high, low] = pair.map(hex_digit);
+        seen |= high | low;
+        *byte = high << 4 | low;
     }
+    let legal = whole && seen & NO_DIGIT == 0 && parent != &[b'0'; 16];
     (legal && id != TraceId::default()).then_some(id)
 }
 
+/// Set in what is not a digit.
+const NO_DIGIT: u8 = 0x80;
+
 /// Lower case only (§3.2.2.2).
-fn hex_digit(digit: u8) -> Option<u8> {
+const fn hex_digit(digit: u8) -> u8 {
     match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+        b'0'..=b'9' => digit - b'0',
+        b'a'..=b'f' => digit - b'a' + 10,
+        _ => NO_DIGIT,
     }
 }
 

@@ -155,7 +155,13 @@ impl Body for ResponseBody {
         }
         let (body, idle, patience) = match &mut this.inner {
             Source::Own(text) if text.is_empty() => return Poll::Ready(None),
-            Source::Own(text) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
+            Source::Own(text) => {
+                let text = std::mem::take(text);
+                if let Some(exchange) = &mut this.exchange {
+                    exchange.delivered(&text);
+                }
+                return Poll::Ready(Some(Ok(Frame::data(text))));
+            }
             Source::Upstream { body, idle, patience } => (body, idle, patience),
         };
         match Pin::new(body).poll_frame(cx) {

@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::io::{Ahead, Gather};
+use crate::io::{Ahead, Gather, whole};
 
 use super::{
     Idle, Limits, Patience,
@@ -109,9 +109,9 @@ impl Link {
         self.busy.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// It no longer is.
-    pub(crate) fn finish(&self) {
-        *self.answered.lock() = Some(Instant::now());
+    /// It no longer is, since `now`.
+    pub(crate) fn finish(&self, now: Instant) {
+        *self.answered.lock() = Some(now);
         self.busy.fetch_sub(1, Ordering::AcqRel);
     }
 
@@ -331,6 +331,14 @@ impl<T: Transport> Guarded<T> {
 
     /// Nothing to read: has the peer been given enough time? Ready when it has.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Position> {
+        let position = self.position();
+        // Armed where the peer is now, the timer fires too early at worst: no clock is read before it does.
+        if self.since.is_some_and(|(before, _)| before == position)
+            && let Some(timer) = &mut self.timer
+            && timer.as_mut().poll(cx).is_pending()
+        {
+            return Poll::Pending;
+        }
         loop {
             let now = Instant::now();
             let Some(deadline) = self.deadline(now) else {
@@ -449,7 +457,11 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = self.io()?.poll_write_vectored(cx, slices);
+        let written = match self.framing {
+            Some(_) => whole::poll_write(self.io()?, cx, slices),
+            // What is gathered is one already.
+            None => self.io()?.poll_write_vectored(cx, slices),
+        };
         self.poll_progress(cx, written)
     }
 

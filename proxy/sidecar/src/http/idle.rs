@@ -26,8 +26,18 @@ pub(crate) struct Idle {
 impl Idle {
     /// Nothing may move for `timeout`; zero: for as long as it likes.
     pub(crate) fn new(timeout: Duration) -> Arc<Self> {
+        Self::since(Instant::now(), timeout)
+    }
+
+    /// The same, of an exchange that begins at `born`.
+    pub(super) fn since(born: Instant, timeout: Duration) -> Arc<Self> {
         let timeout = if timeout.is_zero() { FOR_EVER } else { timeout };
-        Arc::new(Self { timeout, born: Instant::now(), moved: AtomicU64::new(0) })
+        Arc::new(Self { timeout, born, moved: AtomicU64::new(0) })
+    }
+
+    /// When the exchange began.
+    pub(super) fn born(&self) -> Instant {
+        self.born
     }
 
     /// A direction has moved, and does not now; returns the moment.

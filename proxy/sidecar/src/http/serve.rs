@@ -35,15 +35,55 @@ pub(crate) enum Clients {
     Many,
 }
 
+/// When a connection is to take no further request, and to finish what it has.
+#[derive(Debug, Clone)]
+pub(crate) struct Closing {
+    /// With all others.
+    draining: CancellationToken,
+    /// By itself, and without delay.
+    at_once: CancellationToken,
+}
+
+impl Closing {
+    pub(crate) fn new(draining: &CancellationToken) -> Self {
+        Self { draining: draining.clone(), at_once: CancellationToken::new() }
+    }
+
+    /// Closes this one: its peer is not believed any more.
+    pub(crate) fn at_once(&self) -> CancellationToken {
+        self.at_once.clone()
+    }
+
+    fn is_told(&self) -> bool {
+        self.draining.is_cancelled() || self.at_once.is_cancelled()
+    }
+
+    /// Waits until it is time. In a drain, a connection that is new has a moment for its first request, which may be on
+    /// its way: whoever connects now has not heard of the end yet. So has one of HTTP/1 between two sidecars for its
+    /// next: the answer says that it was the last.
+    async fn told(&self, link: &Link) {
+        let drained = async {
+            self.draining.cancelled().await;
+            if link.is_mesh() || !link.is_used() {
+                sleep(ON_ITS_WAY).await;
+            }
+        };
+        tokio::select! {
+            () = drained => {}
+            () = self.at_once.cancelled() => {}
+        }
+    }
+}
+
 /// How long a peer may take to close an idle connection after it was told that there will be no answers any more.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Serves HTTP/1 requests until either side is done; `draining`: lets the request in flight finish, and takes no further
+/// Serves HTTP/1 requests until either side is done, or `closing` lets the request in flight finish and takes no further
 /// one. Returns the reason, if the parser had to answer in place of `service`.
 pub(crate) async fn serve_http1<T, S, F>(
     io: Guarded<T>,
     limits: &Limits,
-    draining: &CancellationToken,
+    closing: &Closing,
     service: S,
 ) -> Option<Reason>
 where
@@ -64,12 +104,12 @@ where
     if limits.head_fields != 100 {
         builder.max_headers(limits.head_fields);
     }
-    let told = draining.clone();
+    let told = closing.clone();
     let service = service_fn(move |request| {
-        let (response, draining) = (service(request), told.clone());
+        let (response, closing) = (service(request), told.clone());
         async move {
             let mut response = response.await;
-            if draining.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            if closing.is_told() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
@@ -80,7 +120,7 @@ where
     let result = tokio::select! {
         biased;
         result = connection.as_mut() => result,
-        () = told_to_close(draining, &link) => {
+        () = closing.told(&link) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -96,12 +136,12 @@ where
 }
 
 /// Serves HTTP/2 requests, each in a task of its own, until either side is done or there was none for too long;
-/// `draining`: tells the peer to open no further stream, and lets those that are open finish.
+/// `closing` tells the peer to open no further stream, and lets those that are open finish.
 pub(crate) async fn serve_http2<T, S, F>(
     io: Guarded<T>,
     clients: Clients,
     limits: &Limits,
-    draining: &CancellationToken,
+    closing: &Closing,
     service: S,
 ) -> Option<Reason>
 where
@@ -122,7 +162,7 @@ where
     let result = tokio::select! {
         biased;
         result = connection.as_mut() => result,
-        () = told_to_close(draining, &link) => {
+        () = closing.told(&link) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -136,16 +176,6 @@ where
     let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
     // What the peer wrote is not HTTP/2; what ends a connection otherwise has ended its streams' records.
     source.is_some_and(|error| error.is_library() && !error.is_io()).then_some(Reason::BadRequest)
-}
-
-/// Waits until the connection is to take no further request. One that is new then has a moment for its first, which may be
-/// on its way: whoever connects now has not heard of the end yet. So has one of HTTP/1 between two sidecars for its next:
-/// the answer says that it was the last.
-async fn told_to_close(draining: &CancellationToken, link: &Link) {
-    draining.cancelled().await;
-    if link.is_mesh() || !link.is_used() {
-        sleep(ON_ITS_WAY).await;
-    }
 }
 
 fn http2_builder(clients: Clients, limits: &Limits) -> http2::Builder<Streams> {

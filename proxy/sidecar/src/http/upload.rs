@@ -95,17 +95,18 @@ struct Replay {
 }
 
 impl Upload {
-    /// `body`, of a request of `version`, behind `gate`; neither it nor the response's may stand still for `timeout` (zero:
-    /// for ever) while the other one does. `grpc`: its messages are counted.
+    /// `body`, of a request of `version` whose head was read at `begun`, behind `gate`; neither it nor the response's may stand
+    /// still for `timeout` (zero: for ever) while the other one does. `grpc`: its messages are counted.
     pub(crate) fn new(
         body: Incoming,
+        begun: Instant,
         version: Version,
         gate: Gate,
         timeout: Duration,
         grpc: bool,
     ) -> Arc<Self> {
         if body.is_end_stream() {
-            return Self::none(Idle::new(timeout));
+            return Self::none(Idle::since(begun, timeout));
         }
         let length = body.size_hint().exact();
         let source = Source {
@@ -123,7 +124,7 @@ impl Upload {
             ended: OnceLock::new(),
             failed: OnceLock::new(),
             attempt: AtomicU32::new(0),
-            idle: Idle::new(timeout),
+            idle: Idle::since(begun, timeout),
             length,
             source: Some(Mutex::new(source)),
         })
@@ -131,6 +132,7 @@ impl Upload {
 
     /// Of a request without a body, complete with its head.
     pub(crate) fn none(idle: Arc<Idle>) -> Arc<Self> {
+        let begun = idle.born();
         let upload = Self {
             gate: AtomicU8::new(Gate::Open as u8),
             first_gate: Gate::Open,
@@ -142,7 +144,7 @@ impl Upload {
             length: None,
             source: None,
         };
-        upload.end(Instant::now());
+        upload.end(begun);
         Arc::new(upload)
     }
 

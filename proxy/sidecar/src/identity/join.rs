@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use outrigger_core::join_token::JoinToken;
+use outrigger_core::join_token::{JoinToken, TokenId};
 use outrigger_process::files::write_atomic;
 use outrigger_proto::identity::v1alpha1::IssueRequest;
 use outrigger_tls::{
@@ -23,6 +23,9 @@ use crate::backoff::Backoff;
 /// The key of a join under way: an answer that was lost, or a crash before it was kept, must not cost the token, which
 /// is bound to the first key that it is redeemed with.
 const KEY_FILE: &str = "join.key";
+/// Beside the credential, the id of the token that it came of (which is no secret): the mesh may have another root by the time
+/// of the next start, and the token is spent.
+const SPENT_FILE: &str = "joined-by";
 
 /// Why a join failed for good.
 #[derive(Debug, thiserror::Error)]
@@ -96,16 +99,20 @@ pub async fn join(
         return Err(JoinError::AnotherRoot);
     }
     if let Some(dir) = dir {
-        keep(dir, &issued.credential).await?;
+        keep(dir, &issued.credential, token.id).await?;
     }
     Ok((issued.credential, issued.renew_after))
 }
 
 /// Writes the credential; the key of the join is part of it now.
-async fn keep(dir: &Path, kept: &Credential) -> Result<(), JoinError> {
+async fn keep(dir: &Path, kept: &Credential, token: TokenId) -> Result<(), JoinError> {
     let (dir, kept) = (dir.to_owned(), kept.clone());
     spawn_blocking(move || {
         credential::save(&dir, &kept.svid, &kept.bundle)?;
+        let spent = dir.join(SPENT_FILE);
+        if let Err(source) = write_atomic(&spent, token.to_string().as_bytes(), 0o600) {
+            return Err(JoinError::KeyFile { path: spent, source });
+        }
         match fs::remove_file(dir.join(KEY_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(%error, file = KEY_FILE, "a file that is no longer needed cannot be removed");
@@ -116,6 +123,11 @@ async fn keep(dir: &Path, kept: &Credential) -> Result<(), JoinError> {
     })
     .await
     .map_err(|_ending| JoinError::Ending)?
+}
+
+/// The token that the credential in `dir` came of; `None`: not known. Blocks.
+pub(super) fn spent(dir: &Path) -> Option<TokenId> {
+    fs::read_to_string(dir.join(SPENT_FILE)).ok()?.trim().parse().ok()
 }
 
 enum Failure {

@@ -43,6 +43,20 @@ fn a_token_replaces_what_is_expired_or_of_another_mesh() {
 }
 
 #[test]
+fn a_token_that_was_spent_on_the_credential_does_no_harm_when_the_root_is_another_by_now() {
+    let (authority, state) = (Authority::new("outrigger.local"), tempfile::tempdir().unwrap());
+    let dir = state.path().join("credential");
+    let now = SystemTime::now();
+    keep(&dir, &authority, now + Duration::from_secs(60));
+    let (spent, another) = (token([9; 32]), JoinToken { id: TokenId([7; 8]), ..token([9; 32]) });
+    fs::write(dir.join("joined-by"), spent.id.to_string()).unwrap();
+    assert!(matches!(origin(Some(&dir), Some(spent), now), Ok(Origin::Kept(_))));
+    assert!(matches!(origin(Some(&dir), Some(another), now), Ok(Origin::Token(_))), "for another mesh");
+    fs::write(dir.join("joined-by"), "not an id").unwrap();
+    assert!(matches!(origin(Some(&dir), Some(token([9; 32])), now), Ok(Origin::Token(_))));
+}
+
+#[test]
 fn with_nothing_the_error_says_what_to_do() {
     let state = tempfile::tempdir().unwrap();
     let dir = state.path().join("credential");

@@ -120,7 +120,7 @@ impl Inbound {
         if gate == Gate::Open {
             head.headers.remove(header::EXPECT);
         }
-        let upload = Upload::new(body, head.version, gate, idle, grpc);
+        let upload = Upload::new(body, exchange.head_read(), head.version, gate, idle, grpc);
         exchange.set_upload(&upload);
         let left = timeouts::read(&head.headers, grpc).map_err(|_malformed| Reason::BadRequest)?;
         let deadline = Deadline::new(exchange.head_read().into_std(), None, left);
@@ -201,7 +201,7 @@ impl Inbound {
         (upgrade, peer): (Option<OnUpgrade>, &Downstream),
         mut exchange: Exchange,
     ) -> Response<ResponseBody> {
-        let Answer { mut head, body, occupied } = answer;
+        let Answer { mut head, body, occupied, refused: _ } = answer;
         let switched = head.headers.get(header::UPGRADE).cloned();
         let upstream = head.extensions.remove::<OnUpgrade>();
         headers::inbound_response(&mut head.headers);

@@ -1,9 +1,10 @@
 //! Reads of a socket under TLS, ahead of what is asked for.
 //!
 //! The TLS library asks for 4 KiB at a time. One read takes what is there, up to a record and more, and hands it out from
-//! memory; the memory is held only while there is something in it.
+//! memory; the memory is held only while there is something in it, and goes from one connection of a thread to the next.
 
 use std::{
+    cell::Cell,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -18,6 +19,11 @@ use tokio_util::io::poll_read_buf;
 
 /// As much is read at once: two of the largest records.
 const AT_ONCE: usize = 32 * 1024;
+
+thread_local! {
+    /// What the last read of this thread used: so much at once is dear to allocate for each read.
+    static SPARE: Cell<BytesMut> = Cell::default();
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -35,6 +41,13 @@ impl Ahead {
     pub(crate) fn socket(&self) -> &TcpStream {
         &self.socket
     }
+
+    /// Gives the memory back.
+    fn release(&mut self) {
+        let mut read = std::mem::take(&mut self.read);
+        read.clear();
+        SPARE.set(read);
+    }
 }
 
 impl AsyncRead for Ahead {
@@ -49,10 +62,13 @@ impl AsyncRead for Ahead {
             if buffer.remaining() >= AT_ONCE {
                 return Pin::new(&mut this.socket).poll_read(cx, buffer);
             }
-            this.read = BytesMut::with_capacity(AT_ONCE);
+            // Most reads find nothing, and need no memory for that.
+            ready!(this.socket.poll_read_ready(cx))?;
+            this.read = SPARE.take();
+            this.read.reserve(AT_ONCE);
             let read = poll_read_buf(Pin::new(&mut this.socket), cx, &mut this.read);
             if !matches!(read, Poll::Ready(Ok(1..))) {
-                this.read = BytesMut::new();
+                this.release();
             }
             ready!(read)?;
         }
@@ -60,7 +76,7 @@ impl AsyncRead for Ahead {
         buffer.put_slice(this.read.get(..taken).unwrap_or_default());
         this.read.advance(taken);
         if this.read.is_empty() {
-            this.read = BytesMut::new();
+            this.release();
         }
         Poll::Ready(Ok(()))
     }

@@ -52,7 +52,6 @@ impl<'a> Attempts<'a> {
     /// Makes them.
     pub(super) async fn run(mut self, exchange: &mut Exchange) -> Result<Answer, Failed> {
         let mut retries = Retries::new(&self.resilience.retry, self.prepared.idempotent);
-        self.set.destination.budget.request(Instant::now().into_std());
         let mut kept = None;
         let mut retried = false;
         let end = loop {
@@ -116,7 +115,7 @@ impl<'a> Attempts<'a> {
     /// Holds an answer that another attempt may better: `None` if it broke off or stood still. The error is what ends the request: an
     /// answer that is too large to be held, or the deadline.
     async fn keep(&self, answer: Answer) -> Result<Option<Answer>, Result<Answer, Failed>> {
-        let Answer { head, body, occupied } = answer;
+        let Answer { head, body, occupied, refused } = answer;
         // What is still to come of the request belongs to the next attempt.
         self.prepared.upload.set_gate(Gate::Answered);
         let reading = body.keep(KEPT_ANSWER);
@@ -133,14 +132,14 @@ impl<'a> Attempts<'a> {
                 if let Some(Occupied::Http1(lease)) = occupied {
                     lease.keep();
                 }
-                Ok(Some(Answer { head, body, occupied: None }))
+                Ok(Some(Answer { head, body, occupied: None, refused }))
             }
             Kept::Large(body) => {
                 if self.prepared.leg == Leg::Http2 {
                     // Its end may depend on the rest of the request.
                     self.prepared.upload.set_gate(Gate::Open);
                 }
-                Err(Ok(Answer { head, body, occupied }))
+                Err(Ok(Answer { head, body, occupied, refused }))
             }
             Kept::Broken => Ok(None),
         }
@@ -150,7 +149,7 @@ impl<'a> Attempts<'a> {
         let failed = match end {
             Err(failed) => failed,
             Ok(answer) => {
-                match headers::peer_reason(&answer.head.headers) {
+                match answer.refused {
                     Some((reason, true)) if reason.is_want_of_room() => return Outcome::Refused,
                     Some((_reason, true)) => return Outcome::Unprocessed,
                     _ => {}
@@ -195,6 +194,9 @@ impl<'a> Attempts<'a> {
 
     async fn once(&mut self, made: u32, exchange: &mut Exchange) -> Result<Answer, Failed> {
         let now = Instant::now().into_std();
+        if made == 0 {
+            self.set.destination.budget.request(now);
+        }
         let deadline = self.prepared.deadline.attempt(now, self.resilience.timeouts.per_try);
         let head = self.head(made, deadline.remaining(now));
         let picked = self.set.pick(now, &mut self.tried, rand::random());
@@ -219,15 +221,18 @@ impl<'a> Attempts<'a> {
             None => sent.await,
         };
         note_refusal(state, &sent);
-        let handed_on = exchange.handed_on();
+        let stamps = exchange.stamps();
+        let handed_on = stamps.and_then(|stamps| stamps.handed_on);
+        // An answer is as late as its head was.
+        let answered = stamps.and_then(|stamps| stamps.response_head).filter(|_| sent.is_ok());
         if let Some(trial) = exchange.trial() {
-            let now = Instant::now().into_std();
+            let now = answered.unwrap_or_else(|| Instant::now().into_std());
             // How long it took to get a connection says nothing of how quick the endpoint is.
             trial.handed_on(handed_on);
             match &sent {
                 Err(failed) => trial.judge(now, verdict(Some(failed.reason), None, None)),
                 // The peer's sidecar speaks for its application, whatever the request was.
-                Ok(answer) if headers::peer_reason(&answer.head.headers).is_some() => {
+                Ok(answer) if answer.refused.is_some() => {
                     trial.judge(now, verdict(None, None, Some(answer.head.status)));
                 }
                 Ok(answer) => {
@@ -269,6 +274,7 @@ impl<'a> Attempts<'a> {
             counts_informational: false,
         };
         let mut answer = attempt.send(head, &self.prepared.upload, exchange).await?;
+        answer.refused = headers::peer_reason(&answer.head.headers);
         if let Some(Occupied::Http1(lease)) = &mut answer.occupied {
             lease.set_keep(shared.limits.pool_idle);
         }
@@ -278,8 +284,8 @@ impl<'a> Attempts<'a> {
 
 /// The peer is authenticated: what its sidecar says of its own load is believed.
 fn note_refusal(state: &EndpointState, sent: &Result<Answer, Failed>) {
-    let Ok(Answer { head, .. }) = sent else { return };
-    if let Some((reason, true)) = headers::peer_reason(&head.headers)
+    let Ok(Answer { head, refused, .. }) = sent else { return };
+    if let Some((reason, true)) = *refused
         && reason.is_want_of_room()
     {
         state.refusals.note(Instant::now().into_std(), headers::asks_not_again(&head.headers));
@@ -287,7 +293,7 @@ fn note_refusal(state: &EndpointState, sent: &Result<Answer, Failed>) {
 }
 
 fn says_too_late(answer: &Answer) -> bool {
-    matches!(headers::peer_reason(&answer.head.headers), Some((Reason::DeadlineExceeded, _)))
+    matches!(answer.refused, Some((Reason::DeadlineExceeded, _)))
 }
 
 fn is_too_late(reason: Reason) -> bool {

@@ -50,10 +50,9 @@ impl Outbound {
         (upgrade, deadline): (Option<OnUpgrade>, Option<Instant>),
         exchange: &mut Exchange,
     ) -> Result<Answer, Reason> {
-        let upstream::Answer { mut head, body, occupied } = answered;
+        let upstream::Answer { mut head, body, occupied, refused } = answered;
         self.read_figures(&head.headers, exchange);
         let mut deadline = deadline;
-        let refused = headers::peer_reason(&head.headers);
         if let Some((reason, _unprocessed)) = refused {
             exchange.note(|record| record.refuse(reason));
             if exchange.is_grpc() {

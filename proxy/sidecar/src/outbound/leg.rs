@@ -67,8 +67,8 @@ impl Outbound {
             head.headers.remove(header::EXPECT);
         }
         let gate = if expects { Gate::Expecting } else { Gate::Open };
-        let upload =
-            Upload::new(body, head.version, gate, idle.unwrap_or(self.shared.limits.body_timeout), grpc);
+        let (begun, stands) = (exchange.head_read(), idle.unwrap_or(self.shared.limits.body_timeout));
+        let upload = Upload::new(body, begun, head.version, gate, stands, grpc);
         let large = !upload.is_bodiless() && upload.length().is_none_or(|length| length > SHARED_BODY);
         let own = over_http1 && (upgrade.is_some() || expects || large);
         let leg = if own { Leg::Http1 } else { Leg::Http2 };

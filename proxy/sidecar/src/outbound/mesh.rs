@@ -3,7 +3,7 @@
 //! protocol is offered, and nothing is detected again on the other side.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -37,7 +37,7 @@ type Key = (usize, usize, u64);
 
 /// One worker's connections to all peers.
 #[derive(Debug, Default)]
-pub(super) struct MeshPools(Mutex<HashMap<Key, Arc<Upstream<Peer>>>>);
+pub(super) struct MeshPools(Mutex<BTreeMap<Key, Arc<Upstream<Peer>>>>);
 
 impl MeshPools {
     /// The connections to the endpoint of `state`, with the credential in force; new ones are counted at `destination`.

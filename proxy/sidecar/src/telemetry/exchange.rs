@@ -98,11 +98,6 @@ impl Exchange {
         }
     }
 
-    /// When the last attempt handed the request on; `None`: it did not.
-    pub(crate) fn handed_on(&self) -> Option<std::time::Instant> {
-        self.0.as_ref().and_then(|inner| inner.stamps.handed_on)
-    }
-
     /// Where the last attempt went, and to whom.
     pub(crate) fn upstream(&self) -> Option<Upstream> {
         self.0.as_ref().map(|inner| (inner.record.upstream, inner.record.upstream_identity.clone()))
@@ -282,7 +277,7 @@ impl Exchange {
         let mut inner = self.0.take();
         if let Some(inner) = &mut inner {
             inner.record.class = Class::Upgrade;
-            std::mem::take(&mut inner.link).finish();
+            std::mem::take(&mut inner.link).finish(Instant::now());
             inner.link.begin();
         }
         Self(inner)
@@ -303,10 +298,11 @@ impl Exchange {
         let Some(mut inner) = self.0.take() else {
             return;
         };
+        let now = Instant::now();
         inner.finish_grpc();
-        inner.judge();
+        inner.judge(now);
         inner.release(true);
-        inner.link.finish();
+        inner.link.finish(now);
         let link = Arc::clone(&inner.link);
         link.on_flushed(Box::new(move |flushed| match flushed {
             Some(at) => inner.end(at, None),
@@ -317,14 +313,15 @@ impl Exchange {
     /// The response broke off after its head: the downstream must see a reset.
     pub(crate) fn broke(mut self, reason: Reason) {
         if let Some(mut inner) = self.0.take() {
+            let now = Instant::now();
             inner.link.cut_short();
-            inner.link.finish();
+            inner.link.finish(now);
             // A request that breaks off takes its response with it.
             let cause = inner.upload.as_ref().and_then(|upload| upload.failure());
             inner.record.refuse(cause.unwrap_or(reason));
-            inner.judge();
+            inner.judge(now);
             inner.release(false);
-            inner.end(Instant::now(), None);
+            inner.end(now, None);
         }
     }
 
@@ -335,9 +332,10 @@ impl Exchange {
 
     fn cancel(&mut self) {
         if let Some(mut inner) = self.0.take() {
+            let now = Instant::now();
             inner.release(false);
-            inner.link.finish();
-            inner.end(Instant::now(), Some(Reason::ClientClosed));
+            inner.link.finish(now);
+            inner.end(now, Some(Reason::ClientClosed));
         }
     }
 }
@@ -368,10 +366,10 @@ impl Inner {
     }
 
     /// Tells the endpoint's state how the attempt went, if the response's head did not say it.
-    fn judge(&mut self) {
+    fn judge(&mut self, now: Instant) {
         if let Some(trial) = &mut self.held.trial {
             let verdict = verdict(self.record.reason, self.record.grpc_status, self.record.status);
-            trial.judge(Instant::now().into_std(), verdict);
+            trial.judge(now.into_std(), verdict);
         }
     }
 

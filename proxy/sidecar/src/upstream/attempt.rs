@@ -2,6 +2,7 @@
 //! same for both directions; what differs is how a connection is made and how long an idle one is trusted.
 
 mod stream;
+mod waiting;
 
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
@@ -9,6 +10,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use hyper::{body::Incoming, ext};
 use outrigger_core::reason::Reason;
 use tokio::time::{Instant, sleep, timeout};
+
+pub(super) use waiting::Waited;
 
 use super::{
     Connect, Failed, Occupied, Protocol, Upstream, UpstreamBody,
@@ -20,6 +23,7 @@ use crate::{
     http::{Gate, Limits, RequestBody, Upload, has_one_length, is_idempotent},
     telemetry::{Exchange, Telemetry},
 };
+use waiting::wait;
 
 /// Longest body that is taken for written together with its head, bytes.
 const SHORT: u64 = 16 * 1024;
@@ -53,19 +57,6 @@ pub(crate) struct Demand {
     pub(crate) pending: u32,
 }
 
-/// How a connection was come by.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Waited {
-    /// For a place in line, or for a stream.
-    pub(super) queued: Duration,
-    /// While it was made.
-    pub(super) connecting: Duration,
-    /// Pooled connections that were found closed.
-    pub(super) closed: u64,
-    /// It was not used before.
-    pub(super) fresh: bool,
-}
-
 /// A request's head, which may be sent more than once.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
@@ -82,6 +73,9 @@ pub(crate) struct Answer {
     pub(crate) body: UpstreamBody,
     /// `None`: the rest is here already.
     pub(crate) occupied: Option<Occupied>,
+    /// What a sidecar said in place of its application, and whether no application saw the request; whoever believes the
+    /// upstream looks for it.
+    pub(crate) refused: Option<(Reason, bool)>,
 }
 
 /// Where and how.
@@ -120,14 +114,16 @@ impl<C: Connect> Attempt<'_, C> {
         }
     }
 
-    fn waited(&self, waited: Waited, exchange: &mut Exchange) {
+    /// `begin`: of the wait, which is also its end if there was none.
+    fn waited(&self, waited: Waited, begin: Instant, exchange: &mut Exchange) {
         if waited.closed > 0 {
             self.telemetry.metrics().pool_replaced.inc_by(waited.closed);
         }
+        let end = if waited.is_nothing() { begin } else { Instant::now() };
         exchange.stamp(|stamps| {
             stamps.queued += waited.queued;
             stamps.connecting += waited.connecting;
-            stamps.handed_on = Some(Instant::now().into_std());
+            stamps.handed_on = Some(end.into_std());
         });
     }
 
@@ -145,10 +141,10 @@ impl<C: Connect> Attempt<'_, C> {
         loop {
             let pool = &self.upstream.http1;
             let acquired = wait(pool.acquire(&demand), || pool.is_connecting(), exchange).await;
-            let (mut lease, waited) = acquired.map_err(|failed| failed.or_processed(broke))?;
-            self.waited(waited, exchange);
+            let ((mut lease, waited), begin) = acquired.map_err(|failed| failed.or_processed(broke))?;
+            self.waited(waited, begin, exchange);
             let again = repeatable || lease.connection().is_of_a_peer();
-            let kept = (again && !waited.fresh && upload.is_replayable()).then(|| Head {
+            let kept = (again && !waited.fresh && !broke && upload.is_replayable()).then(|| Head {
                 method: request.method().clone(),
                 uri: request.uri().clone(),
                 headers: request.headers().clone(),
@@ -162,7 +158,8 @@ impl<C: Connect> Attempt<'_, C> {
                     pause_upload(&response, upload);
                     let (head, body) = response.into_parts();
                     let body = UpstreamBody::Http1(body).with_begin(is_short(&head.headers)).await;
-                    return Ok(Answer { head, body, occupied: Some(Occupied::Http1(lease)) });
+                    let occupied = Some(Occupied::Http1(lease));
+                    return Ok(Answer { head, body, occupied, refused: None });
                 }
                 Err(NoAnswer::Unsent(unsent)) if !waited.fresh => request = *unsent,
                 Err(NoAnswer::Unsent(_)) => {
@@ -260,46 +257,6 @@ impl<C: Connect> Attempt<'_, C> {
             }
         });
     }
-}
-
-/// Waits for a connection. In vain, the time was spent on what the reason says; given up, on what is under way then.
-async fn wait<T>(
-    acquiring: impl Future<Output = Result<T, Reason>>,
-    connecting: impl Fn() -> bool,
-    exchange: &mut Exchange,
-) -> Result<T, Failed> {
-    let mut waiting = Waiting { begin: Instant::now(), connecting, exchange: Some(exchange) };
-    let acquired = acquiring.await;
-    let exchange = waiting.exchange.take();
-    acquired.map_err(|reason| {
-        let queued = matches!(reason, Reason::ConnectionLimit | Reason::PendingLimit);
-        if let Some(exchange) = exchange {
-            charge(exchange, waiting.begin, !queued);
-        }
-        Failed::before(reason)
-    })
-}
-
-/// A wait that may be given up: the deadline comes first, or the client goes away.
-struct Waiting<'a, F: Fn() -> bool> {
-    begin: Instant,
-    connecting: F,
-    exchange: Option<&'a mut Exchange>,
-}
-
-impl<F: Fn() -> bool> Drop for Waiting<'_, F> {
-    fn drop(&mut self) {
-        if let Some(exchange) = self.exchange.take() {
-            charge(exchange, self.begin, (self.connecting)());
-        }
-    }
-}
-
-fn charge(exchange: &mut Exchange, since: Instant, connecting: bool) {
-    exchange.stamp(|stamps| match connecting {
-        true => stamps.connecting += since.elapsed(),
-        false => stamps.queued += since.elapsed(),
-    });
 }
 
 /// A response that could be understood in two ways, or that leaves HTTP although nobody asked for it.

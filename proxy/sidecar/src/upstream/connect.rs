@@ -19,7 +19,12 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 use super::ending::{End, Ending};
-use crate::{endpoint::OpenConnection, http::Transport, io::Ahead, trust::Trusted};
+use crate::{
+    endpoint::OpenConnection,
+    http::Transport,
+    io::{Ahead, whole},
+    trust::Trusted,
+};
 
 /// What is to be spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -213,21 +218,18 @@ impl Io {
         polled.map_ok(|()| buffer.filled().len() - before)
     }
 
-    /// Notes a write. After one that failed, what the other side said before is still there to be read, and may be that
-    /// it had closed the connection before.
-    fn note_write(&mut self, cx: &mut Context<'_>, polled: &Poll<io::Result<usize>>) {
-        self.first().ending.wrote(polled);
-        let Poll::Ready(Err(error)) = polled else { return };
-        let plain = matches!(self, Self::Plain(..));
-        let mut rest = [0; 1024];
-        while !self.first().ending.is_over() {
-            let read = self.poll_socket(cx, &mut ReadBuf::new(&mut rest));
-            if read.is_pending() {
-                break;
+    /// Takes the end of a write. One that failed while a peer is waited for does not end: what the peer said before, that
+    /// it had closed the connection or believes us not, is still there to be read, and whoever reads hears of the end.
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let ending = &self.first().ending;
+        ending.wrote(&polled);
+        if let Poll::Ready(Err(error)) = &polled {
+            if matches!(self, Self::Tls(..)) && ending.is_waited_for() && End::of(error) == End::Reset {
+                return Poll::Pending;
             }
-            self.first().ending.read(&read, || plain);
+            ending.set(End::of(error));
         }
-        self.first().ending.set(End::of(error));
+        polled
     }
 }
 
@@ -267,8 +269,7 @@ impl AsyncWrite for Io {
             Self::Plain(stream, _) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
         };
-        this.note_write(cx, &polled);
-        polled
+        this.wrote(polled)
     }
 
     fn poll_write_vectored(
@@ -278,11 +279,10 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = match this {
-            Self::Plain(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Plain(stream, _) => whole::poll_write(Pin::new(stream), cx, slices),
             Self::Tls(stream, _) => Pin::new(stream).poll_write_vectored(cx, slices),
         };
-        this.note_write(cx, &polled);
-        polled
+        this.wrote(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -293,10 +293,13 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        let polled = match this {
             Self::Plain(stream, _) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
-        }
+        };
+        let polled = polled.map_ok(|()| 0);
+        this.wrote(polled).map_ok(|_none| ())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

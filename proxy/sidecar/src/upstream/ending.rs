@@ -17,9 +17,11 @@ use std::{
 /// The end of a connection, and what passed since its last request was begun. Written by whoever has the socket.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
+    /// One was.
+    asked: AtomicBool,
     /// A byte came since then.
     answered: AtomicBool,
-    /// Writes that the kernel took since then.
+    /// Writes since then, those that failed too.
     writes: AtomicU32,
     /// The first one counts; 0: it is open.
     end: AtomicU8,
@@ -40,6 +42,7 @@ pub(super) enum End {
 impl Ending {
     /// A request is about to be sent.
     pub(super) fn begin(&self) {
+        self.asked.store(true, Ordering::Relaxed);
         self.answered.store(false, Ordering::Relaxed);
         self.writes.store(0, Ordering::Relaxed);
     }
@@ -57,9 +60,11 @@ impl Ending {
         }
     }
 
-    /// Whether an end was seen.
-    pub(super) fn is_over(&self) -> bool {
-        self.end.load(Ordering::Relaxed) != 0
+    /// Whether a request was begun, and nothing came since: neither an answer nor an end.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+            && !self.answered.load(Ordering::Relaxed)
+            && self.end.load(Ordering::Relaxed) == 0
     }
 
     /// How many writes the request took so far.
@@ -79,7 +84,7 @@ impl Ending {
 
     /// Something was written, or it was tried.
     pub(super) fn wrote(&self, polled: &Poll<io::Result<usize>>) {
-        if matches!(polled, Poll::Ready(Ok(written)) if *written > 0) {
+        if matches!(polled, Poll::Ready(Ok(1..) | Err(_))) {
             self.writes.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -111,7 +116,9 @@ mod tests {
     #[test]
     fn the_first_end_is_the_one_that_counts_and_only_if_nothing_came() {
         let ending = Ending::default();
+        assert!(!ending.is_waited_for());
         ending.begin();
+        assert!(ending.is_waited_for());
         assert_eq!(ending.unanswered(), None, "it is open");
         read(&ending, Err(io::ErrorKind::UnexpectedEof.into()));
         read(&ending, Ok(0));
@@ -133,8 +140,12 @@ mod tests {
         ending.begin();
         assert_eq!(ending.writes(), 0);
         ending.wrote(&Poll::Ready(Ok(9)));
+        ending.wrote(&Poll::Ready(Ok(0)));
         read(&ending, Ok(0));
         assert_eq!((ending.unanswered(), ending.writes()), (Some(End::Orderly), 1));
+        // The part that came through may have been read.
+        ending.wrote(&Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())));
+        assert_eq!(ending.writes(), 2);
     }
 
     #[test]

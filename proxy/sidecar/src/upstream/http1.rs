@@ -145,6 +145,10 @@ impl Connection {
         self.sender.is_closed() || self.standing.is_retired()
     }
 
+    fn is_ready_now(&self) -> bool {
+        !self.is_over() && self.sender.is_ready()
+    }
+
     async fn is_ready(&mut self) -> bool {
         !self.is_over()
             && (self.sender.is_ready() || matches!(timeout(READY, self.sender.ready()).await, Ok(Ok(()))))
@@ -182,23 +186,26 @@ impl<C: Connect> Pool<C> {
     /// A connection that is ready. Cancel safe.
     pub(super) async fn acquire(self: &Arc<Self>, demand: &Demand) -> Result<(Lease, Waited), Reason> {
         let begin = Instant::now();
+        let mut now = begin;
         let mut closed = 0;
         let mut max_idle = demand.max_idle;
         loop {
-            let popped = self.pop(max_idle);
+            let popped = self.pop(now, max_idle);
             let (mut connection, pooled) = match popped {
                 Some(connection) => (connection, true),
                 None => (self.wait(demand, begin).await?, false),
             };
             let fresh = connection.fresh.take();
-            if fresh.is_some() || connection.is_ready().await {
-                let all = begin.elapsed();
+            let at_once = closed == 0 && pooled && connection.is_ready_now();
+            if at_once || fresh.is_some() || connection.is_ready().await {
+                let all = if at_once { Duration::ZERO } else { begin.elapsed() };
                 let connecting = fresh.map_or(Duration::ZERO, |took| took.min(all));
                 let waited = Waited { queued: all - connecting, connecting, closed, fresh: fresh.is_some() };
                 let home: Arc<dyn Home> = Arc::clone(self) as _;
                 return Ok((Lease { home, connection, keep: Duration::ZERO }, waited));
             }
             closed += 1;
+            now = Instant::now();
             if !pooled {
                 // What others give back is not believed twice.
                 max_idle = Duration::ZERO;
@@ -286,11 +293,12 @@ impl<C: Connect> Pool<C> {
         Ok(Connection { sender, standing, fresh: Some(began.elapsed()), bond, _held: held })
     }
 
-    fn pop(&self, max_idle: Duration) -> Option<Connection> {
-        let now = Instant::now();
+    fn pop(&self, now: Instant, max_idle: Duration) -> Option<Connection> {
         let mut state = self.state.lock();
         // The newest is the last: when it is too old, so are all others.
-        let newest = state.idle.pop_if(|newest| newest.until > now && now - newest.since <= max_idle);
+        let newest = state
+            .idle
+            .pop_if(|newest| newest.until > now && now.saturating_duration_since(newest.since) <= max_idle);
         newest.map(|newest| newest.connection)
     }
 

@@ -75,6 +75,27 @@ async fn an_inbound_connection_whose_authority_is_gone_finishes_its_request_and_
 }
 
 #[tokio::test]
+async fn a_connection_of_one_request_at_a_time_takes_none_more_from_a_peer_that_is_not_believed() {
+    const CHUNKED: &str =
+        "POST / HTTP/1.1\r\nhost: price\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    let pair = pair(LONG).await;
+    let mut client = pair.client().await;
+    client.send(CHUNKED).await;
+    let mut app = pair.app.accept().await;
+    app.until("0\r\n\r\n").await;
+    app.send(OK).await;
+    client.head().await;
+    let next = Authority::new(TRUST_DOMAIN);
+    pair.price.identity.set_bundle(next.bundle());
+    until("the judgement", || pair.price.metric(&distrusted("inbound", "unknown_authority")) == 1.0).await;
+    // In a drain it would have a moment for what is on its way.
+    client.send(CHUNKED).await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    assert!(!pair.app.is_called().await);
+}
+
+#[tokio::test]
 async fn a_request_that_takes_longer_than_the_grace_is_cut() {
     let pair = pair(Duration::ZERO).await;
     let mut client = pair.client().await;

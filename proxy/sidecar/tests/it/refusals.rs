@@ -30,6 +30,7 @@ async fn refused_for(client: &mut Raw, request: &str, status: u16, reason: &str)
     assert_eq!(line.get("reason").map(String::as_str), Some(reason), "{request:?}");
     if let Some(length) = header(&head, "content-length") {
         let body = client.exactly(length.parse().unwrap()).await;
+        assert_eq!(line.get("bytes").map_or("0", String::as_str), body.len().to_string(), "{request:?}");
         assert!(body.is_empty() || String::from_utf8(body).unwrap().contains(reason), "{request:?}");
     }
     header(&head, "connection") == Some("close") && client.rest().await.1 == End::Clean

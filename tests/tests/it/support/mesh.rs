@@ -114,6 +114,25 @@ impl Mesh {
         (Self::start_in(directory, [policy, discovery, health], settings).await, ended)
     }
 
+    /// Kills the control plane (SIGKILL), loses everything that it had, and starts one on what `backup` restores.
+    pub(crate) async fn restore_control_plane(self, backup: &Path) -> Self {
+        let Self { directory, mut control_plane, policy, discovery, health, settings } = self;
+        control_plane.signal(Signal::KILL);
+        control_plane.stopped().await;
+        let state = directory.path().join("control-plane");
+        fs::remove_dir_all(&state).unwrap();
+        let restored = Command::new(program("outrigger"))
+            .arg("restore")
+            .arg(backup)
+            .arg("--state-dir")
+            .arg(&state)
+            .stdin(Stdio::null())
+            .output();
+        let restored = tokio::time::timeout(PATIENCE, restored).await.expect("it ends").unwrap();
+        Finished::from(restored).ok();
+        Self::start_in(directory, [policy, discovery, health], settings).await
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

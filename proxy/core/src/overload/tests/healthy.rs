@@ -1,11 +1,11 @@
 //! Applications that have no more to do than they can, however slow they are: nobody is refused.
 
-use super::simulation::{Application, Course, run, unbounded};
+use super::simulation::{Application, Course, SPREADS, run, unbounded};
 
 fn both(rate: Course<'_>, places: Course<'_>, takes: Course<'_>, seconds: f64) {
-    for exact in [true, false] {
-        let outcomes = run(rate, Application { places, takes, exact }, seconds);
-        assert_eq!(outcomes.refused(0.0..seconds), 0, "exact: {exact}");
+    for spread in SPREADS {
+        let outcomes = run(rate, Application { places, takes, spread }, seconds);
+        assert_eq!(outcomes.refused(0.0..seconds), 0, "{spread:?}");
     }
 }
 

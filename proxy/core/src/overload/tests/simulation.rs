@@ -17,9 +17,26 @@ pub(super) type Course<'a> = &'a dyn Fn(f64) -> f64;
 pub(super) struct Application<'a> {
     pub(super) places: Course<'a>,
     pub(super) takes: Course<'a>,
-    /// Each takes exactly as long, or they are distributed exponentially.
-    pub(super) exact: bool,
+    pub(super) spread: Spread,
 }
+
+/// How the times of an application are distributed, and by which random numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Spread {
+    /// Each takes exactly as long.
+    Exact(u64),
+    /// Exponentially.
+    Exponential(u64),
+}
+
+/// What holds has to hold for each of these.
+pub(super) const SPREADS: [Spread; 5] = [
+    Spread::Exact(7),
+    Spread::Exponential(1),
+    Spread::Exponential(3),
+    Spread::Exponential(4),
+    Spread::Exponential(7),
+];
 
 /// As many places as there are requests.
 pub(super) fn unbounded(_: f64) -> f64 {
@@ -57,7 +74,8 @@ pub(super) fn run(rate: Course<'_>, application: Application<'_>, seconds: f64) 
     let instant = |seconds: f64| start + Duration::from_secs_f64(seconds);
     let nanos = |seconds: f64| Duration::from_secs_f64(seconds).as_nanos();
     let concurrency = Concurrency::new(start, true);
-    let mut random = Random(7);
+    let (Spread::Exact(seed) | Spread::Exponential(seed)) = application.spread;
+    let mut random = Random(seed);
     let mut outcomes = Vec::new();
     // When a request comes, or (with its index) when one is answered.
     let mut events = BinaryHeap::from([Reverse((0_u128, None))]);
@@ -86,7 +104,10 @@ pub(super) fn run(rate: Course<'_>, application: Application<'_>, seconds: f64) 
             && let Some(index) = waiting.pop_front()
         {
             busy += 1.0;
-            let factor = if application.exact { 1.0 } else { random.exponential() };
+            let factor = match application.spread {
+                Spread::Exact(_) => 1.0,
+                Spread::Exponential(_) => random.exponential(),
+            };
             events.push(Reverse((at + nanos((application.takes)(now) * factor), Some(index))));
         }
     }

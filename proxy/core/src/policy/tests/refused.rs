@@ -305,6 +305,39 @@ fn a_refused_traffic_policy_is_told_what_to_write_instead() {
 }
 
 #[test]
+fn what_people_write_most_often_wrong_has_a_remedy() {
+    let mut wrong = Vec::new();
+    for (document, remedy) in [
+        (traffic_policy("targetRefs: [{name: a}], retryBudget: {minPerSecond: -1}"), "write 0 or more"),
+        (
+            traffic_policy("targetRefs: [{name: a}], retryBudget: {minPerSecond: 1001}"),
+            "write a number from 0 to 1000",
+        ),
+        (traffic_policy("targetRefs: [{name: a}], retry: {onReset: 'yes'}"), "write true, without quotes"),
+        (traffic_policy("targetRefs: [{name: a}], retry: {onReset: off}"), "write false, without quotes"),
+        (traffic_policy("targetRefs: [{name: a}], retry: {onReset: 1}"), "write true or false"),
+        (traffic_policy("targetRefs: [{name: a}], retries: {}"), "did you mean 'retry'?"),
+        ("a: [ ".to_owned(), "close every '[', '{' and quote"),
+        ("a: 'b".to_owned(), "close every '[', '{' and quote"),
+        ("a: b: c".to_owned(), "check the indentation here, and put a text that contains ': ' in quotes"),
+        ("a:\n\tb: c".to_owned(), "indent with spaces"),
+        (
+            "a:\n   b: c\n  d: e".to_owned(),
+            "check the indentation here, and put a text that contains ': ' in quotes",
+        ),
+        ("a: *b".to_owned(), "put a text that begins with '*' or '&' in quotes"),
+        ("a: !b c".to_owned(), "put a text that begins with '!' in quotes"),
+    ] {
+        let errors = errors(&document);
+        let told: Vec<_> = errors.iter().map(|error| error.violation.remedy.as_str()).collect();
+        if told != [remedy] {
+            wrong.push(format!("{document}\n{errors:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn bad_mesh_configs() {
     let config =
         |metadata: &str, spec: &str| format!("{HEAD}kind: MeshConfig\nmetadata: {metadata}\nspec: {spec}\n");

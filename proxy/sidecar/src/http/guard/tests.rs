@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    http::{ResponseBody, serve_http1},
+    http::{Closing, ResponseBody, serve_http1},
     telemetry::{Direction, Exchange, Record, Telemetry},
 };
 
@@ -59,6 +59,6 @@ async fn read_slowly(behind: &str) -> String {
         client.read_to_string(&mut rest).await.unwrap();
         rest
     };
-    let draining = CancellationToken::new();
-    tokio::join!(serve_http1(io, &limits, &draining, service), talk).1
+    let closing = Closing::new(&CancellationToken::new());
+    tokio::join!(serve_http1(io, &limits, &closing, service), talk).1
 }

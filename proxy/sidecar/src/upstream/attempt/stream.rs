@@ -30,8 +30,9 @@ impl<C: Connect> Attempt<'_, C> {
         loop {
             let pool = &self.upstream.http2;
             let acquired = wait(pool.acquire(demand), || pool.is_connecting(), exchange).await;
-            let (mut sender, stream, waited) = acquired.map_err(|failed| failed.or_processed(broke))?;
-            self.waited(waited, exchange);
+            let ((mut sender, stream, waited), begin) =
+                acquired.map_err(|failed| failed.or_processed(broke))?;
+            self.waited(waited, begin, exchange);
             if let Err(error) = poll_fn(|cx| Poll::Ready(open(sender.poll_ready(cx)))).await {
                 tracing::debug!(%error, "connection takes no further request");
                 stream.is_last();
@@ -62,7 +63,7 @@ impl<C: Connect> Attempt<'_, C> {
                     }
                     let (head, body) = response.into_parts();
                     let body = UpstreamBody::http2(body).with_begin(is_short(&head.headers)).await;
-                    return Ok(Answer { head, body, occupied: Some(Occupied::Http2(stream)) });
+                    return Ok(Answer { head, body, occupied: Some(Occupied::Http2(stream)), refused: None });
                 }
                 Err(error) => error,
             };
