@@ -7,10 +7,11 @@ mod hops;
 mod identities;
 mod kill;
 mod outage;
+mod rollback;
 mod rotation;
 mod slow;
 
 pub(crate) use self::{
     canary::Canary, drain::Drain, failing::Failing, hops::Table, identities::identities, kill::Kill,
-    outage::Outage, rotation::Rotation, slow::Slow,
+    outage::Outage, rollback::Rollback, rotation::Rotation, slow::Slow,
 };

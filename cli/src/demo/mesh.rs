@@ -48,6 +48,8 @@ pub(crate) struct Mesh {
     pub(crate) control_plane: ControlPlane,
     /// How an operator reaches it.
     pub(crate) global: Global,
+    /// Of the store, when everything that the mesh begins with was in it.
+    pub(crate) revision: u64,
     binaries: Binaries,
     listening: Listening,
     places: HashMap<&'static str, Place>,
@@ -85,17 +87,19 @@ pub(crate) async fn start(stack: &mut Stack) -> Result<Mesh, Failure> {
         format: Format::Table,
         call_timeout: CALL,
     };
+    let control_plane = ControlPlane::new(&global)?;
+    let documents = documents("mesh.yaml", include_str!("mesh.yaml"))?;
+    let revision = control_plane.apply(&documents, false).await?.revision;
     let mut mesh = Mesh {
-        control_plane: ControlPlane::new(&global)?,
+        control_plane,
         global,
+        revision,
         binaries,
         listening,
         places: HashMap::new(),
         identities: HashMap::new(),
         directory: stack.directory().to_owned(),
     };
-    let documents = documents("mesh.yaml", include_str!("mesh.yaml"))?;
-    mesh.control_plane.apply(&documents, false).await?;
     for member in MEMBERS {
         mesh.join(stack, member).await?;
     }

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    acts::{Canary, Drain, Failing, Kill, Outage, Rotation, Slow, Table, identities},
+    acts::{Canary, Drain, Failing, Kill, Outage, Rollback, Rotation, Slow, Table, identities},
     books::{Books, MIN_LENGTH, count},
     load::{self, Counters, Load, Traffic},
     mesh::{self, CART, FRONT, Mesh},
@@ -115,19 +115,22 @@ impl<'a> Scenario<'a> {
         self.end(traffic, mesh, &[&rotation, &outage]).await.map(drop)
     }
 
-    /// Endpoints that are slow, and that fail.
+    /// The canary is taken back; endpoints are slow, and fail.
     async fn endpoints(
         &mut self,
         mesh: &mut Mesh,
         stack: &mut Stack,
         load: &Arc<Load>,
     ) -> Result<(), Failure> {
-        self.heading("endpoints: one becomes slow, one fails, under the same load")?;
+        self.heading(
+            "endpoints: the canary is taken back, one becomes slow, one fails, under the same load",
+        )?;
         let (traffic, mut stage) = self.begin(load, mesh, stack);
+        let rollback = Rollback::play(&mut stage).await?;
         let slow = Slow::play(&mut stage).await?;
         let (other, victim) = slow.pair();
         let failing = Failing::play(&mut stage, victim, other).await?;
-        self.end(traffic, mesh, &[&slow, &failing]).await.map(drop)
+        self.end(traffic, mesh, &[&rollback, &slow, &failing]).await.map(drop)
     }
 
     /// Starts the load of a phase, and the clock of its acts.

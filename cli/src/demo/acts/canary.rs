@@ -73,23 +73,23 @@ impl Act for Canary {
             Err(failure) => Err(format!("{failure}: {}", failure.details().join("; "))),
         };
         let mut judged = vec![
-            split(books, Duration::ZERO, self.called, 0.10),
+            split("canary", books, Duration::ZERO, self.called, 0.10),
             ("canary: the push was applied everywhere".to_owned(), applied),
         ];
         if let Ok(applied) = &self.applied {
-            judged.push(split(books, applied.at, Duration::MAX, 0.50));
+            judged.push(split("canary", books, applied.at, Duration::MAX, 0.50));
         }
         judged
     }
 }
 
 /// Holds what v2 answered in a time to its weight.
-fn split(books: &Books, from: Duration, to: Duration, weight: f64) -> Judged {
+pub(super) fn split(act: &str, books: &Books, from: Duration, to: Duration, weight: f64) -> Judged {
     let (all, canary) = books.share(from, to, "price-", "price-v2");
     let bound = Bound::new(all, weight);
     let percent = f64::from(canary) * 100.0 / f64::from(all.max(1));
     let seen =
         format!("v2 answered {canary} of {all} = {percent:.1} %; bound {} to {}", bound.low, bound.high);
     let found = if all > 0 && bound.contains(canary) { Ok(seen) } else { Err(seen) };
-    (format!("canary: the split is {:.0}/{:.0}", 100.0 - weight * 100.0, weight * 100.0), found)
+    (format!("{act}: the split is {:.0}/{:.0}", 100.0 - weight * 100.0, weight * 100.0), found)
 }
