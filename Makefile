@@ -1,6 +1,6 @@
 # All that a newcomer needs. Prerequisites: a Rust toolchain (1.95 or newer) and a C compiler.
 #
-#   make demo     a mesh on this machine: two sidecars, mutual TLS, a canary, the hop table (Ctrl-C ends it)
+#   make demo     a mesh on this machine, and what happens to it under load, counted (Ctrl-C ends the live table)
 #   make test     every test; installs first what the tests need and the system lacks (as root)
 #   make check    format, lints, documentation, the workspace's own rules
 #   make bench    our pair against Envoy, HAProxy, a bare relay and no proxy (docs/performance.md); 20 minutes

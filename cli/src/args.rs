@@ -295,13 +295,20 @@ pub(crate) struct DemoAppArgs {
 /// What a process of the demo does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DemoRole {
-    /// Asks `price` through its sidecar; reads the sidecar's address from standard input
-    Front,
-    /// Answers, and logs every request it saw
-    Price {
-        /// Its version, part of every answer
+    /// Hands each request on to the next service through its sidecar; reads the sidecar's address from standard input
+    Relay {
+        /// The service
         #[arg(long)]
-        version: String,
+        to: String,
+        /// Where it logs every request that it saw
+        #[arg(long)]
+        log: Option<PathBuf>,
+    },
+    /// Answers, and logs every request it saw; reads the faults that it shall have from standard input
+    Price {
+        /// Its name, part of every answer
+        #[arg(long)]
+        name: String,
         /// One in so many requests is slow; 0: none
         #[arg(long, default_value_t = 0)]
         slow_every: u64,

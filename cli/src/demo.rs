@@ -1,13 +1,15 @@
 //! `demo`: a whole mesh on this machine, as real processes, held to its promises under load.
 
-mod account;
+mod acts;
 mod app;
+mod books;
 pub(crate) mod client;
 mod load;
 mod mesh;
 mod process;
 mod scenario;
 mod split;
+mod stage;
 mod verdict;
 
 use std::time::Duration;

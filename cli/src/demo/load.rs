@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -14,15 +14,16 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use tokio::{
-    task::JoinSet,
+    task::{JoinError, JoinHandle, JoinSet},
     time::{Instant, sleep_until},
 };
 
 use super::{
-    account::Sent,
-    app::{ID, VERSION},
+    app::{ID, INSTANCE},
+    books::Sent,
     client::Client,
 };
+use crate::failure::Failure;
 
 /// Requests per second: above what a phase must have, so that a hiccup of the machine does not make it worthless.
 pub(crate) const RATE: u32 = 250;
@@ -38,6 +39,33 @@ pub(crate) struct Load {
     authority: HeaderValue,
     next_id: AtomicU64,
     in_flight: AtomicUsize,
+}
+
+/// The load of a phase, under way. Dropped, it ends without books.
+#[derive(Debug)]
+pub(crate) struct Traffic {
+    end: Arc<AtomicBool>,
+    task: JoinHandle<Result<Vec<Sent>, JoinError>>,
+}
+
+impl Traffic {
+    /// Every request of the phase, once it has lasted long enough and the last answer is there.
+    ///
+    /// # Errors
+    /// A request is lost to the books: nothing could be said of the phase.
+    pub(crate) async fn end(mut self) -> Result<Vec<Sent>, Failure> {
+        self.end.store(true, Ordering::Relaxed);
+        (&mut self.task)
+            .await
+            .flatten()
+            .map_err(|error| Failure::io("the load broke", std::io::Error::other(error)))
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// What the load has seen while it runs without books.
@@ -62,11 +90,23 @@ impl Load {
         }
     }
 
-    /// Sends for `length` from `start` on and waits for the last answer. Every request is in the result.
-    pub(crate) async fn phase(self: Arc<Self>, start: Instant, length: Duration) -> Vec<Sent> {
-        let total = requests(length);
+    /// Sends from `start` on, for `least` and until the end is asked for.
+    pub(crate) fn phase(self: Arc<Self>, start: Instant, least: Duration) -> Traffic {
+        let end = Arc::new(AtomicBool::new(false));
+        Traffic { end: Arc::clone(&end), task: tokio::spawn(self.send(start, requests(least), end)) }
+    }
+
+    async fn send(
+        self: Arc<Self>,
+        start: Instant,
+        least: u32,
+        end: Arc<AtomicBool>,
+    ) -> Result<Vec<Sent>, JoinError> {
         let mut requests = JoinSet::new();
-        for index in 0..total {
+        for index in 0.. {
+            if index >= least && end.load(Ordering::Relaxed) {
+                break;
+            }
             sleep_until(start + Duration::from_secs(1) * index / RATE).await;
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             let load = Arc::clone(&self);
@@ -74,16 +114,15 @@ impl Load {
             let method = method(index);
             requests.spawn(async move {
                 let outcome = load.one(Some(id), &method).await;
-                Sent { id, method, left, outcome }
+                Sent { id, method, left, ended: start.elapsed(), outcome }
             });
         }
         let mut sent = Vec::with_capacity(requests.len());
         while let Some(entry) = requests.join_next().await {
-            // A request that panicked is missing here, and the books say so.
-            sent.extend(entry);
+            sent.push(entry?);
         }
         sent.sort_by_key(|entry| entry.id);
-        sent
+        Ok(sent)
     }
 
     /// Sends without books or log, until it is dropped.
@@ -103,7 +142,7 @@ impl Load {
         }
     }
 
-    /// One request: the version that answered, or why there is no good answer.
+    /// One request: the instance that answered, or why there is no good answer.
     pub(crate) async fn one(&self, id: Option<u64>, method: &Method) -> Result<String, String> {
         if self.in_flight.fetch_add(1, Ordering::Relaxed) >= MAX_IN_FLIGHT {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -121,7 +160,7 @@ impl Load {
         if text(ID).and_then(|own| own.parse().ok()) != id {
             return Err("the answer belongs to another request".to_owned());
         }
-        text(VERSION).map(str::to_owned).ok_or_else(|| "the answer names no version".to_owned())
+        text(INSTANCE).map(str::to_owned).ok_or_else(|| "the answer names no instance".to_owned())
     }
 
     fn request(&self, id: Option<u64>, method: &Method) -> Request<Full<Bytes>> {
@@ -141,7 +180,7 @@ impl Load {
     }
 }
 
-/// Requests of a phase: the last one is due at its end.
+/// Requests of so long: the last one is due at its end.
 pub(crate) fn requests(length: Duration) -> u32 {
     let whole = u32::try_from(length.as_millis() * u128::from(RATE) / 1_000).unwrap_or(u32::MAX);
     whole.saturating_add(1)

@@ -1,9 +1,11 @@
-//! Brings the demo's mesh up: a control plane, and `front` and two versions of `price`, each beside its sidecar.
+//! The demo's mesh: a control plane, and `front`, `cart` and three instances of `price`, each beside its sidecar.
+
+mod member;
 
 use std::{
-    ffi::OsString,
-    net::SocketAddr,
-    path::{Path, PathBuf},
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -11,15 +13,19 @@ use http::{Method, Request};
 use http_body_util::Full;
 use outrigger_proto::{identity::v1alpha1::CreateTokenRequest, status::v1alpha1::WorkloadState};
 use serde::Deserialize;
+use tokio::time::{Instant, sleep};
 
+use self::member::Place;
+pub(crate) use self::member::{CART, FRONT, MEMBERS, Member, PRICE_V1_A, PRICE_V1_B, PRICE_V2};
 use super::{
+    app::Fault,
+    books::{Books, Sent, Served, parse_log},
     client::Client,
     load::Load,
     process::{Process, Stack, Start},
 };
 use crate::{
     args::{Format, Global},
-    command::token,
     connect::ControlPlane,
     document,
     failure::Failure,
@@ -28,10 +34,12 @@ use crate::{
 
 /// The namespace of everything in the demo.
 pub(crate) const NAMESPACE: &str = "demo";
+/// The process that everything else outlives.
+pub(crate) const CONTROL_PLANE: &str = "control-plane";
 /// How long one call to the demo's control plane may take.
 const CALL: Duration = Duration::from_secs(10);
-/// One in so many answers of v2 is slow.
-const SLOW_EVERY: &str = "50";
+/// How long the mesh may take until it carries requests.
+const SETTLE: Duration = Duration::from_secs(15);
 
 /// A mesh that runs.
 #[derive(Debug)]
@@ -40,91 +48,62 @@ pub(crate) struct Mesh {
     pub(crate) control_plane: ControlPlane,
     /// How an operator reaches it.
     pub(crate) global: Global,
-    /// The application that the load goes to.
-    pub(crate) front: SocketAddr,
-    /// SPIFFE ID of `front`.
-    pub(crate) front_id: String,
-    /// The port of a `price` sidecar that the mesh reaches.
-    pub(crate) price_inbound: SocketAddr,
-    /// Where each version of `price` logs.
-    pub(crate) logs: [(&'static str, PathBuf); 2],
+    /// Of the store, when everything that the mesh begins with was in it.
+    pub(crate) revision: u64,
+    binaries: Binaries,
+    listening: Listening,
+    places: HashMap<&'static str, Place>,
+    /// SPIFFE IDs, by service account.
+    identities: HashMap<&'static str, String>,
+    directory: PathBuf,
 }
 
+#[derive(Debug)]
 struct Binaries {
     control_plane: PathBuf,
     proxy: PathBuf,
 }
 
-/// A workload: its application and its sidecar.
-struct Member {
-    name: &'static str,
-    sidecar: &'static str,
-    account: &'static str,
-    version: Option<&'static str>,
-    slow_every: &'static str,
-}
-
-const FRONT: Member =
-    Member { name: "front", sidecar: "front-sidecar", account: "front", version: None, slow_every: "0" };
-const PRICE_V1: Member = Member {
-    name: "price-v1",
-    sidecar: "price-v1-sidecar",
-    account: "price",
-    version: Some("v1"),
-    slow_every: "0",
-};
-const PRICE_V2: Member = Member {
-    name: "price-v2",
-    sidecar: "price-v2-sidecar",
-    account: "price",
-    version: Some("v2"),
-    slow_every: SLOW_EVERY,
-};
-
-/// What a control plane writes about itself.
-#[derive(Deserialize)]
-struct ControlPlaneAddresses {
+/// What a control plane writes about itself, and where a later one listens again.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Listening {
     policy: SocketAddr,
     discovery: SocketAddr,
     health: SocketAddr,
 }
 
-/// What a proxy writes about itself.
-#[derive(Deserialize)]
-struct ProxyAddresses {
-    outbound: SocketAddr,
-    inbound: [SocketAddr; 1],
-    health: SocketAddr,
-}
-
-/// Where a workload listens, and who it is.
-struct Joined {
-    application: SocketAddr,
-    inbound: SocketAddr,
-    id: String,
-}
-
-/// Starts everything and returns when `front` gets answers through the mesh.
+/// Starts everything; [`Mesh::settle`] says when it carries requests.
 pub(crate) async fn start(stack: &mut Stack) -> Result<Mesh, Failure> {
     let binaries = Binaries {
         control_plane: sibling("outrigger-control-plane").await?,
         proxy: sibling("outrigger-proxy").await?,
     };
-    let (global, discovery) = start_control_plane(stack, &binaries).await?;
+    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let anywhere = Listening { policy: anywhere, discovery: anywhere, health: anywhere };
+    let listening = start_control_plane(stack, &binaries, anywhere).await?;
+    let global = Global {
+        server: listening.policy.to_string(),
+        credential: Some(stack.directory().join(CONTROL_PLANE).join("admin")),
+        format: Format::Table,
+        call_timeout: CALL,
+    };
     let control_plane = ControlPlane::new(&global)?;
     let documents = documents("mesh.yaml", include_str!("mesh.yaml"))?;
-    control_plane.apply(&documents, false).await?;
-    let price_v1 = join(stack, &binaries, &control_plane, discovery, &PRICE_V1).await?;
-    join(stack, &binaries, &control_plane, discovery, &PRICE_V2).await?;
-    let front = join(stack, &binaries, &control_plane, discovery, &FRONT).await?;
-    Ok(Mesh {
+    let revision = control_plane.apply(&documents, false).await?.revision;
+    let mut mesh = Mesh {
         control_plane,
         global,
-        front: front.application,
-        front_id: front.id,
-        price_inbound: price_v1.inbound,
-        logs: [("v1", log(stack, &PRICE_V1)), ("v2", log(stack, &PRICE_V2))],
-    })
+        revision,
+        binaries,
+        listening,
+        places: HashMap::new(),
+        identities: HashMap::new(),
+        directory: stack.directory().to_owned(),
+    };
+    for member in MEMBERS {
+        mesh.join(stack, member).await?;
+    }
+    Ok(mesh)
 }
 
 /// Parses a document of the demo, as `apply` would.
@@ -139,127 +118,28 @@ pub(crate) fn documents(name: &str, text: &str) -> Result<Vec<document::Sourced>
 async fn start_control_plane(
     stack: &mut Stack,
     binaries: &Binaries,
-) -> Result<(Global, SocketAddr), Failure> {
-    let state = stack.directory().join("control-plane");
+    listen: Listening,
+) -> Result<Listening, Failure> {
+    let state = stack.directory().join(CONTROL_PLANE);
+    member::forget(&state)?;
     let process = stack.start(Start {
-        name: "control-plane",
+        name: CONTROL_PLANE,
         program: &binaries.control_plane,
         arguments: Vec::new(),
         environment: vec![
             ("OUTRIGGER_STATE_DIR", state.clone().into()),
-            ("OUTRIGGER_POLICY__LISTEN", "127.0.0.1:0".into()),
-            ("OUTRIGGER_DISCOVERY__LISTEN", "127.0.0.1:0".into()),
-            ("OUTRIGGER_HEALTH__LISTEN", "127.0.0.1:0".into()),
+            ("OUTRIGGER_POLICY__LISTEN", listen.policy.to_string().into()),
+            ("OUTRIGGER_DISCOVERY__LISTEN", listen.discovery.to_string().into()),
+            ("OUTRIGGER_HEALTH__LISTEN", listen.health.to_string().into()),
             // Everything is on this machine.
             ("OUTRIGGER_REGISTRY__ALLOW_LOOPBACK", "true".into()),
         ],
         announces: false,
     })?;
-    let addresses: ControlPlaneAddresses = process.addresses(&state).await?;
-    ready(&process, addresses.health).await?;
+    let listening: Listening = process.addresses(&state).await?;
+    ready(&process, listening.health).await?;
     stack.keep(process);
-    let global = Global {
-        server: addresses.policy.to_string(),
-        credential: Some(state.join("admin")),
-        format: Format::Table,
-        call_timeout: CALL,
-    };
-    Ok((global, addresses.discovery))
-}
-
-/// Starts an application and its sidecar, which joins with a token made for it.
-async fn join(
-    stack: &mut Stack,
-    binaries: &Binaries,
-    control_plane: &ControlPlane,
-    discovery: SocketAddr,
-    member: &Member,
-) -> Result<Joined, Failure> {
-    let labels = member.version.map(|version| ("version".to_owned(), version.to_owned()));
-    let token = control_plane
-        .create_token(CreateTokenRequest {
-            namespace: NAMESPACE.to_owned(),
-            service_account: member.account.to_owned(),
-            ttl: None,
-            labels: labels.into_iter().collect(),
-        })
-        .await?;
-    let mut application = start_application(stack, member)?;
-    let listening = application.announced().await?;
-    let sidecar = start_sidecar(stack, binaries, discovery, member, listening, &token.token)?;
-    let addresses: ProxyAddresses = sidecar.addresses(&stack.directory().join(member.sidecar)).await?;
-    ready(&sidecar, addresses.health).await?;
-    if member.version.is_none() {
-        application.tell(&addresses.outbound.to_string()).await?;
-    }
-    let [inbound] = addresses.inbound;
-    // Stopped the other way round: a sidecar drains while its application still answers.
-    stack.keep(application);
-    stack.keep(sidecar);
-    Ok(Joined { application: listening, inbound, id: token.spiffe_id })
-}
-
-fn start_application(stack: &Stack, member: &Member) -> Result<Process, Failure> {
-    let own = stack.own();
-    let words: Vec<OsString> = match member.version {
-        None => vec!["demo-app".into(), "front".into()],
-        Some(version) => vec![
-            "demo-app".into(),
-            "price".into(),
-            "--version".into(),
-            version.into(),
-            "--slow-every".into(),
-            member.slow_every.into(),
-            "--log".into(),
-            log(stack, member).into(),
-        ],
-    };
-    stack.start(Start {
-        name: member.name,
-        program: &own,
-        arguments: words,
-        environment: Vec::new(),
-        announces: true,
-    })
-}
-
-fn start_sidecar(
-    stack: &Stack,
-    binaries: &Binaries,
-    discovery: SocketAddr,
-    member: &Member,
-    application: SocketAddr,
-    token: &str,
-) -> Result<Process, Failure> {
-    let state = stack.directory().join(member.sidecar);
-    let token_file = stack.directory().join(format!("{}.token", member.name));
-    token::write(&token_file, token)?;
-    stack.start(Start {
-        name: member.sidecar,
-        program: &binaries.proxy,
-        arguments: vec![
-            "--inbound".into(),
-            format!("127.0.0.1:0={application},name=http,protocol=http1").into(),
-        ],
-        environment: vec![
-            ("OUTRIGGER_CONTROL_PLANE__ADDRESS", discovery.to_string().into()),
-            ("OUTRIGGER_JOIN__TOKEN_FILE", token_file.into()),
-            ("OUTRIGGER_STATE_DIR", state.into()),
-            ("OUTRIGGER_OUTBOUND__LISTEN", "127.0.0.1:0".into()),
-            ("OUTRIGGER_HEALTH__LISTEN", "127.0.0.1:0".into()),
-            ("OUTRIGGER_INSTANCE", member.name.into()),
-            // Nobody is left to be told when the demo stops.
-            ("OUTRIGGER_DRAIN__WITHDRAWAL", "100ms".into()),
-            // The live table may run for days.
-            ("OUTRIGGER_LOG__ACCESS", "false".into()),
-        ],
-        announces: false,
-    })
-}
-
-/// Where a version of `price` logs its requests.
-fn log(stack: &Stack, member: &Member) -> PathBuf {
-    stack.directory().join(format!("{}.requests", member.name))
+    Ok(listening)
 }
 
 /// Waits until a binary of ours says that it serves.
@@ -277,43 +157,106 @@ async fn ready(process: &Process, health: SocketAddr) -> Result<(), Failure> {
 }
 
 impl Mesh {
+    /// Starts a workload that joins with a token made for it.
+    async fn join(&mut self, stack: &mut Stack, member: &'static Member) -> Result<(), Failure> {
+        let token = self
+            .control_plane
+            .create_token(CreateTokenRequest {
+                namespace: NAMESPACE.to_owned(),
+                service_account: member.account.to_owned(),
+                ttl: None,
+                labels: member.labels().into_iter().collect(),
+            })
+            .await?;
+        member.invite(stack.directory(), &token.token)?;
+        self.identities.insert(member.account, token.spiffe_id);
+        self.start(stack, member).await
+    }
+
+    /// Starts a workload, application and sidecar, anew or again.
+    pub(crate) async fn start(&mut self, stack: &mut Stack, member: &'static Member) -> Result<(), Failure> {
+        let place = member.start(stack, &self.binaries, self.listening.discovery).await?;
+        self.places.insert(member.name, place);
+        Ok(())
+    }
+
+    /// Starts the sidecar of `price` again, beside its application, which runs, and where its peers know it.
+    pub(crate) async fn start_sidecar(&self, stack: &mut Stack, member: &Member) -> Result<(), Failure> {
+        let place = self.place(member)?;
+        member.start_again(stack, &self.binaries, self.listening.discovery, place).await
+    }
+
+    /// Starts the control plane again, where it was and with the state that it had.
+    pub(crate) async fn start_control_plane(&self, stack: &mut Stack) -> Result<(), Failure> {
+        start_control_plane(stack, &self.binaries, self.listening).await.map(drop)
+    }
+
+    /// Goes on with the credential as it is now: a new root has a new one.
+    pub(crate) fn reconnect(&mut self) -> Result<(), Failure> {
+        self.control_plane = ControlPlane::new(&self.global)?;
+        Ok(())
+    }
+
     /// Waits until every workload is in the registry and `front` gets an answer; how many requests that took.
     pub(crate) async fn settle(&self, load: &Load) -> Result<(Vec<WorkloadState>, u64), Failure> {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
+        let deadline = Instant::now() + SETTLE;
         let mut attempts = 0;
         let mut last = String::new();
-        while tokio::time::Instant::now() < deadline {
+        while Instant::now() < deadline {
             let workloads = self.control_plane.workloads(NAMESPACE).await?;
             let known = workloads
                 .iter()
                 .filter(|workload| workload.connected && !workload.services.is_empty())
                 .count();
-            if known < 3 {
-                last = format!("{known} of 3 workloads are registered");
+            if known < MEMBERS.len() {
+                last = format!("{known} of {} workloads are registered", MEMBERS.len());
             } else {
                 attempts += 1;
                 match load.one(None, &Method::GET).await {
-                    Ok(_version) => return Ok((workloads, attempts)),
+                    Ok(_instance) => return Ok((workloads, attempts)),
                     Err(error) => last = error,
                 }
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await;
         }
         Err(Failure::refused(format!("front gets no answer through the mesh: {last}"), ""))
     }
 
-    /// The log of both versions of `price`.
-    pub(crate) fn served(&self) -> Result<Vec<super::account::Served>, Failure> {
-        let mut all = Vec::new();
-        for (version, path) in &self.logs {
-            all.extend(read_log(path, version)?);
-        }
-        Ok(all)
+    /// Where an application, and its sidecar, listen.
+    pub(crate) fn place(&self, member: &Member) -> Result<Place, Failure> {
+        let found = self.places.get(member.name).copied();
+        found.ok_or_else(|| Failure::refused(format!("{} was never started", member.name), ""))
     }
-}
 
-fn read_log(path: &Path, version: &'static str) -> Result<Vec<super::account::Served>, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::io(format!("cannot read {}", path.display()), error))?;
-    super::account::parse_log(&text, version).map_err(|what| Failure::refused(what, ""))
+    /// The SPIFFE ID of a workload.
+    pub(crate) fn identity(&self, member: &Member) -> &str {
+        self.identities.get(member.account).map_or("", String::as_str)
+    }
+
+    /// Makes an instance of `price` ill, or well again.
+    pub(crate) async fn inflict(
+        &self,
+        stack: &mut Stack,
+        member: &Member,
+        fault: Fault,
+    ) -> Result<(), Failure> {
+        stack.process(member.name)?.tell(&fault.to_string()).await
+    }
+
+    /// The books of a phase.
+    pub(crate) fn books(&self, sent: Vec<Sent>) -> Result<Books, Failure> {
+        let mut price = Vec::new();
+        for member in [&PRICE_V1_A, &PRICE_V1_B, &PRICE_V2] {
+            price.extend(self.served(member)?);
+        }
+        Ok(Books::new(sent, price, self.served(&CART)?))
+    }
+
+    /// What an application has logged since the demo began.
+    pub(crate) fn served(&self, member: &Member) -> Result<Vec<Served>, Failure> {
+        let path = member.requests(&self.directory);
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| Failure::io(format!("cannot read {}", path.display()), error))?;
+        parse_log(&text, member.name).map_err(|what| Failure::refused(what, ""))
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -104,6 +104,22 @@ impl Process {
         }
     }
 
+    /// Sends it a signal; from then on its end is no surprise.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        self.signals.try_send(signal).map_err(|_ended| self.trouble("has ended already"))
+    }
+
+    /// Waits for its end, of which it was told.
+    pub(crate) async fn gone(&mut self) -> Result<ExitStatus, Failure> {
+        match timeout(START, self.ended.wait_for(Option::is_some))
+            .await
+            .map(|ended| ended.map(|status| *status))
+        {
+            Ok(Ok(Some(status))) => Ok(status),
+            _ => Err(self.trouble("did not end")),
+        }
+    }
+
     /// Waits for the addresses that a binary of ours writes to its state directory.
     pub(crate) async fn addresses<T: DeserializeOwned>(&self, state: &Path) -> Result<T, Failure> {
         let file = state.join("addresses.json");
@@ -175,29 +191,20 @@ impl Stack {
         self.own.clone()
     }
 
-    /// Starts a process in a process group of its own (Ctrl-C is ours to pass on), its log in the demo's directory.
+    /// Starts a process, its log in the demo's directory.
     pub(crate) fn start(&self, start: Start<'_>) -> Result<Process, Failure> {
         let log = self.directory().join(format!("{}.log", start.name));
         let cannot = |error| Failure::io(format!("cannot start {}", start.program.display()), error);
-        let file = File::create(&log).map_err(cannot)?;
+        // A process that was there before has the same log.
+        let file = OpenOptions::new().append(true).create(true).open(&log).map_err(cannot)?;
         let stdout = if start.announces { Stdio::piped() } else { file.try_clone().map_err(cannot)?.into() };
-        let mut command = Command::new(&self.own);
+        let mut command = self.guarded(start.program);
         command
-            .args(["demo-app", "guard", "--parent"])
-            .arg(std::process::id().to_string())
-            .arg("--")
-            .arg(start.program)
             .args(start.arguments)
-            .current_dir(self.directory())
+            .envs(start.environment)
             .stdin(Stdio::piped())
             .stdout(stdout)
-            .stderr(file)
-            .process_group(0)
-            .kill_on_drop(true);
-        for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
-            command.env_remove(name);
-        }
-        command.envs(start.environment);
+            .stderr(file);
         let mut child = command.spawn().map_err(cannot)?;
         let (signals, received) = mpsc::channel(4);
         let (end, ended) = watch::channel(None);
@@ -206,9 +213,58 @@ impl Stack {
         Ok(Process { name: start.name, log, stdin, stdout, signals, ended })
     }
 
-    /// Keeps a process until the end; those kept last are stopped first.
+    /// A program under the guard, in a process group of its own (Ctrl-C is ours to pass on), without the demo's own
+    /// settings.
+    fn guarded(&self, program: &Path) -> Command {
+        let mut command = Command::new(&self.own);
+        command
+            .args(["demo-app", "guard", "--parent"])
+            .arg(std::process::id().to_string())
+            .arg("--")
+            .arg(program)
+            .current_dir(self.directory())
+            .process_group(0)
+            .kill_on_drop(true);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs this command as an operator would, and returns what it printed; `Err`: what it said when it failed.
+    pub(crate) async fn outrigger(
+        &self,
+        words: &[&str],
+        environment: [(&str, OsString); 2],
+        limit: Duration,
+    ) -> Result<String, String> {
+        let run = self.guarded(&self.own).args(words).envs(environment).stdin(Stdio::null()).output();
+        match timeout(limit, run).await {
+            Ok(Ok(ended)) if ended.status.success() => {
+                Ok(String::from_utf8_lossy(&ended.stdout).into_owned())
+            }
+            Ok(Ok(ended)) => {
+                let text = String::from_utf8_lossy(&ended.stderr);
+                let lines: Vec<&str> = text.lines().map(str::trim).collect();
+                Err(format!("{}: {}", ended.status, lines.join("; ")))
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_elapsed) => Err(format!("it took longer than {} s", limit.as_secs())),
+        }
+    }
+
+    /// Keeps a process until the end; those kept last are stopped first. One that comes again takes its old place.
     pub(crate) fn keep(&mut self, process: Process) {
-        self.processes.push(process);
+        match self.processes.iter_mut().find(|kept| kept.name == process.name) {
+            Some(kept) => *kept = process,
+            None => self.processes.push(process),
+        }
+    }
+
+    /// The process of that name.
+    pub(crate) fn process(&mut self, name: &str) -> Result<&mut Process, Failure> {
+        let found = self.processes.iter_mut().find(|kept| kept.name == name);
+        found.ok_or_else(|| Failure::refused(format!("{name} was never started"), ""))
     }
 
     /// What became of a process that ended without being asked, with the end of its log.

@@ -1,7 +1,7 @@
 //! What the demo is built of: processes that end with their parent, and siblings of the same version.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     process::{Command, Stdio},
 };
 
@@ -47,7 +47,7 @@ fn a_guard_whose_parent_is_gone_starts_nothing() {
 fn an_application_of_the_demo_ends_with_its_standard_input() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut app = Command::new(OUTRIGGER)
-        .args(["demo-app", "price", "--version", "v1", "--log"])
+        .args(["demo-app", "price", "--name", "price-v1-a", "--log"])
         .arg(directory.path().join("log"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -58,6 +58,25 @@ fn an_application_of_the_demo_ends_with_its_standard_input() {
     assert!(line.starts_with("127.0.0.1:"), "{line}");
     drop(app.stdin.take());
     assert!(app.wait().expect("it ends").success());
+}
+
+#[test]
+fn an_application_that_is_told_nonsense_says_so_and_ends() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut app = Command::new(OUTRIGGER)
+        .args(["demo-app", "price", "--name", "price-v1-a", "--log"])
+        .arg(directory.path().join("log"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut stdin = app.stdin.take().expect("piped");
+    stdin.write_all(b"slow 20\nwell\nexplode\n").expect("told");
+    let ended = app.wait_with_output().expect("it ends");
+    let text = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(2), "{text}");
+    assert!(text.contains("not a fault: explode"), "{text}");
 }
 
 #[test]
