@@ -45,6 +45,8 @@ pub struct EndpointState {
     in_flight: AtomicU64,
     connections: AtomicU64,
     latency: PeakEwma,
+    /// Of answers alone: to be shown, where a failure that counts as a slow answer would say what is not so.
+    answers: PeakEwma,
     answered: AtomicBool,
     /// What it refused for want of room.
     pub(crate) refusals: Refusals,
@@ -66,9 +68,15 @@ impl EndpointState {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// How quick it is; `None` before the first answer.
+    /// How quickly it answers, when it does; `None` before the first answer.
     pub(crate) fn latency(&self, now: Instant) -> Option<Duration> {
-        self.answered.load(Ordering::Relaxed).then(|| self.latency.latency(now))
+        self.answered.load(Ordering::Relaxed).then(|| self.answers.latency(now))
+    }
+
+    fn answered(&self, now: Instant, rtt: Duration) {
+        self.latency.record(now, rtt);
+        self.answers.record(now, rtt);
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     /// Counts one connection in, until the guard is dropped.
@@ -223,8 +231,7 @@ impl Trial {
     pub(crate) fn answered(&mut self, now: Instant) {
         self.answered = true;
         let state = self.in_flight.state();
-        state.latency.record(now, now.saturating_duration_since(self.begun));
-        state.answered.store(true, Ordering::Relaxed);
+        state.answered(now, now.saturating_duration_since(self.begun));
         if let Some(probe @ Admission::Probe(_)) = self.admission.take() {
             self.record(now, probe, Verdict::Success);
         }
@@ -240,11 +247,10 @@ impl Trial {
         let rtt = now.saturating_duration_since(self.begun);
         match verdict {
             Verdict::Success if self.answered => {}
-            Verdict::Success => state.latency.record(now, rtt),
+            Verdict::Success => state.answered(now, rtt),
             Verdict::Failure(_) => state.latency.penalise(now, rtt),
             Verdict::Ignored => return,
         }
-        state.answered.store(true, Ordering::Relaxed);
         self.record(now, admission, verdict);
     }
 
@@ -287,6 +293,7 @@ impl States {
             in_flight: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             latency: PeakEwma::new(now()),
+            answers: PeakEwma::new(now()),
             answered: AtomicBool::new(false),
             refusals: Refusals::new(now()),
         })

@@ -129,6 +129,24 @@ async fn a_head_tells_how_quick_an_endpoint_is_and_its_end_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_shown_of_an_endpoint_is_how_quickly_it_answers_and_a_failure_costs_it_all_the_same() {
+    let stage = Stage::new(set(1, 1));
+    let state = stage.states.of(&stage.set.endpoints[0]);
+    stage.attempt(0).judge(now(), Verdict::Failure(Failure::Reset));
+    assert_eq!(state.latency(now()), None, "it never answered");
+    let mut attempt = stage.attempt(0);
+    tokio::time::advance(Duration::from_millis(20)).await;
+    attempt.answered(now());
+    attempt.judge(now(), Verdict::Success);
+    let told = state.latency(now()).unwrap();
+    let cost = state.cost(now());
+    stage.attempt(0).judge(now(), Verdict::Failure(Failure::Reset));
+    assert_eq!(state.latency(now()), Some(told));
+    assert!(told <= Duration::from_millis(21), "{told:?}");
+    assert!(state.cost(now()).idle >= cost.idle);
+}
+
+#[tokio::test(start_paused = true)]
 async fn endpoints_that_take_no_requests_make_no_room_for_an_ejection() {
     // The only one that serves stays, whoever else is there.
     let stage = Stage::new(set(2, 1));
