@@ -18,7 +18,7 @@ const REVOKED: &str = "# revoked: ";
 /// Why a text is no bundle.
 #[derive(Debug)]
 pub(super) enum Invalid {
-    /// It is not what [`write`] makes, nor certificates in PEM.
+    /// It is not what [`write()`] makes, nor certificates in PEM.
     Text,
     /// The certificates are no bundle.
     Bundle(InvalidBundle),
