@@ -140,7 +140,8 @@ def measure(proxies, pushes, together, programs):
         mesh.operate("apply", "-f", "-", text=SERVICE)
         mesh.join(proxies, together)
         eventually("subscription of all", lambda: push(mesh, 0)[2] == proxies)
-        time.sleep(2)
+        # What gathers changes that follow each other closely forgets those.
+        time.sleep(5)
         resident = mesh.resident_mb()
         walls, spreads = [], []
         for number in range(1, pushes + 1):
