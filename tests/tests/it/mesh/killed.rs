@@ -1,24 +1,23 @@
 //! A control plane that is killed at any moment: no request fails, nothing that it acknowledged is lost, and everybody comes
 //! back without being told again what they know.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::Request;
-use tokio::{process::Command, task::JoinSet};
+use hyper::Response;
+use tokio::process::Command;
 
 use super::PRICE;
-use crate::support::{Application, Client, Mesh, Proxy, process::eventually, program};
+use crate::support::{
+    Application, Client, Mesh, Proxy,
+    application::{Asked, body},
+    load::Load,
+    pod,
+    process::eventually,
+    program,
+};
 
-/// Between two requests: 100 a second, each on a connection of its own.
-const PACE: Duration = Duration::from_millis(10);
+/// Requests a second, three of ten a POST, which nobody may send twice.
+const RATE: u32 = 200;
 /// When after the begin of a write the control plane is killed, milliseconds: before, while and after it is stored.
 const MOMENTS: [u64; 4] = [0, 10, 20, 60];
 
@@ -36,52 +35,6 @@ spec:
       responseHeaderModifier: {{set: [{{name: x-push, value: \"{push}\"}}]}}
 "
     )
-}
-
-/// Requests at a fixed pace, whatever becomes of those before; three of ten are POSTs, which nobody may send twice.
-struct Load {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU32>,
-    task: tokio::task::JoinHandle<BTreeMap<String, u32>>,
-}
-
-impl Load {
-    fn start(client: Client) -> Self {
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&sent));
-        let task = tokio::spawn(async move {
-            let mut pace = tokio::time::interval(PACE);
-            let mut answers = JoinSet::new();
-            while !stopped.load(Ordering::Relaxed) {
-                pace.tick().await;
-                let number = counted.fetch_add(1, Ordering::Relaxed);
-                answers.spawn(async move {
-                    let method = if number % 10 < 3 { "POST" } else { "GET" };
-                    let request =
-                        Request::builder().method(method).uri(format!("http://price.demo.mesh/{number}"));
-                    let answer = client.send(request.body(Full::from("once")).unwrap()).await;
-                    answer
-                        .map_or_else(|error| format!("{method}: {error}"), |answer| answer.status.to_string())
-                });
-            }
-            let mut outcomes = BTreeMap::new();
-            while let Some(outcome) = answers.join_next().await {
-                *outcomes.entry(outcome.unwrap()).or_default() += 1;
-            }
-            outcomes
-        });
-        Self { stop, sent, task }
-    }
-
-    fn sent(&self) -> u32 {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    /// Every outcome, and how often.
-    async fn end(self) -> BTreeMap<String, u32> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await.unwrap()
-    }
 }
 
 /// Begins to apply `documents`, kills the control plane after `moment`, and says whether the write was acknowledged.
@@ -117,7 +70,9 @@ async fn resources(mesh: &Mesh) -> f64 {
 
 async fn mesh() -> (Mesh, [Application; 2], [Proxy; 3]) {
     let mesh = Mesh::start().await;
-    let apps = [Application::start("one").await, Application::start("two").await];
+    // The load checks that each answer is its own.
+    let echo = |asked: &Asked| Response::new(body(asked.uri().path().trim_start_matches('/').to_owned()));
+    let apps = [Application::answering(echo).await, Application::answering(echo).await];
     let first = mesh.join("price-1", "price", &[], Some(apps[0].address)).await;
     let second = mesh.join("price-2", "price", &[], Some(apps[1].address)).await;
     let front = mesh.join("front-1", "front", &[], None).await;
@@ -131,7 +86,7 @@ async fn killed_at_any_moment_it_costs_no_request_and_loses_no_acknowledged_writ
     let client = front.client();
     assert_eq!(client.get("http://price/").await.unwrap().status, 200);
     let before = apps.each_ref().map(|app| app.asked().len());
-    let load = Load::start(client);
+    let load = Load::start(front.outbound, RATE);
     for (push, moment) in MOMENTS.into_iter().enumerate() {
         let (restarted, acknowledged) = killed_while_applying(mesh, &route(push), moment).await;
         mesh = restarted;
@@ -144,21 +99,18 @@ async fn killed_at_any_moment_it_costs_no_request_and_loses_no_acknowledged_writ
         let answer = client.get("http://price/").await.unwrap();
         assert_eq!(answer.headers["x-push"], (push + 100).to_string().as_str());
     }
-    let sent = load.sent();
-    let outcomes = load.end().await;
-    assert_eq!(outcomes.keys().collect::<Vec<_>>(), ["200"], "{outcomes:?}");
-    assert!(sent >= 200, "only {sent} requests");
+    let books = load.finish(Duration::from_secs(2)).await;
+    assert!(books.failed().is_empty(), "{:?}\n{}", books.failed(), front.log());
     // Whom the balancer prefers for a while is its own affair.
     for (app, before) in apps.iter().zip(before) {
         assert!(app.asked().len() > before, "an instance was dropped while the control plane was away");
     }
-    let mut asked: Vec<String> =
-        apps.iter().flat_map(Application::asked).map(|asked| asked.uri().to_string()).collect();
-    asked.retain(|path| path != "/");
-    let total = asked.len();
-    asked.sort();
-    asked.dedup();
-    assert_eq!(asked.len(), total, "a request was processed twice");
+    // Beside the load, which has a number in each path, there were single requests for `/`.
+    let numbered = |asked: Asked| {
+        Some(pod::Asked { post: asked.method() == "POST", id: asked.uri().path()[1..].parse().ok()? })
+    };
+    let asked: Vec<_> = apps.iter().flat_map(Application::asked).filter_map(numbered).collect();
+    books.agree_with(&asked);
     assert_eq!(front.metric("outrigger_retries_total").await, 0.0);
 }
 
