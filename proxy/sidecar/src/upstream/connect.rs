@@ -21,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 use super::ending::{End, Ending, is_reset};
 use crate::{
     endpoint::OpenConnection,
-    http::Transport,
+    http::{Overheard, Transport},
     io::{Ahead, whole},
     trust::Trusted,
 };
@@ -41,6 +41,9 @@ pub(crate) enum Protocol {
 pub(crate) trait Connect: std::fmt::Debug + Send + Sync + 'static {
     /// Makes one; bounded in time.
     fn connect(&self, protocol: Protocol) -> impl Future<Output = Result<Connected, Reason>> + Send;
+
+    /// The parser refused what the upstream sent.
+    fn refused(&self, refused: &Overheard);
 }
 
 /// A connection on which nothing was said yet.
