@@ -7,15 +7,13 @@ use h2::Reason as Code;
 use outrigger_proxy::{http::Limits, settings::InboundProtocol};
 
 use crate::support::{
-    Options, Pair, header, log,
+    OK, Options, Pair, header, log,
     raw::soon,
     streams::{
         ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PUSH_PROMISE,
         RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, post, request,
     },
 };
-
-pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// Clients may speak HTTP/2; the application does not.
 pub(crate) async fn pair() -> Pair {

@@ -9,9 +9,9 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
-    hostile_http2::{OK, pair, with},
+    hostile_http2::{pair, with},
     support::{
-        Options, Pair, Side, endpoint, log,
+        OK, Options, Pair, Side, endpoint, log,
         raw::{Server, soon},
         streams::{
             App, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PING, PREFACE,
