@@ -362,6 +362,7 @@ async fn a_client_that_ignores_the_window_is_reset_and_no_more_than_the_window_i
     }
     let seen = seen.expect("64 MiB were taken beyond the window");
     assert_eq!(seen.code(), Code::FLOW_CONTROL_ERROR);
+    logged(client.address(), "bad_request").await;
     drop(app);
     still_serves(&pair).await;
 }

@@ -119,7 +119,11 @@ async fn what_is_wrong_later_in_a_stream_is_counted_and_logged() {
         client.raw().send(rest).await;
         let reset = soon(what, client.until(RST_STREAM)).await;
         assert_eq!(reset.stream, 1, "{what}");
-        told(&pair.front, &client.address().to_string(), CLIENT, "stream", reason).await;
+        let address = client.address().to_string();
+        told(&pair.front, &address, CLIENT, "stream", reason).await;
+        // The request that was under way has a record of its own.
+        let record = log::line(&[("downstream.addr", &address), ("path", "/")]).await;
+        assert!(matches!(record["reason"].as_str(), "client_closed" | "bad_request"), "{what}: {record:?}");
     }
 }
 
