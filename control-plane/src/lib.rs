@@ -29,6 +29,8 @@ pub mod compile;
 
 pub mod discovery;
 
+mod reports;
+
 pub mod status;
 
 pub mod telemetry;

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(Exit::Settings, &error),
     };
-    if let Err(error) = logging::init(&settings.log) {
+    if let Err(error) = logging::init(&settings.log, None) {
         return fail(Exit::Settings, &error);
     }
     if let Some(backup) = &flags.restore {

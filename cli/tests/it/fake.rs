@@ -204,6 +204,18 @@ pub(crate) fn refusal(diagnostic: policy::Diagnostic) -> Status {
     )
 }
 
+/// The service `demo/price`, as a file has it.
+pub(crate) const SERVICE: &str = "\
+apiVersion: outrigger.dev/v1alpha1
+kind: Service
+metadata:
+  name: price
+  namespace: demo
+spec:
+  ports:
+    - port: 80
+";
+
 /// The reference of a route.
 pub(crate) fn route(namespace: &str, name: &str) -> policy::ObjectRef {
     policy::ObjectRef {

@@ -9,18 +9,7 @@ use outrigger_proto::{
 };
 use tonic::Status;
 
-use crate::fake::{Fake, route};
-
-const SERVICE: &str = "\
-apiVersion: outrigger.dev/v1alpha1
-kind: Service
-metadata:
-  name: price
-  namespace: demo
-spec:
-  ports:
-    - port: 80
-";
+use crate::fake::{Fake, SERVICE, route};
 
 fn object(document: &str) -> policy::Object {
     (&outrigger_core::policy::parse(document).expect("a document").remove(0).object).into()

@@ -4,18 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use outrigger_proto::{policy::v1alpha1 as policy, status::v1alpha1 as status, type_url};
 
-use crate::fake::{Fake, refusal, route, run};
+use crate::fake::{Fake, SERVICE, refusal, route, run};
 
-const SERVICE: &str = "\
-apiVersion: outrigger.dev/v1alpha1
-kind: Service
-metadata:
-  name: price
-  namespace: demo
-spec:
-  ports:
-    - port: 80
-";
 const ROUTE: &str = "\
 apiVersion: outrigger.dev/v1alpha1
 kind: Route

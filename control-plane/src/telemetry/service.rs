@@ -9,16 +9,12 @@ use outrigger_core::{
 use outrigger_proto::telemetry::v1alpha1::{
     self as proto, ReportRequest, ReportResponse, telemetry_service_server::TelemetryService,
 };
-use outrigger_tls::grpc::Peer;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::Instant,
-};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Edges, Endpoints, Stream};
+use crate::reports::{Answers, Reports};
 
 /// How often a proxy should report.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -32,54 +28,29 @@ pub const MAX_REPORT_BYTES: usize = 8 << 20;
 pub struct Service {
     edges: Arc<Edges>,
     endpoints: Endpoints,
-    streams: Arc<Semaphore>,
-    stop: CancellationToken,
+    reports: Reports,
 }
 
 impl Service {
     /// Adds to `edges` and keeps `endpoints` until `stop`; at most `streams` at once.
     pub fn new(edges: Arc<Edges>, endpoints: Endpoints, streams: usize, stop: CancellationToken) -> Self {
-        Self { edges, endpoints, streams: Arc::new(Semaphore::new(streams)), stop }
+        Self { edges, endpoints, reports: Reports::new(streams, stop) }
     }
 }
 
 #[tonic::async_trait]
 impl TelemetryService for Service {
-    type ReportStream = ReceiverStream<Result<ReportResponse, Status>>;
+    type ReportStream = Answers<ReportResponse>;
 
     async fn report(
         &self,
         request: Request<Streaming<ReportRequest>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let identity = request.extensions().get::<Peer>().and_then(|peer| peer.id.clone());
-        let source = identity.ok_or_else(|| Status::unauthenticated("a workload's certificate is needed"))?;
-        let permit = Arc::clone(&self.streams)
-            .try_acquire_owned()
-            .map_err(|_none_left| Status::resource_exhausted("too many telemetry streams"))?;
-        let (answers, stream) = mpsc::channel(1);
-        let (edges, stop) = (Arc::clone(&self.edges), self.stop.clone());
-        let told = self.endpoints.open(source.clone());
-        let mut reports = request.into_inner();
-        tokio::spawn(async move {
-            let _permit: OwnedSemaphorePermit = permit;
-            loop {
-                let report = tokio::select! {
-                    report = reports.message() => report,
-                    () = answers.closed() => return,
-                    () = stop.cancelled() => Err(Status::unavailable("the control plane stops")),
-                };
-                let answer = match report {
-                    Ok(Some(report)) => add(&edges, &told, report),
-                    Ok(None) => return,
-                    Err(status) => Err(status),
-                };
-                let last = answer.is_err();
-                if answers.send(answer).await.is_err() || last {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let admitted = self.reports.admit(&request, "telemetry")?;
+        let edges = Arc::clone(&self.edges);
+        let told = self.endpoints.open(admitted.source.clone());
+        let answer = move |_source: &_, report| add(&edges, &told, report);
+        Ok(self.reports.answer_each((request, admitted), answer))
     }
 }
 

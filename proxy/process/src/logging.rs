@@ -3,7 +3,14 @@
 use std::io;
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt, util::SubscriberInitExt as _};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt as _, FilterFn, LevelFilter},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 /// What is logged, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,18 +64,29 @@ pub enum LoggingError {
     Started(#[source] tracing_subscriber::util::TryInitError),
 }
 
-/// Starts logging for the whole process.
+/// Something that takes events beside the log. It has a filter of its own: what it switches on is not logged for that, and
+/// what nobody switched on costs nothing.
+pub type EventLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Starts logging for the whole process, and what is `beside` it.
 ///
 /// # Errors
 /// If the level cannot be read, or logging was started before.
-pub fn init(logging: &Logging) -> Result<(), LoggingError> {
-    let filter = filter(&logging.level)?;
-    let subscriber = fmt().with_env_filter(filter).with_writer(io::stderr);
-    match logging.format {
-        Format::Json => subscriber.json().flatten_event(true).with_current_span(false).finish().try_init(),
-        Format::Text => subscriber.finish().try_init(),
-    }
-    .map_err(LoggingError::Started)
+pub fn init(logging: &Logging, beside: Option<EventLayer>) -> Result<(), LoggingError> {
+    let bounded = FilterFn::new(|place: &Metadata<'_>| !is_said_at_will(place));
+    let filter = filter(&logging.level)?.and(bounded.with_max_level_hint(LevelFilter::TRACE));
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines: EventLayer = match logging.format {
+        Format::Json => lines.json().flatten_event(true).with_current_span(false).with_filter(filter).boxed(),
+        Format::Text => lines.with_filter(filter).boxed(),
+    };
+    let layers: Vec<EventLayer> = beside.into_iter().chain([lines]).collect();
+    Registry::default().with(layers).try_init().map_err(LoggingError::Started)
+}
+
+/// A warning of the HTTP/2 parser about a frame that it ignores: a peer would fill the log with it.
+fn is_said_at_will(place: &Metadata<'_>) -> bool {
+    place.target() == "h2::proto::ping_pong" && *place.level() == Level::WARN
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LoggingError> {

@@ -7,7 +7,9 @@ mod guard;
 mod idle;
 mod limits;
 mod link;
+mod overheard;
 mod patience;
+mod refusal;
 mod reply;
 mod request;
 mod serve;
@@ -19,7 +21,10 @@ pub(crate) use guard::{Guarded, Transport};
 pub(crate) use idle::{FOR_EVER, Idle};
 pub use limits::Limits;
 pub(crate) use link::Link;
+pub use overheard::refusals;
+pub(crate) use overheard::{Overheard, overhear};
 pub(crate) use patience::Patience;
+pub(crate) use refusal::{Fault, Refusal};
 pub(crate) use reply::{Shape, accepted, ask_patience, own_answer};
 pub(crate) use request::{
     Form, Target, check_head, check_size, expects_continue, has_one_length, is_idempotent, to_origin_form,

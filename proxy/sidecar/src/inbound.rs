@@ -30,11 +30,11 @@ use crate::{
     data_path::Shared,
     endpoint::DestinationState,
     headers,
-    http::{Clients, Closing, Guarded, Link, ResponseBody, serve_http1, serve_http2},
+    http::{Clients, Closing, Guarded, Link, Overheard, ResponseBody, overhear, serve_http1, serve_http2},
     io::Ahead,
     overload::Line,
     settings::InboundProtocol,
-    telemetry::Direction,
+    telemetry::{Direction, Role},
     trust::{Trusted, Watch},
     upstream::{Protocol, Upstream},
 };
@@ -139,7 +139,12 @@ impl Inbound {
                 let io = Guarded::http2(stream, Bytes::new(), limits);
                 downstream.link = Arc::clone(io.link());
                 let link = Arc::clone(io.link());
-                (link, Box::pin(serve_http2(io, Clients::Many, limits, &closing, self.service(downstream))))
+                let served = serve_http2(io, Clients::Many, limits, &closing, self.service(downstream));
+                let telemetry = shared.telemetry.clone();
+                let tell = move |refused: &Overheard| {
+                    telemetry.refused(Direction::Inbound, Role::Downstream, address, refused);
+                };
+                (link, Box::pin(overhear(served, tell)))
             }
             Protocol::Http1 | Protocol::Raw => {
                 let io = Guarded::mesh_http1(stream, limits);

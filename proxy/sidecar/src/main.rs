@@ -7,6 +7,7 @@ use outrigger_process::{exit::Exit, logging, settings, shutdown::Shutdown};
 use outrigger_proxy::{
     admin,
     app::{self, App, FAREWELL, shutdown_deadline},
+    http,
     settings::{Command, DrainFlags, Flags, JOIN_TOKEN_VARIABLE, Settings},
 };
 
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return refuse(&error),
     };
-    if let Err(error) = logging::init(&(&settings.log).into()) {
+    if let Err(error) = logging::init(&(&settings.log).into(), Some(http::refusals())) {
         return refuse(&error);
     }
     // The control thread. Traffic has threads of its own.

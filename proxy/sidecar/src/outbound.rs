@@ -35,11 +35,12 @@ use crate::{
     data_path::Shared,
     detect::Detection,
     http::{
-        Clients, Closing, Form, Guarded, Idle, Limits, Link, ResponseBody, Shape, Target, accepted,
-        ask_patience, check_head, check_size, own_answer, serve_http1, serve_http2, to_origin_form,
+        Clients, Closing, Form, Guarded, Idle, Limits, Link, Overheard, ResponseBody, Shape, Target,
+        accepted, ask_patience, check_head, check_size, overhear, own_answer, serve_http1, serve_http2,
+        to_origin_form,
     },
     overload::Line,
-    telemetry::{Authority, Direction, Exchange, Record},
+    telemetry::{Authority, Direction, Exchange, Record, Role},
     upstream::UpstreamBody,
     worker::Loaded,
 };
@@ -104,7 +105,11 @@ impl Outbound {
             Version::HTTP_2 => {
                 let io = Guarded::http2(stream, read, limits);
                 let service = self.service(io.link(), downstream);
-                Box::pin(serve_http2(io, Clients::One, limits, closing, service)).await
+                let served = serve_http2(io, Clients::One, limits, closing, service);
+                let tell = |refused: &Overheard| {
+                    shared.telemetry.refused(Direction::Outbound, Role::Downstream, peer, refused);
+                };
+                Box::pin(overhear(served, tell)).await
             }
             _ => {
                 let io = Guarded::http1(stream, read, limits).begun(since);

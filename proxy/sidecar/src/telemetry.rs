@@ -25,7 +25,29 @@ use edges::EdgeCollector;
 use loads::Loads;
 use sparing::Sparing;
 
-use crate::report::Activity;
+use crate::{
+    http::{Fault, Overheard},
+    report::Activity,
+};
+
+/// What a peer is to us on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It asks.
+    Downstream,
+    /// It answers.
+    Upstream,
+}
+
+impl Role {
+    /// As in logs and metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Downstream => "downstream",
+            Self::Upstream => "upstream",
+        }
+    }
+}
 
 /// Everything that is counted; shared by all workers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -40,6 +62,8 @@ struct Inner {
     access_log: Option<AccessLog>,
     /// For what strangers can make the proxy say, inbound and outbound.
     sparing: [Sparing; 2],
+    /// For what peers make the parser refuse, by direction and role.
+    refusals: [[Sparing; 2]; 2],
     activity: Activity,
 }
 
@@ -64,6 +88,7 @@ impl Telemetry {
             loads,
             access_log,
             sparing: Default::default(),
+            refusals: Default::default(),
             activity: Activity::default(),
         }))
     }
@@ -117,6 +142,26 @@ impl Telemetry {
             let presented = refusal.presented.as_ref().map(SpiffeId::as_str);
             let (direction, reason) = (direction.as_str(), refusal.reason.as_str());
             tracing::info!(direction, peer.addr = %peer, presented, reason, unsaid, "peer no longer trusted");
+        }
+    }
+
+    /// Counts and logs what the parser of HTTP/2 refused of a peer. It is beside the records of requests: what was refused may
+    /// have been one, or none yet, or none any more.
+    pub(crate) fn refused(&self, direction: Direction, role: Role, peer: SocketAddr, overheard: &Overheard) {
+        let Overheard { refusal, times, words } = overheard;
+        self.metrics().http2_refused(direction, role, *refusal, *times);
+        let by_role = self.0.refusals.get(direction as usize);
+        let sparing = by_role.and_then(|by_role| by_role.get(role as usize));
+        let Some(unsaid) = sparing.and_then(|sparing| sparing.say(Instant::now())) else {
+            return;
+        };
+        let (direction, role, reason) = (direction.as_str(), role.as_str(), refusal.fault.as_str());
+        let ended = refusal.ended.as_str();
+        if refusal.fault == Fault::StreamClosed {
+            // It may have been on its way.
+            tracing::info!(direction, role, peer.addr = %peer, ended, reason, detail = words, times, unsaid, "HTTP/2 refused");
+        } else {
+            tracing::warn!(direction, role, peer.addr = %peer, ended, reason, detail = words, times, unsaid, "HTTP/2 refused");
         }
     }
 

@@ -143,6 +143,17 @@ fn one_version_of_what_two_versions_would_break() {
     }
 }
 
+/// The lints that keep what a peer can cause from being a crash hold everywhere.
+#[test]
+fn every_crate_takes_the_lints_of_the_workspace() {
+    let metadata = metadata();
+    assert!(metadata.workspace_packages().len() > 8);
+    for package in metadata.workspace_packages() {
+        let manifest = fs::read_to_string(&package.manifest_path).unwrap();
+        assert!(manifest.contains("[lints]\nworkspace = true\n"), "{}", package.manifest_path);
+    }
+}
+
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

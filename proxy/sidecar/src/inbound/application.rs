@@ -8,7 +8,8 @@ use tokio::net::TcpStream;
 
 use crate::{
     accept, headers,
-    telemetry::{Direction, Telemetry},
+    http::Overheard,
+    telemetry::{Direction, Role, Telemetry},
     upstream::{Connect, Connected, FirstWord, Io, Protocol},
 };
 
@@ -31,6 +32,10 @@ impl Connect for Application {
         accept::tune(&stream);
         self.telemetry.metrics().opened(Direction::Inbound);
         Ok(Connected { io: Io::Plain(stream, Arc::new(FirstWord::plain())), trust: None })
+    }
+
+    fn refused(&self, refused: &Overheard) {
+        self.telemetry.refused(Direction::Inbound, Role::Upstream, self.address, refused);
     }
 }
 

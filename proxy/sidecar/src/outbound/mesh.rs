@@ -24,9 +24,9 @@ use crate::{
     accept,
     data_path::Shared,
     endpoint::{DestinationState, EndpointState},
-    http::Limits,
+    http::{Limits, Overheard},
     io::Ahead,
-    telemetry::{Direction, Telemetry},
+    telemetry::{Direction, Role, Telemetry},
     trust::{Trusted, Watch},
     upstream::{Connect, Connected, FirstWord, Io, Protocol, Trust, Upstream},
 };
@@ -100,7 +100,7 @@ impl Peer {
         Arc::clone(made.get_or_init(make))
     }
 
-    fn refused(&self, error: &std::io::Error) -> Reason {
+    fn handshake_failed(&self, error: &std::io::Error) -> Reason {
         let key = self.state.key();
         let metrics = self.telemetry.metrics();
         if let Some(refusal) = outrigger_tls::refusal(error) {
@@ -145,7 +145,7 @@ impl Connect for Peer {
         let watch = Watch::begin(&self.identity);
         let connector = TlsConnector::from(self.tls(protocol));
         let connected = Box::pin(connector.connect(mesh::server_name(), Ahead::new(stream))).await;
-        let stream = connected.map_err(|error| self.refused(&error))?;
+        let stream = connected.map_err(|error| self.handshake_failed(&error))?;
         let connection = stream.get_ref().1;
         let evidence = Evidence::of(connection, Side::Server);
         let Some(evidence) = evidence.filter(|_| connection.alpn_protocol() == Some(alpn(protocol))) else {
@@ -161,5 +161,9 @@ impl Connect for Peer {
         let first = Arc::new(FirstWord::default());
         let io = Io::Tls(Box::new(stream), Arc::clone(&first));
         Ok(Connected { io, trust: Some(Trust { trusted, retired, first, _open: self.state.connected() }) })
+    }
+
+    fn refused(&self, refused: &Overheard) {
+        self.telemetry.refused(Direction::Outbound, Role::Upstream, self.state.key().address, refused);
     }
 }

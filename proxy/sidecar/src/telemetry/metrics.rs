@@ -10,7 +10,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Direction, Record};
+use super::{Direction, Record, Role};
+use crate::http::Refusal;
 
 /// Labels of requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,6 +36,15 @@ struct Rejected {
     reason: &'static str,
 }
 
+/// Labels of what the parser refused.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    direction: &'static str,
+    role: &'static str,
+    ended: &'static str,
+    reason: &'static str,
+}
+
 /// The counters.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -48,6 +58,7 @@ pub(crate) struct Metrics {
     handshakes_failed: Family<Side, Counter>,
     distrusted: Family<Rejected, Counter>,
     detection_timeouts: Family<Side, Counter>,
+    http2_refused: Family<Refused, Counter>,
     /// Inbound figures that exceeded the time that passed.
     pub(crate) timings_clamped: Counter,
     /// Inbound figures that could not be read.
@@ -76,6 +87,7 @@ impl Metrics {
             handshakes_failed: Family::default(),
             distrusted: Family::default(),
             detection_timeouts: Family::default(),
+            http2_refused: Family::default(),
             timings_clamped: Counter::default(),
             timings_invalid: Counter::default(),
             informational_dropped: Counter::default(),
@@ -84,67 +96,75 @@ impl Metrics {
             tolerated: Counter::default(),
             pool_replaced: Counter::default(),
         };
-        let registry = registry.sub_registry_with_prefix("outrigger");
-        registry.register("requests", "Requests that are over", metrics.requests.clone());
-        registry.register("connections_accepted", "Connections accepted", metrics.accepted.clone());
-        registry.register("connections_open", "Accepted connections that are open", metrics.open.clone());
+        metrics.register(registry.sub_registry_with_prefix("outrigger"));
+        metrics
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("requests", "Requests that are over", self.requests.clone());
+        registry.register("connections_accepted", "Connections accepted", self.accepted.clone());
+        registry.register("connections_open", "Accepted connections that are open", self.open.clone());
         registry.register(
             "upstream_connections_opened",
             "Connections opened to upstreams",
-            metrics.opened.clone(),
+            self.opened.clone(),
         );
         registry.register(
             "peers_rejected",
             "Peers refused in the handshake, by the reason",
-            metrics.rejected.clone(),
+            self.rejected.clone(),
         );
         registry.register(
             "handshakes_failed",
             "TLS handshakes that failed for another reason than the peer's identity",
-            metrics.handshakes_failed.clone(),
+            self.handshakes_failed.clone(),
         );
         registry.register(
             "connections_distrusted",
             "Open connections closed because their peer's chain no longer verified, by the reason",
-            metrics.distrusted.clone(),
+            self.distrusted.clone(),
         );
         registry.register(
             "detection_timeouts",
             "Connections taken for opaque because their client said too little in time",
-            metrics.detection_timeouts.clone(),
+            self.detection_timeouts.clone(),
+        );
+        registry.register(
+            "http2_refused",
+            "Streams and connections of HTTP/2 that were ended for what is wrong with their frames, by the reason",
+            self.http2_refused.clone(),
         );
         registry.register(
             "timings_clamped",
             "Inbound figures that exceeded the time that passed, and were cut",
-            metrics.timings_clamped.clone(),
+            self.timings_clamped.clone(),
         );
         registry.register(
             "timings_invalid",
             "Inbound figures that could not be read",
-            metrics.timings_invalid.clone(),
+            self.timings_invalid.clone(),
         );
         registry.register(
             "informational_dropped",
             "1xx answers other than 100 that were not passed on",
-            metrics.informational_dropped.clone(),
+            self.informational_dropped.clone(),
         );
-        registry.register("retries", "Attempts after the first one of a request", metrics.retries.clone());
+        registry.register("retries", "Attempts after the first one of a request", self.retries.clone());
         registry.register(
             "retries_over_budget",
             "Attempts that were not made because the retry budget was spent",
-            metrics.retries_over_budget.clone(),
+            self.retries_over_budget.clone(),
         );
         registry.register(
             "requests_tolerated",
             "Requests that would have been refused as 'overloaded', were the limit on the application enforced",
-            metrics.tolerated.clone(),
+            self.tolerated.clone(),
         );
         registry.register(
             "pooled_connections_replaced",
             "Pooled connections found closed when a request wanted them",
-            metrics.pool_replaced.clone(),
+            self.pool_replaced.clone(),
         );
-        metrics
     }
 
     pub(super) fn count(&self, record: &Record) {
@@ -190,6 +210,17 @@ impl Metrics {
     /// A client said too little for its protocol to be found out in time.
     pub(crate) fn detection_timed_out(&self, direction: Direction) {
         self.detection_timeouts.get_or_create(&Side { direction: direction.as_str() }).inc();
+    }
+
+    /// The parser refused what a peer sent.
+    pub(super) fn http2_refused(&self, direction: Direction, role: Role, refusal: Refusal, times: u32) {
+        let labels = Refused {
+            direction: direction.as_str(),
+            role: role.as_str(),
+            ended: refusal.ended.as_str(),
+            reason: refusal.fault.as_str(),
+        };
+        self.http2_refused.get_or_create(&labels).inc_by(times.into());
     }
 
     /// A handshake failed otherwise.

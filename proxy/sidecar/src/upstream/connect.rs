@@ -18,10 +18,10 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use super::ending::{End, Ending};
+use super::ending::{End, Ending, is_reset};
 use crate::{
     endpoint::OpenConnection,
-    http::Transport,
+    http::{Overheard, Transport},
     io::{Ahead, whole},
     trust::Trusted,
 };
@@ -41,6 +41,9 @@ pub(crate) enum Protocol {
 pub(crate) trait Connect: std::fmt::Debug + Send + Sync + 'static {
     /// Makes one; bounded in time.
     fn connect(&self, protocol: Protocol) -> impl Future<Output = Result<Connected, Reason>> + Send;
+
+    /// The parser refused what the upstream sent.
+    fn refused(&self, refused: &Overheard);
 }
 
 /// A connection on which nothing was said yet.
@@ -224,10 +227,10 @@ impl Io {
         let ending = &self.first().ending;
         ending.wrote(&polled);
         if let Poll::Ready(Err(error)) = &polled {
-            if matches!(self, Self::Tls(..)) && ending.is_waited_for() && End::of(error) == End::Reset {
+            if matches!(self, Self::Tls(..)) && ending.is_waited_for() && is_reset(error) {
                 return Poll::Pending;
             }
-            ending.set(End::of(error));
+            ending.set(End::Broken);
         }
         polled
     }
@@ -251,13 +254,7 @@ impl AsyncRead for Io {
         let this = self.get_mut();
         let polled = this.poll_socket(cx, buffer);
         this.first().note(&polled);
-        match &*this {
-            // The end comes first, and the reset that follows what was sent to a closed socket is kept beside it.
-            Self::Plain(stream, first) => {
-                first.ending.read(&polled, || matches!(stream.take_error(), Ok(Some(_))));
-            }
-            Self::Tls(_, first) => first.ending.read(&polled, || false),
-        }
+        this.first().ending.read(&polled);
         polled.map_ok(|_read| ())
     }
 }

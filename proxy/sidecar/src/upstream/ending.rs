@@ -5,8 +5,8 @@
 //! that dies sends no `close_notify`. So an orderly end before the first byte of an answer means that nothing of the request
 //! was looked at.
 //!
-//! An application proves nothing by its end, once a byte has left. A reset says that something was not read, or that the application asked for
-//! one (`SO_LINGER` of zero) after it read and acted; how much was read nobody says.
+//! An application proves nothing by its end, once a byte has left: not by a reset either, which says that something was not read, or that
+//! the application asked for one (`SO_LINGER` of zero) after it read and acted; how much was read nobody says.
 
 use std::{
     io,
@@ -33,10 +33,8 @@ pub(super) struct Ending {
 pub(super) enum End {
     /// In order: authenticated, where the peer is.
     Orderly = 1,
-    /// The other side did not read all that it was sent.
-    Reset = 2,
     /// In any other way.
-    Broken = 3,
+    Broken = 2,
 }
 
 impl Ending {
@@ -55,7 +53,6 @@ impl Ending {
         match self.end.load(Ordering::Relaxed) {
             0 => None,
             1 => Some(End::Orderly),
-            2 => Some(End::Reset),
             _ => Some(End::Broken),
         }
     }
@@ -72,13 +69,13 @@ impl Ending {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Something was read, or it was tried. `reset`: whether the socket says so although it looks like an end.
-    pub(super) fn read(&self, polled: &Poll<io::Result<usize>>, reset: impl FnOnce() -> bool) {
+    /// Something was read, or it was tried.
+    pub(super) fn read(&self, polled: &Poll<io::Result<usize>>) {
         match polled {
             Poll::Pending => {}
-            Poll::Ready(Ok(0)) => self.set(if reset() { End::Reset } else { End::Orderly }),
+            Poll::Ready(Ok(0)) => self.set(End::Orderly),
             Poll::Ready(Ok(_)) => self.answered.store(true, Ordering::Relaxed),
-            Poll::Ready(Err(error)) => self.set(End::of(error)),
+            Poll::Ready(Err(_)) => self.set(End::Broken),
         }
     }
 
@@ -95,14 +92,10 @@ impl Ending {
     }
 }
 
-impl End {
-    pub(super) fn of(error: &io::Error) -> Self {
-        // A socket that had the other side's end already says EPIPE for a reset.
-        match error.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Reset,
-            _ => Self::Broken,
-        }
-    }
+/// Whether nobody reads any more what is written: the other side has closed.
+pub(super) fn is_reset(error: &io::Error) -> bool {
+    // A socket that had the other side's end already says EPIPE for a reset.
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
@@ -110,7 +103,7 @@ mod tests {
     use super::*;
 
     fn read(ending: &Ending, result: io::Result<usize>) {
-        ending.read(&Poll::Ready(result), || false);
+        ending.read(&Poll::Ready(result));
     }
 
     #[test]
@@ -147,13 +140,12 @@ mod tests {
 
     #[test]
     fn a_reset_is_seen_however_the_socket_says_it() {
-        for kind in [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe] {
-            let ending = Ending::default();
-            read(&ending, Err(kind.into()));
-            assert_eq!(ending.unanswered(), Some(End::Reset));
+        for (kind, reset) in [
+            (io::ErrorKind::ConnectionReset, true),
+            (io::ErrorKind::BrokenPipe, true),
+            (io::ErrorKind::TimedOut, false),
+        ] {
+            assert_eq!(is_reset(&kind.into()), reset, "{kind:?}");
         }
-        let ending = Ending::default();
-        ending.read(&Poll::Ready(Ok(0)), || true);
-        assert_eq!(ending.unanswered(), Some(End::Reset));
     }
 }

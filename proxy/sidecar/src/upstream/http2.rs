@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     endpoint::{Counted, DestinationState},
-    http::Limits,
+    http::{Limits, overhear},
     io::Gather,
 };
 
@@ -329,11 +329,12 @@ impl<C: Connect> Multiplexer<C> {
             freed: Arc::clone(&self.freed),
         });
         let (idle, over) = (close_when_idle(Arc::downgrade(self), Arc::clone(&load)), Arc::clone(&load));
+        let connect = Arc::clone(&self.connect);
         tokio::spawn(async move {
             let ended = async {
                 tokio::select! {
                     biased;
-                    ended = connection => if let Err(error) = ended {
+                    ended = overhear(connection, |refused| connect.refused(refused)) => if let Err(error) = ended {
                         tracing::debug!(%error, "upstream connection ended");
                     },
                     () = idle => {}

@@ -7,12 +7,12 @@ use http::{HeaderValue, Request};
 use outrigger_proxy::{http::Limits, settings::InboundProtocol};
 
 use crate::support::{
-    Options, Pair, log,
+    OK, Options, Pair, log,
     raw::End,
-    streams::{App, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PING, block, get, piece, post},
+    streams::{
+        App, Client, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PING, block, get, piece, post,
+    },
 };
-
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// The application speaks HTTP/2.
 async fn pair() -> Pair {
@@ -282,10 +282,8 @@ async fn an_application_that_is_gone_in_the_middle_of_a_body_breaks_the_response
 #[tokio::test]
 async fn trailers_of_an_application_cross_without_what_belongs_to_a_connection() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\nte: trailers\r\nconnection: te\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) =
+        pair.asked("GET / HTTP/1.1\r\nhost: price\r\nte: trailers\r\nconnection: te\r\n\r\n").await;
     app.send("HTTP/1.1 200 OK\r\ntrailer: x-end, connection, keep-alive, transfer-encoding\r\ntransfer-encoding: chunked\r\n\r\n2\r\ncd\r\n0\r\nx-end: 2\r\nconnection: close\r\nkeep-alive: timeout=5\r\nupgrade: x\r\n\r\n")
         .await;
     client.head().await;
@@ -296,13 +294,7 @@ async fn trailers_of_an_application_cross_without_what_belongs_to_a_connection()
 async fn a_pooled_connection_that_breaks_in_the_middle_of_a_long_upload_costs_the_request_and_no_byte_of_it()
 {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
-    app.send(OK).await;
-    client.head().await;
-    client.exactly(2).await;
+    let (mut client, mut app) = pair.acquainted().await;
     // Idempotent, but no longer whole here when the application goes.
     let chunk = format!("20000\r\n{}\r\n", "x".repeat(0x20000));
     client.send(format!("PUT / HTTP/1.1\r\nhost: price\r\ntransfer-encoding: chunked\r\n\r\n{chunk}")).await;
@@ -318,13 +310,7 @@ async fn a_pooled_connection_that_breaks_in_the_middle_of_a_long_upload_costs_th
 #[tokio::test]
 async fn a_short_upload_to_a_pooled_connection_that_breaks_is_sent_again_from_its_begin() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
-    app.send(OK).await;
-    client.head().await;
-    client.exactly(2).await;
+    let (mut client, mut app) = pair.acquainted().await;
     client.send("PUT / HTTP/1.1\r\nhost: price\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n").await;
     app.until("3\r\nabc\r\n").await;
     drop(app);
@@ -351,15 +337,21 @@ async fn trailers_of_an_answer_without_data_arrive() {
     assert!(!head.to_ascii_lowercase().contains("content-length"), "{head}");
 }
 
-#[tokio::test]
-async fn a_get_that_meets_a_closed_connection_is_sent_once_more_and_no_oftener() {
-    let pair = pair().await;
+/// A client and an application, by hand, whose connections have one whole exchange behind them.
+async fn answered(pair: &Pair) -> (Client, Frames) {
     let mut client = pair.streams().await;
     let first = client.send(get("/first"), true).await;
     let mut app = Frames::server(pair.app.accept().await).await;
     let stream = app.until(HEADERS).await.stream;
-    app.send(HEADERS, END_HEADERS | END_STREAM, stream, block(&[(":status", "204")])).await;
+    app.headers(END_STREAM, stream, &[(":status", "204")]).await;
     assert_eq!(first.answer().await.unwrap().status(), 204);
+    (client, app)
+}
+
+#[tokio::test]
+async fn a_get_that_meets_a_closed_connection_is_sent_once_more_and_no_oftener() {
+    let pair = pair().await;
+    let (mut client, mut app) = answered(&pair).await;
     let second = client.send(get("/second"), true).await;
     app.until(HEADERS).await;
     // As if it had been gone before: not a word of what it did with the request.
@@ -382,12 +374,7 @@ async fn a_get_that_meets_a_closed_connection_is_sent_once_more_and_no_oftener()
 #[tokio::test]
 async fn a_post_that_meets_a_closed_connection_is_not_sent_again() {
     let pair = pair().await;
-    let mut client = pair.streams().await;
-    let first = client.send(get("/first"), true).await;
-    let mut app = Frames::server(pair.app.accept().await).await;
-    let stream = app.until(HEADERS).await.stream;
-    app.send(HEADERS, END_HEADERS | END_STREAM, stream, block(&[(":status", "204")])).await;
-    assert_eq!(first.answer().await.unwrap().status(), 204);
+    let (mut client, mut app) = answered(&pair).await;
     let second = client.send(post("/second"), true).await;
     // Where a moment has passed it comes on a new connection.
     tokio::select! {

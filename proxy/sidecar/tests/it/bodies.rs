@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use outrigger_proxy::http::Limits;
 
-use crate::support::{Options, Pair, header, raw::End};
-
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+use crate::support::{GET, OK, Options, Pair, header, raw::End};
 
 #[tokio::test]
 async fn a_chunk_arrives_before_the_next_one_is_sent() {
@@ -78,10 +76,7 @@ async fn answers_without_a_body_leave_the_connection_in_order() {
 #[tokio::test]
 async fn a_body_that_ends_with_its_connection_becomes_one_with_an_end() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     app.send("HTTP/1.0 200 OK\r\n\r\nall of it").await;
     drop(app);
     let head = client.head().await;
@@ -92,10 +87,7 @@ async fn a_body_that_ends_with_its_connection_becomes_one_with_an_end() {
 #[tokio::test]
 async fn a_client_that_does_not_read_stops_the_application_and_neither_loses_a_byte() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     let length = 64 << 20;
     app.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n")).await;
     let body = vec![b'x'; length];
@@ -157,10 +149,9 @@ async fn the_application_decides_whether_the_client_continues() {
 async fn a_client_that_waits_for_an_application_which_knows_no_continue_is_not_stuck() {
     let limits = Limits { continue_timeout: Duration::from_millis(50), ..Limits::default() };
     let pair = Pair::with(&Options { limits, ..Options::default() }).await;
-    let mut client = pair.client().await;
-    client.send("PUT / HTTP/1.1\r\nhost: price\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair
+        .asked("PUT / HTTP/1.1\r\nhost: price\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        .await;
     assert_eq!(client.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
     client.send("ab").await;
     assert_eq!(app.exactly(2).await, b"ab");
@@ -169,10 +160,8 @@ async fn a_client_that_waits_for_an_application_which_knows_no_continue_is_not_s
 #[tokio::test]
 async fn an_answer_that_comes_before_the_end_of_the_upload_is_delivered() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 10000000\r\n\r\nsome of it").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) =
+        pair.asked("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 10000000\r\n\r\nsome of it").await;
     app.send("HTTP/1.1 413 Content Too Large\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbig!").await;
     drop(app);
     let head = client.head().await;
@@ -194,10 +183,8 @@ async fn an_early_hint_is_dropped_and_the_answer_is_not() {
 async fn a_half_finished_upload_is_aborted_when_it_stands_still() {
     let limits = Limits { body_timeout: Duration::from_millis(100), ..Limits::default() };
     let pair = Pair::with(&Options { limits, ..Options::default() }).await;
-    let mut client = pair.client().await;
-    client.send("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 10\r\n\r\nabc").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) =
+        pair.asked("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 10\r\n\r\nabc").await;
     let (body, _) = app.rest().await;
     assert_eq!(body, b"abc");
     assert!(client.head().await.starts_with("HTTP/1.1 408 "));

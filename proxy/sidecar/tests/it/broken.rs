@@ -3,11 +3,9 @@
 use outrigger_proxy::http::Limits;
 
 use crate::support::{
-    Options, Pair, header, log,
+    GET, OK, Options, Pair, header, log,
     raw::{End, Raw},
 };
-
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 async fn logged(client: &Raw, reason: &str) {
     let address = client.address().to_string();
@@ -17,10 +15,7 @@ async fn logged(client: &Raw, reason: &str) {
 #[tokio::test]
 async fn a_client_that_goes_away_aborts_the_request_at_the_application() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\nx-request-id: gone\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (client, mut app) = pair.asked("GET / HTTP/1.1\r\nhost: price\r\nx-request-id: gone\r\n\r\n").await;
     drop(client);
     app.rest().await;
     log::line(&[("request_id", "gone"), ("direction", "outbound"), ("reason", "client_closed")]).await;
@@ -30,10 +25,7 @@ async fn a_client_that_goes_away_aborts_the_request_at_the_application() {
 #[tokio::test]
 async fn a_client_that_goes_away_in_the_middle_of_a_response_aborts_it_at_the_application() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     app.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await;
     client.head().await;
     drop(client);
@@ -46,12 +38,9 @@ async fn an_upload_that_breaks_off_never_looks_whole_and_is_nobody_s_failure() {
     for (id, framing) in
         [(1, "content-length: 100\r\n\r\nabc"), (2, "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")]
     {
-        let mut client = pair.client().await;
-        client
-            .send(format!("POST / HTTP/1.1\r\nhost: price\r\nx-request-id: broken-{id}\r\n{framing}"))
+        let (client, mut app) = pair
+            .asked(format!("POST / HTTP/1.1\r\nhost: price\r\nx-request-id: broken-{id}\r\n{framing}"))
             .await;
-        let mut app = pair.app.accept().await;
-        app.head().await;
         client.reset();
         let (body, _) = app.rest().await;
         assert!(!String::from_utf8_lossy(&body).contains("0\r\n\r\n"));
@@ -72,10 +61,7 @@ async fn a_response_that_breaks_off_is_a_reset_for_the_client() {
         ("GET http://price/ HTTP/1.0\r\n\r\n", "transfer-encoding: chunked"),
     ] {
         let pair = Pair::start().await;
-        let mut client = pair.client().await;
-        client.send(request).await;
-        let mut app = pair.app.accept().await;
-        app.head().await;
+        let (mut client, mut app) = pair.asked(request).await;
         app.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n3\r\nabc\r\n")).await;
         client.head().await;
         client.until("abc").await;
@@ -88,10 +74,7 @@ async fn a_response_that_breaks_off_is_a_reset_for_the_client() {
 #[tokio::test]
 async fn an_application_that_closes_without_an_answer_is_a_502() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, app) = pair.asked(GET).await;
     drop(app);
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
@@ -137,13 +120,7 @@ async fn a_response_head_beyond_the_limits_is_a_502() {
 #[tokio::test]
 async fn a_connection_that_the_application_closed_in_the_meantime_costs_no_request() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
-    app.send(OK).await;
-    client.head().await;
-    client.exactly(2).await;
+    let (mut client, mut app) = pair.acquainted().await;
     // It reads the next request and closes: an idempotent one goes to a new connection.
     client.send("GET /again HTTP/1.1\r\nhost: price\r\n\r\n").await;
     app.head().await;
@@ -167,7 +144,7 @@ async fn a_post_whose_connection_breaks_is_not_sent_twice() {
     client.head().await;
     client.exactly(2).await;
     client.send(post).await;
-    app.head().await;
+    pair.next_head(&mut app).await;
     drop(app);
     assert!(client.head().await.starts_with("HTTP/1.1 502 "));
     assert!(!pair.app.is_called().await);
@@ -181,10 +158,7 @@ async fn requests_beyond_the_bound_of_an_endpoint_wait_and_are_refused() {
         ..Limits::default()
     };
     let pair = Pair::with(&Options { limits, ..Options::default() }).await;
-    let mut first = pair.client().await;
-    first.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut first, mut app) = pair.asked(GET).await;
     let mut second = pair.client().await;
     second.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
     assert!(second.head().await.starts_with("HTTP/1.1 503 "));

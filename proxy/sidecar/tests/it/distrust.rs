@@ -10,9 +10,8 @@ use outrigger_tls::{
     testing::{Authority, Leaf},
 };
 
-use crate::support::{Options, Pair, TRUST_DOMAIN, header, raw::Raw};
+use crate::support::{GET, Options, Pair, TRUST_DOMAIN, header, raw::Raw};
 
-const GET: &str = "GET / HTTP/1.1\r\nhost: price\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 const OPENED: &str = "outrigger_upstream_connections_opened_total{direction=\"outbound\"}";
 
@@ -45,6 +44,14 @@ fn short_lived(authority: &Authority, account: &str) -> Svid {
     authority.issue(&leaf)
 }
 
+/// An exchange on connections that are there.
+async fn once_more(client: &mut Raw, app: &mut Raw) {
+    client.send(GET).await;
+    app.head().await;
+    app.send(OK).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
 async fn until(what: &str, done: impl Fn() -> bool) {
     let waiting = async {
         while !done() {
@@ -57,10 +64,7 @@ async fn until(what: &str, done: impl Fn() -> bool) {
 #[tokio::test]
 async fn an_inbound_connection_whose_authority_is_gone_finishes_its_request_and_is_closed() {
     let pair = pair(LONG).await;
-    let mut client = pair.client().await;
-    client.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     let next = Authority::new(TRUST_DOMAIN);
     // `front` still trusts `price`; `price` no longer trusts `front`.
     pair.price.identity.set_bundle(next.bundle());
@@ -98,10 +102,7 @@ async fn a_connection_of_one_request_at_a_time_takes_none_more_from_a_peer_that_
 #[tokio::test]
 async fn a_request_that_takes_longer_than_the_grace_is_cut() {
     let pair = pair(Duration::ZERO).await;
-    let mut client = pair.client().await;
-    client.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     app.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
     client.until("abc").await;
     pair.price.identity.set_bundle(Authority::new(TRUST_DOMAIN).bundle());
@@ -127,10 +128,7 @@ async fn a_pooled_connection_whose_authority_is_gone_takes_no_request_more() {
 #[tokio::test]
 async fn a_bundle_that_still_vouches_for_the_peer_closes_nothing() {
     let pair = pair(Duration::ZERO).await;
-    let mut client = pair.client().await;
-    client.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     app.send(OK).await;
     client.head().await;
     let next = Authority::new(TRUST_DOMAIN);
@@ -138,10 +136,7 @@ async fn a_bundle_that_still_vouches_for_the_peer_closes_nothing() {
         side.identity.set_bundle(bundle(&[&pair.authority, &next]));
     }
     for _ in 0..3 {
-        client.send(GET).await;
-        app.head().await;
-        app.send(OK).await;
-        assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+        once_more(&mut client, &mut app).await;
     }
     assert_eq!(pair.front.metric(OPENED), 1.0, "a connection was given up without need");
 }
@@ -170,10 +165,7 @@ async fn connections_end_with_the_certificates_they_were_opened_with() {
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"));
     assert_eq!(header(&head, "connection"), None, "the workload's own connection is none of it: {head}");
-    client.send(GET).await;
-    app.head().await;
-    app.send(OK).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    once_more(&mut client, &mut app).await;
     assert_eq!(pair.front.metric(OPENED), 2.0);
 }
 
@@ -204,10 +196,7 @@ async fn a_tainted_certificate_takes_its_connections_along_once_there_is_a_bette
     until("the callee's end of it", || pair.price.metric(&distrusted("inbound", "tainted")) >= 1.0).await;
     app.send(OK).await;
     assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"), "what is in flight is finished");
-    client.send(GET).await;
-    app.head().await;
-    app.send(OK).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    once_more(&mut client, &mut app).await;
     assert_eq!(pair.front.metric(OPENED), 3.0);
 }
 
@@ -250,10 +239,7 @@ impl Waiting {
     async fn begin() -> Self {
         let limits = Limits { distrust_spread: LONG, distrust_grace: LONG, ..Limits::default() };
         let pair = Pair::with(&Options { limits, ..Options::default() }).await;
-        let mut client = pair.client().await;
-        client.send(GET).await;
-        let mut app = pair.app.accept().await;
-        app.head().await;
+        let (mut client, mut app) = pair.asked(GET).await;
         app.send(OK).await;
         client.head().await;
         let next = Authority::new(TRUST_DOMAIN);
@@ -266,10 +252,7 @@ impl Waiting {
     /// Whoever was woken before has run when this is through.
     async fn pass(&mut self) {
         for _ in 0..3 {
-            self.client.send(GET).await;
-            self.app.head().await;
-            self.app.send(OK).await;
-            self.client.head().await;
+            once_more(&mut self.client, &mut self.app).await;
         }
     }
 
@@ -301,10 +284,7 @@ async fn a_better_certificate_takes_its_connections_along_before_the_turn_that_t
 #[tokio::test]
 async fn a_renewed_certificate_closes_nothing() {
     let pair = pair(Duration::ZERO).await;
-    let mut client = pair.client().await;
-    client.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     pair.front.identity.set_svid(pair.authority.workload("demo", "front"));
     pair.price.identity.set_svid(pair.authority.workload("demo", "price"));
     app.send(OK).await;

@@ -51,12 +51,7 @@ async fn a_rule_that_edits_headers_lets_none_of_the_connections_own_through() {
 #[tokio::test]
 async fn the_meshs_own_fields_cross_in_no_trailer() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client
-        .send("POST / HTTP/1.1\r\nhost: price\r\nte: trailers\r\nconnection: te\r\ntrailer: x-forwarded-client-cert, outrigger-hop, x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nx-forwarded-client-cert: URI=me\r\noutrigger-hop: 1\r\nx-sum: 1\r\n\r\n")
-        .await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked("POST / HTTP/1.1\r\nhost: price\r\nte: trailers\r\nconnection: te\r\ntrailer: x-forwarded-client-cert, outrigger-hop, x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nx-forwarded-client-cert: URI=me\r\noutrigger-hop: 1\r\nx-sum: 1\r\n\r\n").await;
     assert_eq!(app.until("\r\n\r\n").await, "2\r\nab\r\n0\r\nx-sum: 1\r\n\r\n");
     app.send("HTTP/1.1 200 OK\r\ntrailer: outrigger-timing, x-end\r\ntransfer-encoding: chunked\r\n\r\n2\r\ncd\r\n0\r\noutrigger-timing: v=1\r\nx-end: 2\r\n\r\n")
         .await;

@@ -6,8 +6,9 @@ use h2::Reason as Code;
 use outrigger_proxy::http::Limits;
 
 use crate::{
-    hostile_http2::{OK, logged, pair, still_serves, with},
+    hostile_http2::{logged, pair, still_serves, with},
     support::{
+        OK,
         raw::Raw,
         streams::{
             CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM,
@@ -113,10 +114,7 @@ fn resets(first: u32, count: u32) -> Vec<u8> {
 async fn a_client_that_resets_what_it_opens_is_cut_and_another_one_keeps_its_time() {
     // CVE-2023-44487.
     let pair = pair().await;
-    let mut client = pair.client().await;
-    client.send("GET /first HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked("GET /first HTTP/1.1\r\nhost: price\r\n\r\n").await;
     app.send(OK).await;
     client.head().await;
     client.exactly(2).await;
@@ -147,10 +145,7 @@ async fn a_client_that_resets_what_it_opens_is_cut_and_another_one_keeps_its_tim
 #[tokio::test]
 async fn resets_of_many_clients_at_once_do_not_break_the_connection_that_all_share() {
     let pair = pair().await;
-    let mut client = pair.client().await;
-    client.send("GET /victim HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked("GET /victim HTTP/1.1\r\nhost: price\r\n\r\n").await;
     // Each stays below what gets it cut; together they are far above it.
     let mut attackers = Vec::new();
     for _ in 0..40 {

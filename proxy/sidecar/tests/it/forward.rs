@@ -1,8 +1,6 @@
 //! Requests that cross.
 
-use crate::support::{Options, Pair, header, log, raw::End};
-
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+use crate::support::{OK, Options, Pair, header, log, raw::End};
 
 #[tokio::test]
 async fn each_form_of_a_target_reaches_the_service() {

@@ -13,12 +13,10 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::{
-    Options, Pair, header, log,
+    OK, Options, Pair, header, log,
     raw::{End, Raw, soon},
     strict,
 };
-
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// A pair whose application takes only what is beyond doubt, and answers 200 to it. Every connection of the client's
 /// leads there, whatever its requests say.
@@ -420,17 +418,13 @@ async fn nothing_behind_an_upgrade_reaches_the_application_before_it_agrees() {
 async fn a_body_that_is_shorter_than_it_says_never_looks_whole_and_one_that_is_longer_is_the_next_request() {
     let pair = Pair::with(&Options { protocol: InboundProtocol::Http1, ..Options::default() }).await;
     for length in [5, 100_000] {
-        let mut client = pair.client().await;
-        client.send(format!("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: {length}\r\n\r\nabc")).await;
-        let mut app = pair.app.accept().await;
-        app.head().await;
+        let (client, mut app) = pair
+            .asked(format!("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: {length}\r\n\r\nabc"))
+            .await;
         drop(client);
         assert!(app.rest().await.0.len() < length);
     }
-    let mut client = pair.client().await;
-    client.send("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 2\r\n\r\nabc / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 2\r\n\r\nabc / HTTP/1.1\r\nhost: price\r\n\r\n").await;
     assert_eq!(app.exactly(2).await, b"ab");
     app.send(OK).await;
     client.head().await;
@@ -446,10 +440,7 @@ async fn an_answer_is_never_given_to_another_request() {
         "surplus of a body",
         "\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret",
     ] {
-        let mut client = pair.client().await;
-        client.send("GET /1 HTTP/1.1\r\nhost: price\r\n\r\n").await;
-        let mut app = pair.app.accept().await;
-        app.head().await;
+        let (mut client, mut app) = pair.asked("GET /1 HTTP/1.1\r\nhost: price\r\n\r\n").await;
         app.send(format!("{OK}{surplus}")).await;
         client.head().await;
         assert_eq!(client.exactly(2).await, b"ok");

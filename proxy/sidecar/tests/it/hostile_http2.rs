@@ -7,15 +7,13 @@ use h2::Reason as Code;
 use outrigger_proxy::{http::Limits, settings::InboundProtocol};
 
 use crate::support::{
-    Options, Pair, header, log,
+    OK, Options, Pair, header, log,
     raw::soon,
     streams::{
         ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PUSH_PROMISE,
         RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, post, request,
     },
 };
-
-pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// Clients may speak HTTP/2; the application does not.
 pub(crate) async fn pair() -> Pair {
@@ -364,6 +362,7 @@ async fn a_client_that_ignores_the_window_is_reset_and_no_more_than_the_window_i
     }
     let seen = seen.expect("64 MiB were taken beyond the window");
     assert_eq!(seen.code(), Code::FLOW_CONTROL_ERROR);
+    logged(client.address(), "bad_request").await;
     drop(app);
     still_serves(&pair).await;
 }

@@ -36,10 +36,8 @@ fn send(body: &mut SendStream<Bytes>, data: &'static str) {
 #[tokio::test]
 async fn a_response_that_stands_still_ends_when_the_policy_says_so() {
     let pair = with(Limits::default(), InboundProtocol::Http1, Some(SOON)).await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\nx-request-id: still-1\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) =
+        pair.asked("GET / HTTP/1.1\r\nhost: price\r\nx-request-id: still-1\r\n\r\n").await;
     let begin = Instant::now();
     app.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
     client.until("abc").await;
@@ -61,7 +59,7 @@ async fn a_stream_may_stand_still_for_longer_than_by_default_if_the_policy_says_
         let mut call = app.call().await;
         let mut body = call.answer(200, false);
         let (_, mut stream) = soon("a response", &mut sent.response).await.unwrap().into_parts();
-        tokio::time::sleep(LONG).await;
+        pair.passed(LONG).await;
         send(&mut body, "down");
         assert_eq!(piece(&mut stream).await.unwrap().unwrap(), "down");
         send(&mut sent.body, "up");
@@ -119,7 +117,7 @@ async fn moving(downwards: bool) {
     let begin = Instant::now();
     // The callee's sidecar allows a second more.
     while begin.elapsed() < IDLE + LONG {
-        tokio::time::sleep(IDLE / 12).await;
+        pair.passed(IDLE / 12).await;
         if downwards {
             send(&mut body, "x");
             assert_eq!(piece(&mut stream).await.unwrap().unwrap(), "x");
@@ -150,10 +148,8 @@ async fn the_callees_own_limit_bounds_what_policies_allow() {
 #[tokio::test]
 async fn an_upload_of_which_an_application_takes_nothing_ends_when_the_policy_says_so() {
     let pair = with(Limits::default(), InboundProtocol::Http1, Some(SOON)).await;
-    let mut client = pair.client().await;
-    client.send("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 1000000000\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, _app) =
+        pair.asked("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 1000000000\r\n\r\n").await;
     // More than all buffers on the way hold, and none of it is read.
     let taken = client.send_at_most(&[0; 64 * 1024], usize::MAX, Duration::from_secs(5)).await;
     assert!(taken < 64 << 20, "{taken}");

@@ -24,6 +24,7 @@ mod mesh_leg;
 mod overload;
 mod peers;
 mod refusals;
+mod refused_http2;
 mod retries;
 mod routing;
 mod services;

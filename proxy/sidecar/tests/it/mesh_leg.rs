@@ -10,14 +10,10 @@ use outrigger_proxy::{http::Limits, settings::InboundProtocol};
 use tokio::net::TcpListener;
 
 use crate::support::{
-    Options, Pair, Side, endpoint, header, log,
+    GET, OK, Options, Pair, Side, endpoint, header, log,
     raw::{Raw, soon},
     streams::{App, get, piece, post, whole},
 };
-
-const GET: &str = "GET / HTTP/1.1\r\nhost: price\r\n\r\n";
-
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 pub(crate) const OPENED: &str = "outrigger_upstream_connections_opened_total{direction=\"outbound\"}";
 
@@ -337,10 +333,7 @@ async fn streams_beyond_the_limits_wait_and_are_refused_with_the_reason() {
         ..Resilience::default()
     };
     pair.resilient(2, &[pair.endpoint()], limits(1));
-    let mut first = pair.client().await;
-    first.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut first, mut app) = pair.asked(GET).await;
     let mut second = pair.client().await;
     second.send(GET).await;
     let head = second.head().await;
@@ -417,10 +410,7 @@ async fn leaves(pair: Pair, held: (Raw, Raw), others: usize) {
 #[tokio::test]
 async fn a_sidecar_that_leaves_finishes_what_it_has_and_refuses_what_comes_too_late() {
     let pair = pair().await;
-    let mut client = pair.client().await;
-    client.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (client, app) = pair.asked(GET).await;
     let (_other, second) = another(&pair);
     pair.publish(2, pair.service(Vec::new()), &[pair.endpoint(), second]);
     Box::pin(leaves(pair, (client, app), 20)).await;
@@ -431,10 +421,7 @@ async fn a_sidecar_that_is_gone_fails_what_it_had_and_nothing_else() {
     let pair = pair().await;
     let mut clients = Vec::new();
     for _ in 0..5 {
-        let mut client = pair.client().await;
-        client.send(GET).await;
-        let mut app = pair.app.accept().await;
-        app.head().await;
+        let (client, app) = pair.asked(GET).await;
         clients.push((client, app));
     }
     let (_other, second) = another(&pair);
@@ -458,9 +445,6 @@ async fn whoever_connects_to_a_sidecar_that_leaves_gets_an_answer_to_the_first_r
     // One for what crosses the connection's last word on its way, and none for a new connection.
     let retry = Retry { attempts: 1, ..Retry::default() };
     pair.resilient(2, &[pair.endpoint()], Resilience { retry, ..Resilience::default() });
-    let mut client = pair.client().await;
-    client.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (client, app) = pair.asked(GET).await;
     Box::pin(leaves(pair, (client, app), 10)).await;
 }

@@ -22,16 +22,14 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::support::{
-    Options, Pair, Side, endpoint, header, log,
+    GET, OK, Options, Pair, Side, endpoint, header, log,
     raw::{Raw, soon},
     streams::post,
 };
 
-const GET: &str = "GET / HTTP/1.1\r\nhost: price\r\n\r\n";
 /// Refuses, and leaves the proxy's own delay alone.
 const ENFORCED: Overload = Overload { application: Limiting::On, max_delay: Duration::from_secs(1) };
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// A sidecar of `price` that has no room for anything.
 struct Full {
@@ -94,15 +92,10 @@ async fn what_one_has_no_room_for_goes_to_another_whatever_the_method() {
         let pair = pair().await;
         let full = Full::start(&pair, lasting).await;
         // Held open at the other one, so that this one is the better choice at first.
-        let mut held = pair.client().await;
-        held.send("GET /held HTTP/1.1\r\nhost: price\r\n\r\n").await;
-        let mut app = pair.app.accept().await;
-        app.head().await;
+        let _held = pair.asked("GET /held HTTP/1.1\r\nhost: price\r\n\r\n").await;
         pair.publish(2, pair.service(Vec::new()), &[full.endpoint.clone(), pair.endpoint()]);
-        let mut client = pair.client().await;
-        client.send("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 3\r\n\r\nabc").await;
-        let mut app = pair.app.accept().await;
-        app.head().await;
+        let (mut client, mut app) =
+            pair.asked("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 3\r\n\r\nabc").await;
         assert_eq!(app.exactly(3).await, b"abc");
         app.send(OK).await;
         assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));

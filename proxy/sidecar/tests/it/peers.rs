@@ -17,11 +17,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::support::{
-    Options, Pair, Side, TRUST_DOMAIN, endpoint, log,
+    GET, Options, Pair, Side, TRUST_DOMAIN, endpoint, log,
     raw::{Raw, Server, soon},
 };
 
-const GET: &str = "GET / HTTP/1.1\r\nhost: price\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// A sidecar that claims to be `demo/price` with `identity`.
@@ -174,10 +173,7 @@ async fn a_peer_that_starts_no_handshake_is_let_go() {
 async fn leaf_and_bundle_are_swapped_while_traffic_flows() {
     let pair = Pair::start().await;
     let opened = "outrigger_upstream_connections_opened_total{direction=\"outbound\"}";
-    let mut client = pair.client().await;
-    client.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     // In the middle of a request, on both sides.
     pair.front.identity.set_svid(pair.authority.workload("demo", "front"));
     pair.price.identity.set_svid(pair.authority.workload("demo", "price"));

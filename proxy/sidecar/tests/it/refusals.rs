@@ -10,7 +10,7 @@ use outrigger_proxy::{
 };
 
 use crate::support::{
-    Options, Pair, Side, header, log,
+    GET, Options, Pair, Side, header, log,
     raw::{End, Raw},
 };
 
@@ -192,10 +192,7 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     let pair = Pair::with(&Options { limits, ..Options::default() }).await;
     let mut idle = pair.client().await;
     assert_eq!(idle.rest().await, (Vec::new(), End::Clean));
-    let mut busy = pair.client().await;
-    busy.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut busy, mut app) = pair.asked(GET).await;
     // Longer than the timeout, told by another connection that met it.
     assert_eq!(pair.client().await.rest().await.1, End::Clean);
     assert_eq!(pair.client().await.rest().await.1, End::Clean);

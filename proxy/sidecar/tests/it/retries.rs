@@ -7,12 +7,10 @@ use outrigger_core::model::{Endpoint, Resilience, Retry, RetryBudget, Timeouts, 
 use outrigger_proxy::settings::InboundProtocol;
 
 use crate::support::{
-    Options, Pair, Side, endpoint, header, log,
+    GET, OK, Options, Pair, Side, endpoint, header, log,
     raw::{Raw, Server},
     streams::{App, get, piece, post},
 };
-
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 fn answer(status: &str, headers: &str) -> String {
     format!("HTTP/1.1 {status}\r\ncontent-length: 3\r\n{headers}\r\nno!")
@@ -54,11 +52,7 @@ async fn attempts(client: &Raw) -> (String, Option<String>) {
 
 /// A request that is held open at the one instance of `pair`, so that a second one is the better choice.
 async fn occupied(pair: &Pair) -> (Raw, Raw) {
-    let mut client = pair.client().await;
-    client.send("GET /held HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
-    (client, app)
+    pair.asked("GET /held HTTP/1.1\r\nhost: price\r\n\r\n").await
 }
 
 #[tokio::test]
@@ -67,10 +61,8 @@ async fn an_endpoint_that_cannot_be_reached_is_replaced_by_another_whatever_the_
     let gone = nowhere(&pair).await;
     let _held = occupied(&pair).await;
     pair.publish(2, pair.service(Vec::new()), &[gone, pair.endpoint()]);
-    let mut client = pair.client().await;
-    client.send("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 3\r\n\r\nabc").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) =
+        pair.asked("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 3\r\n\r\nabc").await;
     assert_eq!(app.exactly(3).await, b"abc");
     app.send(OK).await;
     assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
@@ -91,10 +83,8 @@ async fn a_body_of_up_to_64_kib_is_sent_again_byte_for_byte_where_nobody_process
         let (_side, _app, absent) = second(&pair, true).await;
         let _held = occupied(&pair).await;
         pair.publish(2, pair.service(Vec::new()), &[absent, pair.endpoint()]);
-        let mut client = pair.client().await;
-        client.send(format!("POST / HTTP/1.1\r\nhost: price\r\n{framing}\r\n\r\n{sent}")).await;
-        let mut app = pair.app.accept().await;
-        app.head().await;
+        let (mut client, mut app) =
+            pair.asked(format!("POST / HTTP/1.1\r\nhost: price\r\n{framing}\r\n\r\n{sent}")).await;
         if framing.starts_with("content") {
             assert_eq!(app.exactly(body.len()).await, body.as_bytes());
         } else {
@@ -165,10 +155,7 @@ async fn statuses_are_sent_again_for_idempotent_methods_only_and_the_last_one_is
 #[tokio::test]
 async fn without_a_policy_no_status_and_no_reset_is_sent_again() {
     let pair = pair().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     app.send(answer("503 Service Unavailable", "connection: close\r\n")).await;
     assert!(client.head().await.starts_with("HTTP/1.1 503 "));
     client.exactly(3).await;
@@ -188,10 +175,7 @@ async fn a_kept_answer_is_delivered_when_the_next_attempt_brings_none() {
         &[pair.endpoint()],
         Resilience { retry: Retry { attempts: 1, ..retrying().retry }, ..Resilience::default() },
     );
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     app.send(answer("503 Service Unavailable", "x-kept: yes\r\nconnection: close\r\n")).await;
     let mut app = pair.app.accept().await;
     app.head().await;
@@ -206,10 +190,8 @@ async fn an_answer_that_is_too_large_to_be_kept_is_delivered() {
     let pair = pair().await;
     pair.resilient(2, &[pair.endpoint()], retrying());
     for length in [64 * 1024, 64 * 1024 + 1] {
-        let mut client = pair.client().await;
-        client.send("GET / HTTP/1.1\r\nhost: price\r\nconnection: close\r\n\r\n").await;
-        let mut app = pair.app.accept().await;
-        app.head().await;
+        let (mut client, mut app) =
+            pair.asked("GET / HTTP/1.1\r\nhost: price\r\nconnection: close\r\n\r\n").await;
         let body = "x".repeat(length);
         app.send(format!("HTTP/1.1 503 Busy\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"))
             .await;
@@ -229,10 +211,7 @@ async fn an_answer_that_is_too_large_to_be_kept_is_delivered() {
 async fn an_answer_that_stands_still_while_it_is_kept_does_not_hold_the_request() {
     let pair = pair().await;
     pair.resilient(2, &[pair.endpoint()], retrying());
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     app.send("HTTP/1.1 503 Busy\r\ncontent-length: 100\r\n\r\nbegun").await;
     let mut next = pair.app.accept().await;
     next.head().await;
@@ -277,10 +256,9 @@ async fn an_upload_goes_on_where_the_answer_that_is_not_delivered_came_early() {
 async fn a_client_that_waits_to_continue_still_waits_after_a_refusal_that_is_not_delivered() {
     let pair = pair().await;
     pair.resilient(2, &[pair.endpoint()], retrying());
-    let mut client = pair.client().await;
-    client.send("PUT / HTTP/1.1\r\nhost: price\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair
+        .asked("PUT / HTTP/1.1\r\nhost: price\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n")
+        .await;
     app.send(answer("503 Service Unavailable", "connection: close\r\n")).await;
     let mut next = pair.app.accept().await;
     next.head().await;
@@ -310,10 +288,7 @@ async fn a_budget_that_is_spent_delivers_what_there_is() {
 async fn a_server_that_asks_for_time_gets_it_and_one_that_asks_for_too_much_is_delivered() {
     let pair = pair().await;
     pair.resilient(2, &[pair.endpoint()], retrying());
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     let begin = std::time::Instant::now();
     app.send(answer("503 Service Unavailable", "retry-after: 1\r\n")).await;
     pair.next_head(&mut app).await;
@@ -333,10 +308,7 @@ async fn an_attempt_that_takes_too_long_is_followed_by_another_until_the_request
         ..Timeouts::default()
     };
     pair.resilient(2, &[pair.endpoint()], Resilience { timeouts, ..retrying() });
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut slow = pair.app.accept().await;
-    slow.head().await;
+    let (mut client, mut slow) = pair.asked(GET).await;
     let mut app = pair.app.accept().await;
     app.head().await;
     app.send(OK).await;
@@ -360,10 +332,7 @@ async fn the_limits_of_a_destination_each_have_their_reason() {
     };
     let held = async |generation, resilience| {
         pair.resilient(generation, &[pair.endpoint()], resilience);
-        let mut client = pair.client().await;
-        client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-        let mut app = pair.app.accept().await;
-        app.head().await;
+        let (client, app) = pair.asked(GET).await;
         (client, app)
     };
     let refused = async |request: &str, reason| {

@@ -8,7 +8,7 @@ use outrigger_core::model::{
 };
 use tokio::net::TcpListener;
 
-use crate::support::{Options, Pair, Side, endpoint, header, log, raw::Server};
+use crate::support::{GET, Options, Pair, Side, endpoint, header, log, raw::Server};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
@@ -63,10 +63,8 @@ async fn the_rule_that_covers_a_request_decides_and_none_is_a_404() {
 #[tokio::test]
 async fn a_swap_takes_effect_with_the_next_request_of_an_open_connection_and_keeps_what_is_in_flight() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\nx-request-id: before\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) =
+        pair.asked("GET / HTTP/1.1\r\nhost: price\r\nx-request-id: before\r\n\r\n").await;
     let state = pair.front.states.of(&pair.endpoint());
     assert_eq!(state.in_flight(), 1);
     pair.publish(2, pair.service(Vec::new()), &[pair.endpoint()]);
@@ -126,10 +124,7 @@ async fn a_request_that_takes_longer_than_its_timeout_is_a_504_and_aborted() {
     let mut limited = rule("/");
     limited.request_timeout = Some(Duration::from_millis(100));
     pair.publish(2, pair.service(vec![limited]), &[pair.endpoint()]);
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 504 "), "{head}");
     app.rest().await;
@@ -154,10 +149,7 @@ async fn the_mesh_s_timeout_holds_where_a_rule_has_none_and_zero_means_none() {
     pair.publish_with(2, pair.service(vec![unlimited, rule("/")]), &[pair.endpoint()], |config| {
         config.request_timeout = Some(Duration::from_millis(100));
     });
-    let mut slow = pair.client().await;
-    slow.send("GET /slow HTTP/1.1\r\nhost: price\r\n\r\n").await;
-    let mut slow_app = pair.app.accept().await;
-    slow_app.head().await;
+    let (mut slow, mut slow_app) = pair.asked("GET /slow HTTP/1.1\r\nhost: price\r\n\r\n").await;
     let mut quick = pair.client().await;
     quick.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
     assert!(quick.head().await.starts_with("HTTP/1.1 504 "));

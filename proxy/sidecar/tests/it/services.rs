@@ -7,11 +7,9 @@ use outrigger_proxy::{http::Limits, outbound::DiscoverError};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 use crate::support::{
-    Options, Pair, header,
+    OK, Options, Pair, header,
     raw::{End, Raw, soon},
 };
-
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 async fn pair(services: &[&'static str]) -> Pair {
     Pair::with(&Options { services: services.to_vec(), ..Options::default() }).await

@@ -3,22 +3,16 @@
 use std::time::Duration;
 
 use crate::support::{
-    Pair, header,
+    GET, OK, Pair, header,
     raw::{End, Raw},
 };
-
-const GET: &str = "GET / HTTP/1.1\r\nhost: price\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[tokio::test]
 async fn what_is_in_flight_is_finished_and_told_that_it_was_the_last() {
     let pair = Pair::start().await;
     let mut idle = pair.client().await;
     pair.exchange(&mut idle, GET, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
-    let mut client = pair.client().await;
-    client.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     let outbound = pair.front.path.outbound();
     let Pair { front, price: _price, .. } = pair;
     let drain = front.path.drain(Duration::from_secs(10));
@@ -38,10 +32,7 @@ async fn what_is_in_flight_is_finished_and_told_that_it_was_the_last() {
 #[tokio::test]
 async fn what_is_not_finished_in_time_is_cut_and_counted() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, _app) = pair.asked(GET).await;
     let Pair { front, .. } = pair;
     assert_eq!(front.path.drain(Duration::from_millis(50)).await.cut, 1);
     assert_eq!(client.rest().await.0, b"");
@@ -50,10 +41,7 @@ async fn what_is_not_finished_in_time_is_cut_and_counted() {
 #[tokio::test]
 async fn the_application_may_still_call_out_to_finish_what_came_in() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     let outbound = pair.price.path.outbound();
     let Pair { front: _front, price, .. } = pair;
     let drain = price.path.drain(Duration::from_secs(10));
@@ -79,10 +67,7 @@ async fn the_application_may_still_call_out_to_finish_what_came_in() {
 #[tokio::test]
 async fn whoever_has_not_heard_of_the_end_is_served_as_long_as_there_is_a_listener() {
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send(GET).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(GET).await;
     let Pair { front, price, app: server, .. } = pair;
     let drain = price.path.drain(Duration::from_secs(10));
     let finish = async {

@@ -27,6 +27,9 @@ use raw::{Raw, Server};
 
 pub(crate) const TRUST_DOMAIN: &str = "outrigger.local";
 
+pub(crate) const GET: &str = "GET / HTTP/1.1\r\nhost: price\r\n\r\n";
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
 /// Knows nothing beyond the snapshot.
 #[derive(Debug)]
 struct Nothing(DiscoverError);
@@ -208,7 +211,36 @@ impl Pair {
         Raw::connect(self.front.path.outbound()).await
     }
 
-    /// The same, with HTTP/2.
+    /// A client, and the application that has the head of its `request`.
+    pub(crate) async fn asked(&self, request: impl AsRef<[u8]>) -> (Raw, Raw) {
+        let mut client = self.client().await;
+        client.send(request).await;
+        let mut app = self.app.accept().await;
+        app.head().await;
+        (client, app)
+    }
+
+    /// A client and an application whose connections have one whole exchange behind them.
+    pub(crate) async fn acquainted(&self) -> (Raw, Raw) {
+        let (mut client, mut app) = self.asked(GET).await;
+        app.send(OK).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert_eq!(client.exactly(2).await, b"ok");
+        (client, app)
+    }
+
+    /// Waits until so much `time` has passed at `front`, as its own timers have it: a request that has no more is given up.
+    pub(crate) async fn passed(&self, time: Duration) {
+        let mut client = self.client().await;
+        let timeout = time.as_millis();
+        client
+            .send(format!("GET /held HTTP/1.1\r\nhost: price\r\noutrigger-timeout: {timeout}ms\r\n\r\n"))
+            .await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 504 "), "{head}");
+    }
+
+    /// A client that speaks HTTP/2.
     pub(crate) async fn streams(&self) -> streams::Client {
         streams::Client::connect(self.front.path.outbound()).await
     }

@@ -10,11 +10,10 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::support::{
-    Options, Pair, Side, endpoint, log,
+    OK, Options, Pair, Side, endpoint, log,
     raw::{Raw, Server, soon},
 };
 
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const POST: &str = "POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 0\r\n\r\n";
 /// Of unknown length: it crosses the mesh on a connection of its own.
 const CHUNKED: &str =
@@ -72,50 +71,50 @@ impl Two {
     }
 }
 
-/// An instance that speaks HTTP/1 of the mesh, by hand.
-async fn by_hand(pair: &Pair, server: Server) -> TlsStream<TcpStream> {
-    let identity = pair.authority.identity(pair.authority.workload("demo", "price"));
+/// The first instance speaks HTTP/1 of the mesh by hand, and has a whole request of the client.
+async fn by_hand() -> (Two, Raw, TlsStream<TcpStream>) {
+    let server = Server::listen().await;
+    let address = server.address();
+    let two = Box::pin(Two::start(|pair| endpoint(address, &pair.authority, "price"))).await;
+    let mut client = two.pair.client().await;
+    client.send(CHUNKED).await;
+    let authority = &two.pair.authority;
+    let identity = authority.identity(authority.workload("demo", "price"));
     let acceptor = TlsAcceptor::from(mesh::server_config(&identity, &[ALPN_H1, ALPN_H2]));
     let stream = server.accept_stream().await;
-    let mut stream = soon("a handshake", acceptor.accept(stream)).await.unwrap();
+    let mut stream = Box::pin(soon("a handshake", acceptor.accept(stream))).await.unwrap();
     let mut read = Vec::new();
     while !read.ends_with(b"0\r\n\r\n") {
         assert!(soon("a request", stream.read_buf(&mut read)).await.unwrap() > 0);
     }
-    stream
+    (two, client, stream)
+}
+
+/// The application of the first instance, apart: it can end, and nobody listens in its place.
+async fn replaced() -> (Two, Raw, Server) {
+    let mut two = Box::pin(Two::start(Pair::endpoint)).await;
+    let app = std::mem::replace(&mut two.pair.app, Server::listen().await);
+    let client = two.pair.client().await;
+    (two, client, app)
 }
 
 #[tokio::test]
 async fn a_peer_that_closes_in_order_before_an_answer_has_begun_with_nothing() {
-    let server = Server::listen().await;
-    let address = server.address();
-    let two = Two::start(|pair| endpoint(address, &pair.authority, "price")).await;
-    let mut client = two.pair.client().await;
-    client.send(CHUNKED).await;
-    let mut peer = by_hand(&two.pair, server).await;
+    let (two, mut client, mut peer) = by_hand().await;
     peer.shutdown().await.unwrap();
     two.goes_elsewhere(&mut client).await;
 }
 
 #[tokio::test]
 async fn a_peer_whose_connection_breaks_may_have_begun() {
-    let server = Server::listen().await;
-    let address = server.address();
-    let two = Two::start(|pair| endpoint(address, &pair.authority, "price")).await;
-    let mut client = two.pair.client().await;
-    client.send(CHUNKED).await;
-    drop(by_hand(&two.pair, server).await);
+    let (two, mut client, peer) = by_hand().await;
+    drop(peer);
     two.is_lost(&mut client).await;
 }
 
 #[tokio::test]
 async fn a_peer_that_closes_in_order_within_its_answer_has_begun() {
-    let server = Server::listen().await;
-    let address = server.address();
-    let two = Two::start(|pair| endpoint(address, &pair.authority, "price")).await;
-    let mut client = two.pair.client().await;
-    client.send(CHUNKED).await;
-    let mut peer = by_hand(&two.pair, server).await;
+    let (two, mut client, mut peer) = by_hand().await;
     peer.write_all(b"HTTP/1.1 2").await.unwrap();
     peer.shutdown().await.unwrap();
     two.is_lost(&mut client).await;
@@ -123,20 +122,15 @@ async fn a_peer_that_closes_in_order_within_its_answer_has_begun() {
 
 #[tokio::test]
 async fn an_application_that_does_not_listen_has_seen_nothing() {
-    let Two { mut pair, second, _side, _held } = Two::start(Pair::endpoint).await;
-    drop(std::mem::replace(&mut pair.app, Server::listen().await));
-    let two = Two { pair, second, _side, _held };
-    let mut client = two.pair.client().await;
+    let (two, mut client, app) = replaced().await;
+    drop(app);
     client.send(POST).await;
     two.goes_elsewhere(&mut client).await;
 }
 
 #[tokio::test]
 async fn an_application_that_ends_without_reading_may_have_read_as_far_as_anybody_knows() {
-    let Two { mut pair, second, _side, _held } = Two::start(Pair::endpoint).await;
-    let app = std::mem::replace(&mut pair.app, Server::listen().await);
-    let two = Two { pair, second, _side, _held };
-    let mut client = two.pair.client().await;
+    let (two, mut client, app) = replaced().await;
     client.send(POST).await;
     let accepted = app.accept_stream().await;
     accepted.peek(&mut [0]).await.unwrap();
@@ -147,10 +141,7 @@ async fn an_application_that_ends_without_reading_may_have_read_as_far_as_anybod
 
 #[tokio::test]
 async fn an_application_that_ends_may_have_acted_on_what_it_read() {
-    let Two { mut pair, second, _side, _held } = Two::start(Pair::endpoint).await;
-    let app = std::mem::replace(&mut pair.app, Server::listen().await);
-    let two = Two { pair, second, _side, _held };
-    let mut client = two.pair.client().await;
+    let (two, mut client, app) = replaced().await;
     client.send(POST).await;
     let mut accepted = app.accept().await;
     accepted.head().await;

@@ -7,13 +7,12 @@ use outrigger_proxy::{http::Limits, settings::InboundProtocol};
 use outrigger_tls::testing::Authority;
 
 use crate::support::{
-    Options, Pair, TRUST_DOMAIN, header, log,
+    OK, Options, Pair, TRUST_DOMAIN, header, log,
     raw::{End, Raw},
 };
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nhost: price\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\r\n";
 const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: x\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 async fn with(limits: Limits) -> Pair {
     Pair::with(&Options { limits, protocol: InboundProtocol::Http1, ..Options::default() }).await
@@ -90,10 +89,7 @@ async fn the_application_may_close_its_half_first() {
 #[tokio::test]
 async fn an_upgrade_that_is_refused_is_a_usual_answer_and_the_connection_goes_on() {
     let pair = with(Limits::default()).await;
-    let mut client = pair.client().await;
-    client.send(ASK).await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) = pair.asked(ASK).await;
     app.send("HTTP/1.1 426 Upgrade Required\r\ncontent-length: 2\r\n\r\nno").await;
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
@@ -114,10 +110,7 @@ async fn an_application_that_switches_to_something_else_is_not_believed() {
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: telnet\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\r\n",
     ] {
-        let mut client = pair.client().await;
-        client.send(ASK).await;
-        let mut app = pair.app.accept().await;
-        app.head().await;
+        let (mut client, mut app) = pair.asked(ASK).await;
         app.send(answer).await;
         assert!(client.head().await.starts_with("HTTP/1.1 502 "), "{answer:?}");
         app.rest().await;

@@ -118,3 +118,30 @@ async fn a_hop_is_measured_logged_and_shown() {
     assert!(access >= 20, "{logged}");
     assert!(Client::direct().get(&format!("http://{}/live", front.health)).await.unwrap().status == 200);
 }
+
+#[tokio::test]
+async fn what_the_parser_refuses_is_in_the_log_and_nothing_else_that_it_says() {
+    let mesh = Mesh::start().await;
+    let front = mesh.join("front-1", "front", &[], None).await;
+    let mut client = tokio::net::TcpStream::connect(front.outbound).await.unwrap();
+    // Settings, an answer to a ping that nobody sent, and a request of which there is only a path.
+    let frames = [
+        &b"\0\0\0\x04\0\0\0\0\0"[..],
+        b"\0\0\x08\x06\x01\0\0\0\0whatever",
+        b"\0\0\x01\x01\x05\0\0\0\x01\x84",
+    ];
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    client.write_all(&frames.concat()).await.unwrap();
+
+    let line = eventually("line of the log", async || {
+        front.log().lines().find(|line| line.contains("HTTP/2 refused")).map(str::to_owned)
+    })
+    .await;
+    for field in ["WARN", "outbound", "downstream", "malformed_head", "malformed headers: missing method"] {
+        assert!(line.contains(field), "{field}: {line}");
+    }
+    let counted = front.metrics().await;
+    assert!(counted.contains("ended=\"stream\",reason=\"malformed_head\"} 1\n"), "{counted}");
+    let log = front.log();
+    assert!(!log.contains("h2::"), "{log}");
+}

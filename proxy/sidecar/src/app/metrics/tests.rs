@@ -16,7 +16,10 @@ use outrigger_tls::{PeerRejected, Refusal, testing::Authority};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
 use super::*;
-use crate::telemetry::{AccessLog, Direction, Telemetry};
+use crate::{
+    http::Overheard,
+    telemetry::{AccessLog, Direction, Role, Telemetry},
+};
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/metrics.md");
 
@@ -31,6 +34,7 @@ fn touch(telemetry: &Telemetry) {
     telemetry.metrics().detection_timed_out(Direction::Outbound);
     let refusal = Refusal { reason: PeerRejected::NoCertificate, presented: None };
     telemetry.distrusted(Direction::Inbound, peer, &refusal);
+    telemetry.refused(Direction::Inbound, Role::Downstream, peer, &Overheard::sample());
     let concurrency = Concurrency::new(std::time::Instant::now(), true);
     telemetry.loads().add_application(peer, &Arc::new(concurrency));
     let service: ServiceName = "demo/price".parse().unwrap();

@@ -11,7 +11,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::upstream::{FirstWord, Io};
+use crate::{
+    http::Overheard,
+    upstream::{FirstWord, Io},
+};
 
 const KEEP: Duration = Duration::from_secs(1);
 const FRESH: Duration = Duration::from_millis(100);
@@ -24,6 +27,8 @@ impl Connect for Plain {
         let stream = TcpStream::connect(self.0).await.map_err(|_refused| Reason::ConnectFailed)?;
         Ok(Connected { io: Io::Plain(stream, Arc::new(FirstWord::plain())), trust: None })
     }
+
+    fn refused(&self, _refused: &Overheard) {}
 }
 
 /// An application that answers everything, and its connections as they come and go.

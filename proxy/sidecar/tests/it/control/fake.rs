@@ -403,6 +403,24 @@ impl RegistryService for Service {
     }
 }
 
+/// Answers each report, until one is not to be.
+fn acknowledge<Q: Send + 'static, A: Send + 'static>(
+    request: Request<Streaming<Q>>,
+    mut ack: impl FnMut(Q) -> Option<A> + Send + 'static,
+) -> Response<Stream<A>> {
+    let (acks, stream) = mpsc::channel(16);
+    let mut reports = request.into_inner();
+    tokio::spawn(async move {
+        while let Ok(Some(report)) = reports.message().await {
+            let Some(ack) = ack(report) else { return };
+            if acks.send(Ok(ack)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Response::new(ReceiverStream::new(stream))
+}
+
 #[async_trait]
 impl ProxyStatusService for Service {
     type ReportStream = Stream<AppliedAck>;
@@ -411,19 +429,12 @@ impl ProxyStatusService for Service {
         &self,
         request: Request<Streaming<AppliedReport>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let (acks, stream) = mpsc::channel(16);
         let seen = Arc::clone(&self.seen);
-        let mut reports = request.into_inner();
-        tokio::spawn(async move {
-            while let Ok(Some(report)) = reports.message().await {
-                let ack = AppliedAck { generation: report.generation };
-                seen.send_modify(|seen| seen.applied.push(report));
-                if acks.send(Ok(ack)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(acknowledge(request, move |report: AppliedReport| {
+            let ack = AppliedAck { generation: report.generation };
+            seen.send_modify(|seen| seen.applied.push(report));
+            Some(ack)
+        }))
     }
 }
 
@@ -435,21 +446,14 @@ impl TelemetryService for Service {
         &self,
         request: Request<Streaming<ReportRequest>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let (acks, stream) = mpsc::channel(16);
         let seen = Arc::clone(&self.seen);
-        let mut reports = request.into_inner();
-        tokio::spawn(async move {
-            while let Ok(Some(report)) = reports.message().await {
-                let ack = ReportResponse {
-                    acknowledged: report.sequence,
-                    interval: prost_types::Duration::try_from(Duration::from_millis(100)).ok(),
-                };
-                seen.send_modify(|seen| seen.reports.push(report));
-                if !seen.borrow().acknowledge || acks.send(Ok(ack)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(acknowledge(request, move |report: ReportRequest| {
+            let ack = ReportResponse {
+                acknowledged: report.sequence,
+                interval: prost_types::Duration::try_from(Duration::from_millis(100)).ok(),
+            };
+            seen.send_modify(|seen| seen.reports.push(report));
+            seen.borrow().acknowledge.then_some(ack)
+        }))
     }
 }

@@ -8,26 +8,33 @@ use std::{
     sync::{Mutex, Once},
 };
 
-use outrigger_process::logging::Format;
-use outrigger_proxy::telemetry::AccessLog;
+use outrigger_process::logging::{EventLayer, Format};
+use outrigger_proxy::{http, telemetry::AccessLog};
 use tokio::sync::Notify;
 use tracing::{
-    Event, Metadata, Subscriber,
+    Event, Subscriber,
     field::{Field, Visit},
-    span,
+};
+use tracing_subscriber::{
+    Layer, Registry,
+    filter::LevelFilter,
+    layer::{Context, SubscriberExt as _},
 };
 
 use super::raw::soon;
 
 pub(crate) type Line = BTreeMap<String, String>;
 
-/// By downstream.
+/// By whom a line is about.
 static LINES: Mutex<BTreeMap<String, Vec<Line>>> = Mutex::new(BTreeMap::new());
 static WRITTEN: Notify = Notify::const_new();
 static INSTALLED: Once = Once::new();
 
 pub(crate) fn capture() {
-    INSTALLED.call_once(|| tracing::subscriber::set_global_default(Capture).unwrap());
+    INSTALLED.call_once(|| {
+        let layers: Vec<EventLayer> = vec![http::refusals(), Capture.with_filter(LevelFilter::INFO).boxed()];
+        tracing::subscriber::set_global_default(Registry::default().with(layers)).unwrap();
+    });
 }
 
 /// An access log of whose lines [`line`] knows.
@@ -49,8 +56,7 @@ impl io::Write for Lines {
                 other => other.to_string(),
             };
             let line: Line = fields.into_iter().map(|(name, value)| (name, text(value))).collect();
-            let of = line.get("downstream.addr").cloned().unwrap_or_default();
-            LINES.lock().unwrap().entry(of).or_default().push(line);
+            keep(line);
         }
         WRITTEN.notify_waiters();
         Ok(bytes.len())
@@ -61,6 +67,14 @@ impl io::Write for Lines {
     }
 }
 
+/// Where a line says whom it is about.
+const WHOM: [&str; 2] = ["downstream.addr", "peer.addr"];
+
+fn keep(line: Line) {
+    let whom = WHOM.iter().find_map(|name| line.get(*name)).cloned().unwrap_or_default();
+    LINES.lock().unwrap().entry(whom).or_default().push(line);
+}
+
 /// Forgets what was said of an earlier connection from `downstream`: its port is somebody else's now.
 pub(crate) fn forget(downstream: SocketAddr) {
     LINES.lock().unwrap().remove(&downstream.to_string());
@@ -68,15 +82,12 @@ pub(crate) fn forget(downstream: SocketAddr) {
 
 /// The first line with all of `fields`; waits for it.
 pub(crate) async fn line(fields: &[(&str, &str)]) -> Line {
-    let matches =
-        |line: &Line| fields.iter().all(|(name, value)| line.get(*name).is_some_and(|found| found == value));
-    let of = fields.iter().find_map(|(name, value)| (*name == "downstream.addr").then_some(*value));
     let waiting = async {
         loop {
             let written = WRITTEN.notified();
             tokio::pin!(written);
             written.as_mut().enable();
-            if let Some(line) = find(of, matches) {
+            if let Some(line) = find(fields).into_iter().next() {
                 return line;
             }
             written.await;
@@ -85,40 +96,31 @@ pub(crate) async fn line(fields: &[(&str, &str)]) -> Line {
     soon(&format!("the log line {fields:?}"), waiting).await
 }
 
-fn find(of: Option<&str>, matches: impl Fn(&Line) -> bool) -> Option<Line> {
+/// How many lines there are with all of `fields`.
+pub(crate) fn count(fields: &[(&str, &str)]) -> usize {
+    find(fields).len()
+}
+
+fn find(fields: &[(&str, &str)]) -> Vec<Line> {
+    let matches =
+        |line: &&Line| fields.iter().all(|(name, value)| line.get(*name).is_some_and(|found| found == value));
+    let whom = fields.iter().find_map(|(name, value)| WHOM.contains(name).then_some(*value));
     let lines = LINES.lock().unwrap();
-    match of {
-        Some(downstream) => lines.get(downstream)?.iter().find(|line| matches(line)).cloned(),
-        None => lines.values().flatten().find(|line| matches(line)).cloned(),
+    match whom {
+        Some(whom) => lines.get(whom).into_iter().flatten().filter(matches).cloned().collect(),
+        None => lines.values().flatten().filter(matches).cloned().collect(),
     }
 }
 
 struct Capture;
 
-impl Subscriber for Capture {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= tracing::Level::WARN
-    }
-
-    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
+impl<S: Subscriber> Layer<S> for Capture {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
         let mut line = Line::new();
         event.record(&mut Fields(&mut line));
-        let of = line.get("downstream.addr").cloned().unwrap_or_default();
-        LINES.lock().unwrap().entry(of).or_default().push(line);
+        keep(line);
         WRITTEN.notify_waiters();
     }
-
-    fn enter(&self, _span: &span::Id) {}
-
-    fn exit(&self, _span: &span::Id) {}
 }
 
 struct Fields<'a>(&'a mut Line);

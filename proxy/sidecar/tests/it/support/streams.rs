@@ -13,7 +13,7 @@ use super::{
     raw::{Raw, Server, soon},
 };
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Kinds of frames (RFC 9113 §6).
 pub(crate) const DATA: u8 = 0;

@@ -47,10 +47,8 @@ fn ended_early(pair: &Pair, class: Class, times: &Times) {
 async fn server_sent_events_end_at_the_head() {
     let _alone = ALONE.lock().await;
     let pair = Pair::start().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\nx-request-id: events\r\n\r\n").await;
-    let mut app = pair.app.accept().await;
-    app.head().await;
+    let (mut client, mut app) =
+        pair.asked("GET / HTTP/1.1\r\nhost: price\r\nx-request-id: events\r\n\r\n").await;
     app.send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         .await;
     client.head().await;
