@@ -6,8 +6,9 @@ import time
 from application import HOST, SMALL
 from bed import Failed
 
-# Seconds of silence: what was in use a moment ago has come to rest; then so long is watched.
-REST, WATCH = 1, 3
+# Seconds of silence: what was in use a moment ago has come to rest; then so long is watched: as long as from one
+# heartbeat of a sidecar to the next.
+REST, WATCH = 1, 10
 # Connections that are opened, or closed, before the others get a turn.
 BATCH = 100
 
