@@ -6,8 +6,9 @@ import time
 from application import HOST, SMALL
 from bed import Failed
 
-# Seconds of silence: what was in use a moment ago has come to rest; then so long is watched.
-REST, WATCH = 1, 3
+# Seconds of silence: what was in use a moment ago has come to rest; then so long is watched: as long as from one
+# heartbeat of a sidecar to the next.
+REST, WATCH = 1, 10
 # Connections that are opened, or closed, before the others get a turn.
 BATCH = 100
 
@@ -16,11 +17,11 @@ def idle(pair, connections):
     """Idle figures of both proxies, and by how much the outbound one grows with idle client connections."""
     time.sleep(REST)
     processes = pair.processes()
-    before = [(process.cpu_ns(), process.wakeups()) for process in processes]
+    before = [(process.cpu_ns(), process.switches()) for process in processes]
     time.sleep(WATCH)
-    after = [(process.cpu_ns(), process.wakeups()) for process in processes]
+    after = [(process.cpu_ns(), process.switches()) for process in processes]
     figures = {"idle_cpu_ms_per_s": max(b[0] - a[0] for a, b in zip(before, after)) / 1e6 / WATCH,
-               "idle_wakeups_per_s": max(b[1] - a[1] for a, b in zip(before, after)) / WATCH}
+               "idle_wakeups_per_s": max(woken(a[1], b[1]) for a, b in zip(before, after)) / WATCH}
     rest = [process.memory_kib() for process in processes]
     for side, (rss, heap) in zip(("outbound", "inbound"), rest):
         figures |= {f"rss_{side}_mb": rss * 1024 / 1e6, f"heap_{side}_mb": heap * 1024 / 1e6}
@@ -36,6 +37,12 @@ def idle(pair, connections):
         for each in opened:
             each.close()
     return figures
+
+
+def woken(before, after):
+    """Wake-ups between two moments, from what each thread had at both: one that is new began with none, and what one
+    that has ended did in between is not known."""
+    return sum(count - before.get(thread, 0) for thread, count in after.items())
 
 
 def _ask(target):

@@ -20,7 +20,7 @@ mod peers;
 mod verdict;
 
 pub use accrual::{Accrual, Admission, Probe, Standing};
-pub use verdict::{Failure, Verdict, verdict};
+pub use verdict::{Failure, Verdict, verdict, verdict_of_peer};
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -65,13 +65,22 @@ impl fmt::Display for Failure {
 
 /// What an attempt's end says. `reason`: why this proxy ended it, if it did; it goes first. Then `grpc`, the status of a
 /// gRPC response if it has one, then the `status` of its head. The reasons that a peer's sidecar sent with its own answer
-/// do not belong here: that answer is a status.
+/// do not belong here, but to [`verdict_of_peer`].
 pub fn verdict(reason: Option<Reason>, grpc: Option<Code>, status: Option<StatusCode>) -> Verdict {
     match (reason, grpc, status) {
         (Some(reason), ..) => of_reason(reason),
         (None, Some(code), _) => of_grpc(code),
         (None, None, Some(status)) => of_status(status),
         (None, None, None) => Verdict::Ignored,
+    }
+}
+
+/// What the answer says that a peer's sidecar gave in place of its application, and why it did. An application that takes
+/// no connection is not there, as if its sidecar were not: no other has to do better. The rest is a status like any.
+pub fn verdict_of_peer(reason: Reason, status: StatusCode) -> Verdict {
+    match reason {
+        Reason::ConnectFailed | Reason::ConnectTimeout => Verdict::Failure(Failure::Connect),
+        _ => of_status(status),
     }
 }
 
@@ -186,6 +195,17 @@ mod tests {
         assert_eq!(ended(Reason::ResponseTruncated), Verdict::Failure(Failure::Reset));
         assert_eq!(ended(Reason::PerTryTimeout), Verdict::Failure(Failure::Timeout));
         assert_eq!(ended(Reason::DeadlineExceeded), Verdict::Failure(Failure::Deadline));
+    }
+
+    #[test]
+    fn a_sidecar_without_an_application_is_as_good_as_none_and_the_rest_of_what_it_says_is_a_status() {
+        let said = |reason: Reason| verdict_of_peer(reason, reason.status().unwrap());
+        assert_eq!(said(Reason::ConnectFailed), Verdict::Failure(Failure::Connect));
+        assert_eq!(said(Reason::ConnectTimeout), Verdict::Failure(Failure::Connect));
+        assert_eq!(said(Reason::Overloaded), Verdict::Failure(Failure::Overloaded));
+        assert_eq!(said(Reason::Draining), Verdict::Failure(Failure::Overloaded));
+        assert_eq!(said(Reason::UpstreamReset), Verdict::Failure(Failure::Application));
+        assert_eq!(said(Reason::BadRequest), Verdict::Success);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use outrigger_core::{
     deadline, grpc,
     model::Resilience,
-    outlier::{self, verdict},
+    outlier::{self, verdict, verdict_of_peer},
     reason::Reason,
     retry::{Outcome, Retries, Situation, Tried, Verdict, pushback},
 };
@@ -232,8 +232,8 @@ impl<'a> Attempts<'a> {
             match &sent {
                 Err(failed) => trial.judge(now, verdict(Some(failed.reason), None, None)),
                 // The peer's sidecar speaks for its application, whatever the request was.
-                Ok(answer) if answer.refused.is_some() => {
-                    trial.judge(now, verdict(None, None, Some(answer.head.status)));
+                Ok(Answer { refused: Some((reason, _)), head, .. }) => {
+                    trial.judge(now, verdict_of_peer(*reason, head.status));
                 }
                 Ok(answer) => {
                     let status = grpc::status(&answer.head.headers).filter(|_| self.prepared.grpc);

@@ -1,6 +1,8 @@
 //! Requests of which nobody saw anything are sent elsewhere, whatever their method; those of which somebody may have are not.
 
-use outrigger_core::model::Endpoint;
+use std::time::Duration;
+
+use outrigger_core::model::{Endpoint, Outlier, Resilience};
 use outrigger_proxy::settings::InboundProtocol;
 use outrigger_tls::mesh::{self, ALPN_H1, ALPN_H2};
 use tokio::{
@@ -159,4 +161,35 @@ async fn an_application_that_goes_on_may_have_reset_on_purpose() {
     accepted.peek(&mut [0]).await.unwrap();
     drop(accepted);
     two.is_lost(&mut client).await;
+}
+
+#[tokio::test]
+async fn an_instance_whose_application_went_is_left_alone_before_any_other_has_answered() {
+    let options = Options { protocol: InboundProtocol::Http1, ..Options::default() };
+    let pair = Pair::with(&options).await;
+    let app = Server::listen().await;
+    let identity = pair.authority.identity(pair.authority.workload("demo", "price"));
+    let side = Side::start(identity, &[app.address()], &options);
+    let gone = endpoint(side.path.inbound()[0], &pair.authority, "price");
+    pair.publish(2, pair.service(Vec::new()), std::slice::from_ref(&gone));
+    let mut client = pair.client().await;
+    client.send(POST).await;
+    let mut connection = app.accept().await;
+    connection.head().await;
+    connection.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    // It was quick, of the other one nothing is known, and its application is there no more.
+    drop(app);
+    let outlier = Outlier { base_ejection: Duration::from_secs(60), ..Outlier::default() };
+    let failures = outlier.consecutive_failures;
+    pair.resilient(3, &[gone, pair.endpoint()], Resilience { outlier, ..Resilience::default() });
+    let mut held = Vec::new();
+    for _ in 0..failures + 3 {
+        let mut client = pair.client().await;
+        client.send(POST).await;
+        let mut app = pair.app.accept().await;
+        app.head().await;
+        held.push((client, app));
+    }
+    assert_eq!(pair.front.metric("outrigger_retries_total"), f64::from(failures));
 }

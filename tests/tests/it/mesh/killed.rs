@@ -18,8 +18,11 @@ use crate::support::{
 
 /// Requests a second, three of ten a POST, which nobody may send twice.
 const RATE: u32 = 200;
-/// When after the begin of a write the control plane is killed, milliseconds: before, while and after it is stored.
-const MOMENTS: [u64; 4] = [0, 10, 20, 60];
+/// For at least so long, and until every moment had its turn.
+const LEAST: Duration = Duration::from_secs(10);
+/// When after the begin of a write the control plane is killed, milliseconds: before, while and after it is stored, and
+/// while everybody is told. Twice in a row: while all are there, and while they come back, for which they wait longer each time.
+const MOMENTS: [[u64; 2]; 5] = [[0, 30], [5, 40], [10, 60], [15, 80], [20, 100]];
 
 fn route(push: usize) -> String {
     format!(
@@ -87,19 +90,25 @@ async fn killed_at_any_moment_it_costs_no_request_and_loses_no_acknowledged_writ
     assert_eq!(client.get("http://price/").await.unwrap().status, 200);
     let before = apps.each_ref().map(|app| app.asked().len());
     let load = Load::start(front.outbound, RATE);
-    for (push, moment) in MOMENTS.into_iter().enumerate() {
-        let (restarted, acknowledged) = killed_while_applying(mesh, &route(push), moment).await;
-        mesh = restarted;
-        let stored = mesh.outrigger(&["get", "route", "price", "-n", "demo", "-o", "yaml"]).await;
-        let kept = stored.code == 0 && stored.stdout.contains(&format!("value: \"{push}\""));
-        assert!(kept || !acknowledged, "push {push} was acknowledged and is lost: {}", stored.stdout);
+    for (round, moments) in MOMENTS.into_iter().cycle().enumerate() {
+        if round >= MOMENTS.len() && load.age() >= LEAST {
+            break;
+        }
+        for (time, moment) in moments.into_iter().enumerate() {
+            let push = 2 * round + time;
+            let (restarted, acknowledged) = killed_while_applying(mesh, &route(push), moment).await;
+            mesh = restarted;
+            let stored = mesh.outrigger(&["get", "route", "price", "-n", "demo", "-o", "yaml"]).await;
+            let kept = stored.code == 0 && stored.stdout.contains(&format!("value: \"{push}\""));
+            assert!(kept || !acknowledged, "push {push} was acknowledged and is lost: {}", stored.stdout);
+        }
         connected(&mesh, 3).await;
         // A further one goes everywhere: `apply` waits for all.
-        mesh.apply(&route(push + 100)).await.ok();
+        mesh.apply(&route(round + 1_000)).await.ok();
         let answer = client.get("http://price/").await.unwrap();
-        assert_eq!(answer.headers["x-push"], (push + 100).to_string().as_str());
+        assert_eq!(answer.headers["x-push"], (round + 1_000).to_string().as_str());
     }
-    let books = load.finish(Duration::from_secs(2)).await;
+    let books = load.finish(LEAST).await;
     assert!(books.failed().is_empty(), "{:?}\n{}", books.failed(), front.log());
     // Whom the balancer prefers for a while is its own affair.
     for (app, before) in apps.iter().zip(before) {

@@ -21,8 +21,8 @@ use tokio::{task::JoinSet, time::Instant};
 use super::PRICE;
 use crate::support::{Application, Client, Mesh, Proxy, process::eventually};
 
-/// Long enough that a busy machine renews in time.
-const LEAF_TTL: &str = "20s";
+/// In the second half of it a busy machine renews in time. A rotation that waits for leaves to expire takes as long.
+const LEAF_TTL: &str = "12s";
 /// A rotation waits up to a minute, as its command is told, and says what for.
 const ROTATION: Duration = Duration::from_secs(75);
 /// How long connections may outlive what they hang on: a minute's jitter, and what is in flight.

@@ -61,10 +61,15 @@ impl Load {
         Self { stop, task, began: Instant::now(), rate }
     }
 
+    /// How long it has run.
+    pub(crate) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// Stops, waits for the last answer, and closes the books. One that was too short or too slow proves nothing.
     pub(crate) async fn finish(self, least: Duration) -> Books {
         self.stop.store(true, Ordering::Relaxed);
-        let length = self.began.elapsed();
+        let length = self.age();
         let sent = self.task.await.unwrap();
         assert!(length >= least, "{length:?} are too short");
         let due = length.as_secs_f64() * f64::from(self.rate);
