@@ -1,12 +1,13 @@
 //! What the ends of requests say about how much their application can do.
 //!
 //! ```text
-//! ends -> windows of 24 and more -> fuller and fuller, waits longer and longer, and they are long -> limit, at what is inside
-//! limit at what is inside -> answers come by far fewer                   -> it was not that: none
-//!                         -> still more come than are answered           -> lower
-//! lower limit             -> fewer answers, and none of them sooner      -> it was not that: none, and this is usual now
+//! ends -> windows of 24 and more -> fuller and fuller, waits longer and longer, and they are long -> limit at what is inside
+//!                                -> most callers go away before they are answered                 -> lower limit
+//! limit at what is inside -> answers come by far fewer              -> it was not that: none
+//!                         -> still more come than are answered      -> lower limit
+//! lower limit             -> fewer answers, and none of them sooner -> it was not that: none
 //!                         -> otherwise it was: more or fewer, until they take what they may
-//! nothing refused for a second                                           -> none
+//! nothing refused for a second                                      -> none
 //! ```
 //!
 //! Latency alone is no sign: an application may be slow because it waits for others, and would take ten times as much. What
@@ -86,8 +87,8 @@ struct Figures {
     growth: f64,
     /// Refused, by a part of those that ended.
     refused: f64,
-    /// Many callers did not wait for the end.
-    impatient: bool,
+    /// Of those that ended: whose callers did not wait for it any longer.
+    gone: f64,
 }
 
 /// What is known of an application.
@@ -205,7 +206,7 @@ impl Learning {
             inside,
             growth: (f64::from(inside) - f64::from(before)) / f64::from(ends),
             refused: f64::from(refused) / f64::from(ends),
-            impatient: f64::from(ends - answers) >= IMPATIENT * f64::from(ends),
+            gone: f64::from(ends.saturating_sub(answers)) / f64::from(ends),
         })
     }
 
@@ -263,6 +264,11 @@ impl Figures {
     /// More and more are inside.
     fn fills(&self) -> bool {
         self.growth >= 0.25
+    }
+
+    /// Many callers do not wait for as long as [`WAIT`].
+    fn is_impatient(&self) -> bool {
+        self.gone >= IMPATIENT
     }
 
     /// As many as are inside when a request takes `time`, at the rate of this window (Little's law).

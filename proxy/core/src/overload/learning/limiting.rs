@@ -31,6 +31,8 @@ pub(super) struct Limiting {
     proof: Proof,
     /// Callers were seen to go away.
     impatient: bool,
+    /// Most of them were, and that is all that is known; so many answers a second came then.
+    of_gone: Option<f64>,
 }
 
 /// How far what was there before is gone.
@@ -50,8 +52,8 @@ enum Proof {
     First { rate: f64 },
     /// It is lower than what was inside by far, and has to help.
     Due(Before),
-    /// It does what it is for.
-    Given,
+    /// It does what it is for; so many answers a second come, about.
+    Given { rate: f64 },
 }
 
 /// What held before a limit was lowered, and which part of the rate is left if what was inside did not wait for a place.
@@ -72,8 +74,21 @@ impl Limiting {
             refused: None,
             settled: Settled::Flushed,
             proof: Proof::First { rate },
-            impatient: figures.impatient,
+            impatient: figures.is_impatient(),
+            of_gone: None,
         }
+    }
+
+    /// Of an application most of whose callers go away: what there is to do for those it hardly answers is no matter, and what it does for
+    /// the others is not known.
+    pub(super) fn of_gone(figures: &Figures, usual: &Usual) -> Self {
+        let mut limiting = Self::new(figures, usual, figures.rate);
+        limiting.limit = figures.inside_for(usual.slow());
+        let left = f64::from(limiting.limit) / f64::from(figures.inside.max(1));
+        limiting.proof = Proof::Due(Before { time: figures.time, rate: figures.rate, left: left.min(0.9) });
+        limiting.settled = Settled::No;
+        limiting.of_gone = Some(figures.rate);
+        limiting
     }
 
     pub(super) fn limit(&self) -> u32 {
@@ -90,7 +105,7 @@ impl Limiting {
         let ends = f64::from(ENDS);
         match (self.settled, self.proof) {
             (Settled::Flushed, Proof::First { .. }) => (ends, 0.0),
-            (Settled::Flushed, Proof::Given) => (ends, 1.0),
+            (Settled::Flushed, Proof::Given { .. }) => (ends, 1.0),
             // The less it lowers the rate where it is a mistake, the more it takes to tell that from chance.
             (Settled::Flushed, Proof::Due(before)) => {
                 ((4.0 / (1.0 - before.left)).powi(2).clamp(ends, 20.0 * ends), 1.0)
@@ -132,7 +147,7 @@ impl Limiting {
 
     /// Adapts the limit; whether it is over with it.
     pub(super) fn judge(&mut self, figures: &Figures, usual: &mut Usual) -> bool {
-        self.impatient |= figures.impatient;
+        self.impatient |= figures.is_impatient();
         if self.is_idle(figures.now) || self.is_other(figures) {
             return true;
         }
@@ -150,19 +165,28 @@ impl Limiting {
             Proof::Due(before) if figures.refused > 0.0 => {
                 let fewer = figures.rate < (1.0 + before.left) / 2.0 * before.rate;
                 if fewer && figures.time > 0.75 * before.time {
-                    // What was inside was not waiting for a place.
-                    *usual = Usual { time: usual.time.max(figures.time / SLOW_TIMES), rate: figures.rate };
-                    return true;
+                    return self.was_mistaken(figures, usual);
                 }
-                self.proof = Proof::Given;
+                self.proof = Proof::Given { rate: figures.rate };
             }
-            Proof::Due(_) | Proof::Given => {}
+            Proof::Due(_) => {}
+            Proof::Given { rate } => self.proof = Proof::Given { rate: rate + 0.3 * (figures.rate - rate) },
+        }
+        if self.of_gone.is_some_and(|rate| figures.refused >= MORE && figures.rate < 0.6 * rate) {
+            return self.was_mistaken(figures, usual);
         }
         if figures.time < usual.time {
             usual.follow(figures);
         }
         self.adapt(figures, usual.bearable(self.impatient));
         false
+    }
+
+    /// What was inside was not waiting for a place: it is usual, more or less. It is over.
+    fn was_mistaken(&self, figures: &Figures, usual: &mut Usual) -> bool {
+        let time = if self.of_gone.is_some() { figures.time } else { figures.time / SLOW_TIMES };
+        *usual = Usual { time: usual.time.max(time), rate: figures.rate };
+        true
     }
 
     /// Requests are to take what can be borne, about.
@@ -176,10 +200,14 @@ impl Limiting {
 
     /// It answers many more than before, or fewer, and it is not for the limit.
     fn is_other(&self, figures: &Figures) -> bool {
+        if self.of_gone.is_some() {
+            // It is to answer many more.
+            return false;
+        }
         let (rate, settled) = match self.proof {
             Proof::First { rate } => (rate, false),
             Proof::Due(before) => (before.rate, self.settled == Settled::Flushed),
-            Proof::Given => return false,
+            Proof::Given { .. } => return false,
         };
         // What it does when less is inside is looked at more closely.
         let fewer = !settled && figures.rate < OTHER * rate;
@@ -192,12 +220,16 @@ impl Limiting {
         let limit = least.min(self.limit.saturating_sub(1)).max(LEAST);
         let left = f64::from(limit) / f64::from(self.limit.max(1));
         // Those that are inside now will take longer than those that have ended.
-        let time = figures.time.max(f64::from(figures.inside) / figures.rate.max(f64::MIN_POSITIVE));
+        let time = figures.time.max(f64::from(figures.inside) * figures.length / f64::from(figures.ends));
         // A small step shows nothing that chance does not.
-        let shows = left <= 0.75 || self.is_first();
-        // The lower rate, so that fewer answers are not seen where there are none.
-        let rate = if let Proof::First { rate } = self.proof { rate.min(figures.rate) } else { figures.rate };
-        self.proof = if shows { Proof::Due(Before { time, rate, left }) } else { Proof::Given };
+        let shows = self.of_gone.is_none() && (left <= 0.75 || self.is_first());
+        // The lower rate, so that fewer answers are not seen where there are none; but not of a few answers.
+        let rate = match self.proof {
+            Proof::First { rate } | Proof::Given { rate } if figures.ends >= ENDS => rate.min(figures.rate),
+            Proof::First { rate } | Proof::Given { rate } => rate,
+            Proof::Due(_) => figures.rate,
+        };
+        self.proof = if shows { Proof::Due(Before { time, rate, left }) } else { Proof::Given { rate } };
         self.limit = limit;
         self.settled = Settled::No;
     }

@@ -32,6 +32,8 @@ const SLOWED_STEP: f64 = 1.4;
 /// wait for so many times as long before it is too much.
 const STEEP: f64 = 0.25;
 const FLAT_WAITS: f64 = 3.0;
+/// Most callers have gone away before they were answered for so long: nobody is worse off if they are refused.
+const GONE: f64 = 1.0;
 /// So much of what was seen counts when the next window is over.
 const STAYS: f64 = 0.6;
 
@@ -41,12 +43,15 @@ pub(super) struct Suspicion {
     flow: Flow,
     climb: Option<Climb>,
     spell: Option<Spell>,
+    /// Most callers go away.
+    gone: Option<Spell>,
 }
 
 /// The last windows together, older ones less.
 #[derive(Debug, Default)]
 struct Flow {
     seconds: f64,
+    ends: f64,
     answers: f64,
     /// That requests spent inside, all together.
     waits: f64,
@@ -85,9 +90,13 @@ impl Suspicion {
     /// The limit to put in force, if there is too much inside.
     pub(super) fn judge(&mut self, figures: &Figures, usual: &Usual) -> Option<Limiting> {
         let now = self.flow.take(figures);
+        let slow = figures.time > usual.slow();
+        if self.are_gone(figures, now) && slow {
+            return Some(Limiting::of_gone(figures, usual));
+        }
         let climb = self.climb.get_or_insert(Climb::from(now));
         let steps = climb.go_on(now);
-        if figures.time <= usual.slow() {
+        if !slow {
             self.spell = None;
             return None;
         }
@@ -103,15 +112,29 @@ impl Suspicion {
     }
 }
 
+impl Suspicion {
+    /// Nobody waits for what the application does, so that a line does not grow: but it is still there.
+    fn are_gone(&mut self, figures: &Figures, now: Point) -> bool {
+        if figures.gone < 0.5 || figures.inside < 2 * LEAST {
+            self.gone = None;
+            return false;
+        }
+        let gone = self.gone.get_or_insert(Spell { begun: now.at, ends: 0, low: None });
+        gone.ends = gone.ends.saturating_add(figures.ends);
+        gone.ends >= SPELL_ENDS && now.since(gone.begun) >= GONE
+    }
+}
+
 impl Flow {
     fn take(&mut self, figures: &Figures) -> Point {
-        let Figures { now: at, length, rate, before, inside, .. } = *figures;
+        let Figures { now: at, length, ends, rate, before, inside, .. } = *figures;
         let (before, inside) = (f64::from(before), f64::from(inside));
         self.seconds = STAYS * self.seconds + length;
+        self.ends = STAYS * self.ends + f64::from(ends);
         self.answers = STAYS * self.answers + rate * length;
         self.waits = STAYS * self.waits + (before + inside) / 2.0 * length;
         // Little's law: where a request takes what it takes, and does not wait for a place, this does not grow with the load.
-        let wait = self.waits / self.answers.max(f64::MIN_POSITIVE);
+        let wait = self.waits / self.ends.max(f64::MIN_POSITIVE);
         Point { at, inside, wait, rate: self.answers / self.seconds }
     }
 }
@@ -166,7 +189,7 @@ impl Climb {
     fn is_late(&self, figures: &Figures, now: &Point, usual: &Usual) -> bool {
         let answered = (now.rate * now.since(self.before.at)).max(1.0);
         let steep = (now.inside - self.before.inside) / answered >= STEEP;
-        let bearable = usual.bearable(figures.impatient) * if steep { 1.0 } else { FLAT_WAITS };
+        let bearable = usual.bearable(figures.is_impatient()) * if steep { 1.0 } else { FLAT_WAITS };
         // Those that end have come before the others, and took less. An application that was quicker a moment ago may be so again.
         figures.time > bearable / 2.0
             && now.wait > bearable

@@ -151,6 +151,21 @@ fn one_that_has_too_much_for_a_moment_on_a_busy_machine_refuses_next_to_nothing(
 }
 
 #[test]
+fn one_that_many_do_not_wait_for_loses_next_to_nothing() {
+    for seed in 1..=4 {
+        // Of those, 63 and 45 of 100 are answered in time.
+        for (takes, answered) in [(0.3, 190.0), (0.5, 135.0)] {
+            let spread = Spread::Exponential(seed);
+            let takes: Course<'_> = &|t| if t < 10.0 { 0.02 } else { takes };
+            let application = Application { places: &unbounded, takes, spread };
+            let outcomes = put(Load::Impatient(&|_| 300.0, 0.3), application, 40.0);
+            let in_time = outcomes.answered(10.0..40.0);
+            assert!(in_time > 0.94 * answered, "{seed}: {in_time} of {answered}");
+        }
+    }
+}
+
+#[test]
 fn clients_that_wait_for_their_answers_before_they_ask_again() {
     for spread in both_of(1..=2) {
         let busy = busy_machine(seed_of(spread), 10.0);

@@ -53,6 +53,7 @@ pub(super) fn unbounded(_: f64) -> f64 {
 struct Outcome {
     at: f64,
     took: Option<f64>,
+    gone: bool,
 }
 
 /// What became of all.
@@ -86,6 +87,8 @@ impl Random {
 pub(super) enum Load<'a> {
     /// So many requests a second, at random moments, whatever becomes of those before.
     Open(Course<'a>),
+    /// The same, of callers that wait for so long and then go away: the application works for them all the same.
+    Impatient(Course<'a>, f64),
     /// Clients, each from its moment on, of which each asks again when it was answered or refused: after so long, on average.
     Closed(&'a [f64], f64),
 }
@@ -96,6 +99,8 @@ enum Event {
     Asks,
     /// The request of this number.
     Answered(usize),
+    /// Its caller.
+    GoesAway(usize),
 }
 
 /// Sends `rate` requests a second for so many seconds through a limit that knows nothing at the begin.
@@ -106,60 +111,116 @@ pub(super) fn run(rate: Course<'_>, application: Application<'_>, seconds: f64) 
 /// Puts a load on an application for so many seconds, through a limit that knows nothing at the begin.
 pub(super) fn put(load: Load<'_>, application: Application<'_>, seconds: f64) -> Outcomes {
     let start = Instant::now();
-    let instant = |seconds: f64| start + Duration::from_secs_f64(seconds);
-    let nanos = |seconds: f64| Duration::from_secs_f64(seconds).as_nanos();
-    let concurrency = Concurrency::new(start, true);
     let (Spread::Exact(seed) | Spread::Exponential(seed)) = application.spread;
-    let mut random = Random::new(seed);
-    let mut outcomes = Vec::new();
-    let mut events: BinaryHeap<_> = match load {
-        Load::Open(_) => [Reverse((0_u128, Event::Asks))].into(),
-        Load::Closed(clients, _) => clients.iter().map(|from| Reverse((nanos(*from), Event::Asks))).collect(),
+    let mut world = World {
+        load,
+        application,
+        start,
+        now: 0.0,
+        concurrency: Concurrency::new(start, true),
+        random: Random::new(seed),
+        outcomes: Vec::new(),
+        events: BinaryHeap::new(),
+        waiting: VecDeque::new(),
+        busy: 0.0,
     };
-    let (mut waiting, mut busy) = (VecDeque::new(), 0.0);
-    while let Some(Reverse((at, event))) = events.pop() {
-        let now = Duration::from_nanos(u64::try_from(at).unwrap()).as_secs_f64();
-        let mut again = |after: f64| events.push(Reverse((at + nanos(after), Event::Asks)));
+    match load {
+        Load::Open(_) | Load::Impatient(..) => world.later(0.0, Event::Asks),
+        Load::Closed(clients, _) => clients.iter().for_each(|from| world.later(*from, Event::Asks)),
+    }
+    while let Some(Reverse((at, event))) = world.events.pop() {
+        world.now = Duration::from_nanos(u64::try_from(at).unwrap()).as_secs_f64();
         match event {
-            Event::Asks if now > seconds => continue,
-            Event::Asks => {
-                if let Load::Open(rate) = load {
-                    again(random.exponential() / rate(now));
-                }
-                outcomes.push(Outcome { at: now, took: None });
-                match concurrency.admit(instant(now)) {
-                    Admission::Refused { .. } => {
-                        if let Load::Closed(_, pause) = load {
-                            again(0.001 + pause * random.exponential());
-                        }
-                    }
-                    Admission::Admitted | Admission::Tolerated => waiting.push_back(outcomes.len() - 1),
-                }
-            }
-            Event::Answered(index) => {
-                busy -= 1.0;
-                let outcome: &mut Outcome = &mut outcomes[index];
-                let took = now - outcome.at;
-                outcome.took = Some(took);
-                concurrency.end(instant(now), Ended::Answered(Duration::from_secs_f64(took)));
-                if let Load::Closed(_, pause) = load {
-                    again(0.001 + pause * random.exponential());
-                }
-            }
+            Event::Asks if world.now > seconds => {}
+            Event::Asks => world.ask(),
+            Event::Answered(index) => world.answer(index),
+            Event::GoesAway(index) => world.go_away(index),
         }
-        while busy < (application.places)(now)
-            && let Some(index) = waiting.pop_front()
-        {
-            busy += 1.0;
-            let factor = match application.spread {
-                Spread::Exact(_) => 1.0,
-                Spread::Exponential(_) => random.exponential(),
-            };
-            let takes = (application.takes)(now) * factor;
-            events.push(Reverse((at + nanos(takes), Event::Answered(index))));
+        world.work();
+    }
+    Outcomes(world.outcomes)
+}
+
+struct World<'a> {
+    load: Load<'a>,
+    application: Application<'a>,
+    start: Instant,
+    now: f64,
+    concurrency: Concurrency,
+    random: Random,
+    outcomes: Vec<Outcome>,
+    events: BinaryHeap<Reverse<(u128, Event)>>,
+    waiting: VecDeque<usize>,
+    busy: f64,
+}
+
+impl World<'_> {
+    fn later(&mut self, after: f64, event: Event) {
+        let at = Duration::from_secs_f64(self.now).as_nanos() + Duration::from_secs_f64(after).as_nanos();
+        self.events.push(Reverse((at, event)));
+    }
+
+    fn instant(&self) -> Instant {
+        self.start + Duration::from_secs_f64(self.now)
+    }
+
+    fn ask(&mut self) {
+        if let Load::Open(rate) | Load::Impatient(rate, _) = self.load {
+            let pause = self.random.exponential() / rate(self.now);
+            self.later(pause, Event::Asks);
+        }
+        let index = self.outcomes.len();
+        self.outcomes.push(Outcome { at: self.now, took: None, gone: false });
+        if matches!(self.concurrency.admit(self.instant()), Admission::Refused { .. }) {
+            self.ask_again();
+            return;
+        }
+        self.waiting.push_back(index);
+        if let Load::Impatient(_, patience) = self.load {
+            self.later(patience, Event::GoesAway(index));
         }
     }
-    Outcomes(outcomes)
+
+    fn ask_again(&mut self) {
+        if let Load::Closed(_, pause) = self.load {
+            let pause = 0.001 + pause * self.random.exponential();
+            self.later(pause, Event::Asks);
+        }
+    }
+
+    fn answer(&mut self, index: usize) {
+        self.busy -= 1.0;
+        let outcome = &mut self.outcomes[index];
+        if !outcome.gone {
+            let took = self.now - outcome.at;
+            outcome.took = Some(took);
+            self.concurrency.end(self.instant(), Ended::Answered(Duration::from_secs_f64(took)));
+            self.ask_again();
+        }
+    }
+
+    fn go_away(&mut self, index: usize) {
+        let outcome = &mut self.outcomes[index];
+        if outcome.took.is_none() {
+            outcome.gone = true;
+            let waited = Duration::from_secs_f64(self.now - outcome.at);
+            self.concurrency.end(self.instant(), Ended::GivenUp(waited));
+        }
+    }
+
+    fn work(&mut self) {
+        while self.busy < (self.application.places)(self.now)
+            && let Some(index) = self.waiting.pop_front()
+        {
+            self.busy += 1.0;
+            let factor = match self.application.spread {
+                Spread::Exact(_) => 1.0,
+                Spread::Exponential(_) => self.random.exponential(),
+            };
+            let takes = (self.application.takes)(self.now) * factor;
+            self.later(takes, Event::Answered(index));
+        }
+    }
 }
 
 impl Outcomes {
@@ -170,7 +231,7 @@ impl Outcomes {
 
     /// Requests refused of those that came then.
     pub(super) fn refused(&self, span: Range<f64>) -> usize {
-        self.during(&span).filter(|outcome| outcome.took.is_none()).count()
+        self.during(&span).filter(|outcome| outcome.took.is_none() && !outcome.gone).count()
     }
 
     /// Part of them that was refused.
@@ -188,7 +249,7 @@ impl Outcomes {
 
     /// When one was refused first.
     pub(super) fn first_refused(&self) -> Option<f64> {
-        self.0.iter().find(|outcome| outcome.took.is_none()).map(|outcome| outcome.at)
+        self.0.iter().find(|outcome| outcome.took.is_none() && !outcome.gone).map(|outcome| outcome.at)
     }
 
     /// How long 99 of 100 of those that were served took at most, seconds.

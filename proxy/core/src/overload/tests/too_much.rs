@@ -1,7 +1,7 @@
 //! Applications that have more to do than they can: most of what they can do is done, in bounded time, and it is over when the
 //! load is.
 
-use super::simulation::{Application, Course, SPREADS, both_of, run, unbounded};
+use super::simulation::{Application, Course, Load, SPREADS, both_of, put, run, unbounded};
 
 fn eight(_: f64) -> f64 {
     8.0
@@ -35,6 +35,21 @@ fn an_application_that_was_never_seen_calm_is_protected_likewise() {
         assert!(outcomes.p99(0.0..3.0) < 2.5, "{spread:?}: {}", outcomes.p99(0.0..3.0));
         assert!(outcomes.p99(3.0..8.0) < 1.0, "{spread:?}: {}", outcomes.p99(3.0..8.0));
         assert_eq!(outcomes.refused(8.5..12.0), 0, "{spread:?}");
+    }
+}
+
+#[test]
+fn what_it_does_for_callers_that_have_gone_away_does_not_take_the_place_of_what_is_waited_for() {
+    for spread in both_of(1..=4) {
+        for (much, patience) in [(1200.0, 0.3), (600.0, 0.2), (1200.0, 2.0)] {
+            let rate: Course<'_> = &|t| if (5.0..25.0).contains(&t) { much } else { 200.0 };
+            let application = Application { places: &eight, takes: &|_| 0.02, spread };
+            let outcomes = put(Load::Impatient(rate, patience), application, 30.0);
+            let answered = outcomes.answered(5.0..25.0);
+            assert!(answered > 0.7 * 400.0, "{patience}, {spread:?}: {answered}");
+            assert!(outcomes.answered(12.0..25.0) > 0.9 * 400.0, "{patience}, {spread:?}");
+            assert_eq!(outcomes.refused(26.0..30.0), 0, "{patience}, {spread:?}");
+        }
     }
 }
 
