@@ -16,6 +16,8 @@ const OTHER: f64 = 0.5;
 /// So many refused, for one that is answered, are more than chance; after so long, fewer are.
 const MORE: f64 = 0.1;
 const LONG: Duration = Duration::from_secs(5);
+/// So many of those that ended were given up: what it did was for others that were, too.
+const ALL_GONE: f64 = 0.9;
 /// A lower limit leaves so much of what is inside at least.
 const LOWER: u32 = 6;
 
@@ -162,6 +164,8 @@ impl Limiting {
                 }
                 return false;
             }
+            // What there was to do before takes everything still.
+            Proof::Due(_) if figures.gone >= ALL_GONE && self.of_gone.is_none() => return false,
             Proof::Due(before) if figures.refused > 0.0 => {
                 let fewer = figures.rate < (1.0 + before.left) / 2.0 * before.rate;
                 if fewer && figures.time > 0.75 * before.time {
@@ -209,9 +213,9 @@ impl Limiting {
             Proof::Due(before) => (before.rate, self.settled == Settled::Flushed),
             Proof::Given { .. } => return false,
         };
-        // What it does when less is inside is looked at more closely.
-        let fewer = !settled && figures.rate < OTHER * rate;
-        figures.ends >= 2 * ENDS && (fewer || figures.rate > rate / OTHER)
+        // What it does when less is inside is looked at more closely; and those whose callers go away were done as well.
+        let fewer = !settled && !figures.is_impatient() && figures.rate < OTHER * rate;
+        figures.ends >= 4 * ENDS && (fewer || figures.rate > rate / OTHER)
     }
 
     /// To what is inside when a request takes what it may, in steps that can be taken back.
