@@ -153,8 +153,8 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Overload {
-    /// Whether the application is given no more at a time than it can do, once it is seen to have too much: `on`, `off`, or
-    /// `shadow` (default), which only counts what would be refused.
+    /// Whether the application is given no more at a time than it can do, once it is seen to have too much: `on` (default),
+    /// `off`, or `shadow`, which only counts what would be refused.
     pub application: Limiting,
     /// How long what is ready to run may wait for the proxy's own processor before part of the new requests is refused.
     /// Default 1 s; 10 ms to 10 s, 0 for never.
@@ -167,9 +167,9 @@ pub struct Overload {
 #[serde(rename_all = "lowercase")]
 pub enum Limiting {
     /// It is.
+    #[default]
     On,
     /// It is counted, and let in.
-    #[default]
     Shadow,
     /// It is not looked at.
     Off,

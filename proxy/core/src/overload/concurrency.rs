@@ -44,10 +44,11 @@ pub enum Ended {
 }
 
 /// The requests at one application, from their head to the head of the answer, and the limit on them. There is none until the
-/// application is seen to have more than it can do: answers take several times as long as they usually do, more and
-/// more requests are inside, and answers come no faster for it. Then so many are let in as it answers
-/// in three times its usual time, while that is seen to help; the limit goes when nothing was refused for a second
-/// (longer, where requests take longer).
+/// application is seen to have more than it can do: for a while, answers have taken several times as long as they usually do,
+/// and not under half a second; more and more requests are inside, and answers come no faster for it. The first limit
+/// lets in one for one that is answered. If that has not shown it to be a mistake, so many are let in as it answers
+/// in half a second, or three times its usual time, as long as that is seen to help. The limit goes when nothing was refused for a
+/// second (longer, where requests take longer).
 ///
 /// Shared by all threads. Admission takes no lock unless it refuses; each end takes a short one.
 #[derive(Debug)]

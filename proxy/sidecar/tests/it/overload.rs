@@ -27,8 +27,6 @@ use crate::support::{
     streams::post,
 };
 
-/// Refuses, and leaves the proxy's own delay alone.
-const ENFORCED: Overload = Overload { application: Limiting::On, max_delay: Duration::from_secs(1) };
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 /// A sidecar of `price` that has no room for anything.
@@ -192,7 +190,7 @@ async fn call(mut peer: h2::client::SendRequest<Bytes>, path: &'static str) -> H
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sidecar_refuses_what_is_too_much_for_its_application_says_so_and_lets_health_checks_pass() {
-    let options = Options { protocol: InboundProtocol::Grpc, overload: ENFORCED, ..Options::default() };
+    let options = Options { protocol: InboundProtocol::Grpc, ..Options::default() };
     let pair = Pair::with(&options).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let identity = pair.price.identity.clone();
@@ -200,24 +198,31 @@ async fn a_sidecar_refuses_what_is_too_much_for_its_application_says_so_and_lets
     tokio::spawn(slow(listener));
     let expected = [pair.price.identity.id().unwrap()];
     let config = mesh::client_config(&pair.front.identity, expected, &[mesh::ALPN_H2]);
-    let stream = TcpStream::connect(side.path.inbound()[0]).await.unwrap();
-    let stream = TlsConnector::from(config).connect(mesh::server_name(), stream).await.unwrap();
-    let (peer, connection) = h2::client::handshake(stream).await.unwrap();
-    tokio::spawn(connection);
+    // As many as a caller's sidecar would open: each takes 256 streams.
+    let mut peers = Vec::new();
+    for _ in 0..8 {
+        let stream = TcpStream::connect(side.path.inbound()[0]).await.unwrap();
+        let connector = TlsConnector::from(Arc::clone(&config));
+        let stream = connector.connect(mesh::server_name(), stream).await.unwrap();
+        let (peer, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        peers.push(peer);
+    }
 
     for _ in 0..60 {
-        let answer = call(peer.clone(), "/demo.Price/Get").await;
+        let answer = call(peers[0].clone(), "/demo.Price/Get").await;
         assert_eq!(answer.get("outrigger-unprocessed"), None);
     }
     // Three times what it can do, for 3 s.
     let begin = Instant::now();
     let mut calls = JoinSet::new();
-    for number in 0..1800 {
+    for (number, peer) in (0..1800).zip(peers.iter().cycle()) {
         sleep_until(begin + Duration::from_secs(3) * number / 1800).await;
         let path = if number % 60 == 0 { HEALTH } else { "/demo.Price/Get" };
         let peer = peer.clone();
         calls.spawn(async move { (number, path, call(peer, path).await) });
     }
+    assert!(side.metric("outrigger_application_limit{") >= 8.0, "{}", side.metrics());
     let mut answers = calls.join_all().await;
     answers.sort_by_key(|(number, ..)| *number);
     let mut refused = Vec::new();
@@ -231,7 +236,6 @@ async fn a_sidecar_refuses_what_is_too_much_for_its_application_says_so_and_lets
     }
     assert!(refused.len() > 600, "{} refused", refused.len());
     assert_eq!((refused.first(), refused.last()), (Some(&false), Some(&true)));
-    assert!(side.metric("outrigger_application_limit{") >= 8.0, "{}", side.metrics());
 }
 
 /// Many requests at once for a name that is not there, all in one piece; how many answers carry `reason`.

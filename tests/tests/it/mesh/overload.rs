@@ -46,23 +46,27 @@ impl Outcome {
     }
 }
 
-/// Requests that come at their time, whatever became of those before.
-struct Load(http2::SendRequest<Empty<Bytes>>);
+/// Requests that come at their time, whatever became of those before: on so many connections that none has to wait for a stream.
+struct Load(Vec<http2::SendRequest<Empty<Bytes>>>);
 
 impl Load {
     async fn through(client: std::net::SocketAddr) -> Self {
-        let io = TokioIo::new(TcpStream::connect(client).await.unwrap());
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
-        tokio::spawn(connection);
-        Self(sender)
+        let mut connections = Vec::new();
+        for _ in 0..10 {
+            let io = TokioIo::new(TcpStream::connect(client).await.unwrap());
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            tokio::spawn(connection);
+            connections.push(sender);
+        }
+        Self(connections)
     }
 
     async fn run(&self, rate: u32, seconds: u32) -> Vec<Outcome> {
         let begin = Instant::now();
         let mut requests = JoinSet::new();
-        for number in 0..rate * seconds {
+        for (number, sender) in (0..rate * seconds).zip(self.0.iter().cycle()) {
             let at = Duration::from_secs(1) * number / rate;
-            let mut sender = self.0.clone();
+            let mut sender = sender.clone();
             requests.spawn(async move {
                 tokio::time::sleep_until(begin + at).await;
                 let request = Request::get("http://price.demo.mesh/").body(Empty::new()).unwrap();
@@ -123,11 +127,8 @@ async fn three_times_too_much_is_refused_early_and_is_over_with_the_load() {
         }
     })
     .await;
-    let settings = mesh.path("price.toml");
-    std::fs::write(&settings, "[overload]\napplication = 'on'\n").unwrap();
-    let (settings, pair) =
-        (settings.to_string_lossy().into_owned(), format!("127.0.0.1:0={},name=http", app.address));
-    let price = mesh.join_with("price-1", "price", &["--settings", &settings, "--inbound", &pair]).await;
+    let pair = format!("127.0.0.1:0={},name=http", app.address);
+    let price = mesh.join_with("price-1", "price", &["--inbound", &pair]).await;
     let front = mesh.join("front-1", "front", &[], None).await;
     mesh.apply(PRICE).await.ok();
     let load = Load::through(front.outbound).await;

@@ -3,7 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
-    ops::Range,
+    ops::{Range, RangeInclusive},
     time::{Duration, Instant},
 };
 
@@ -38,6 +38,11 @@ pub(super) const SPREADS: [Spread; 5] = [
     Spread::Exponential(7),
 ];
 
+/// Both kinds, by each of these numbers.
+pub(super) fn both_of(seeds: RangeInclusive<u64>) -> impl Iterator<Item = Spread> {
+    seeds.flat_map(|seed| [Spread::Exact(seed), Spread::Exponential(seed)])
+}
+
 /// As many places as there are requests.
 pub(super) fn unbounded(_: f64) -> f64 {
     1e9
@@ -48,70 +53,174 @@ pub(super) fn unbounded(_: f64) -> f64 {
 struct Outcome {
     at: f64,
     took: Option<f64>,
+    gone: bool,
 }
 
 /// What became of all.
 pub(super) struct Outcomes(Vec<Outcome>);
 
 /// Splitmix64.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    /// Exponential with mean 1.
-    fn exponential(&mut self) -> f64 {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Between 0 and 1.
+    pub(super) fn uniform(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let uniform = f64::from(u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap()) / f64::from(u32::MAX);
-        -(1.0 - uniform * 0.999_999).ln()
+        f64::from(u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap()) / f64::from(u32::MAX)
     }
+
+    /// Exponential with mean 1.
+    fn exponential(&mut self) -> f64 {
+        -(1.0 - self.uniform() * 0.999_999).ln()
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy)]
+pub(super) enum Load<'a> {
+    /// So many requests a second, at random moments, whatever becomes of those before.
+    Open(Course<'a>),
+    /// The same, of callers that wait for so long and then go away: the application works for them all the same.
+    Impatient(Course<'a>, f64),
+    /// Clients, each from its moment on, of which each asks again when it was answered or refused: after so long, on average.
+    Closed(&'a [f64], f64),
+}
+
+/// Something that happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Asks,
+    /// The request of this number.
+    Answered(usize),
+    /// Its caller.
+    GoesAway(usize),
 }
 
 /// Sends `rate` requests a second for so many seconds through a limit that knows nothing at the begin.
 pub(super) fn run(rate: Course<'_>, application: Application<'_>, seconds: f64) -> Outcomes {
+    put(Load::Open(rate), application, seconds)
+}
+
+/// Puts a load on an application for so many seconds, through a limit that knows nothing at the begin.
+pub(super) fn put(load: Load<'_>, application: Application<'_>, seconds: f64) -> Outcomes {
     let start = Instant::now();
-    let instant = |seconds: f64| start + Duration::from_secs_f64(seconds);
-    let nanos = |seconds: f64| Duration::from_secs_f64(seconds).as_nanos();
-    let concurrency = Concurrency::new(start, true);
     let (Spread::Exact(seed) | Spread::Exponential(seed)) = application.spread;
-    let mut random = Random(seed);
-    let mut outcomes = Vec::new();
-    // When a request comes, or (with its index) when one is answered.
-    let mut events = BinaryHeap::from([Reverse((0_u128, None))]);
-    let (mut waiting, mut busy) = (VecDeque::new(), 0.0);
-    while let Some(Reverse((at, answered))) = events.pop() {
-        let now = Duration::from_nanos(u64::try_from(at).unwrap()).as_secs_f64();
-        match answered {
-            None if now > seconds => continue,
-            None => {
-                events.push(Reverse((at + nanos(random.exponential() / rate(now)), None)));
-                outcomes.push(Outcome { at: now, took: None });
-                match concurrency.admit(instant(now)) {
-                    Admission::Refused { .. } => {}
-                    Admission::Admitted | Admission::Tolerated => waiting.push_back(outcomes.len() - 1),
-                }
-            }
-            Some(index) => {
-                busy -= 1.0;
-                let outcome: &mut Outcome = &mut outcomes[index];
-                let took = now - outcome.at;
-                outcome.took = Some(took);
-                concurrency.end(instant(now), Ended::Answered(Duration::from_secs_f64(took)));
-            }
+    let mut world = World {
+        load,
+        application,
+        start,
+        now: 0.0,
+        concurrency: Concurrency::new(start, true),
+        random: Random::new(seed),
+        outcomes: Vec::new(),
+        events: BinaryHeap::new(),
+        waiting: VecDeque::new(),
+        busy: 0.0,
+    };
+    match load {
+        Load::Open(_) | Load::Impatient(..) => world.later(0.0, Event::Asks),
+        Load::Closed(clients, _) => clients.iter().for_each(|from| world.later(*from, Event::Asks)),
+    }
+    while let Some(Reverse((at, event))) = world.events.pop() {
+        world.now = Duration::from_nanos(u64::try_from(at).unwrap()).as_secs_f64();
+        match event {
+            Event::Asks if world.now > seconds => {}
+            Event::Asks => world.ask(),
+            Event::Answered(index) => world.answer(index),
+            Event::GoesAway(index) => world.go_away(index),
         }
-        while busy < (application.places)(now)
-            && let Some(index) = waiting.pop_front()
-        {
-            busy += 1.0;
-            let factor = match application.spread {
-                Spread::Exact(_) => 1.0,
-                Spread::Exponential(_) => random.exponential(),
-            };
-            events.push(Reverse((at + nanos((application.takes)(now) * factor), Some(index))));
+        world.work();
+    }
+    Outcomes(world.outcomes)
+}
+
+struct World<'a> {
+    load: Load<'a>,
+    application: Application<'a>,
+    start: Instant,
+    now: f64,
+    concurrency: Concurrency,
+    random: Random,
+    outcomes: Vec<Outcome>,
+    events: BinaryHeap<Reverse<(u128, Event)>>,
+    waiting: VecDeque<usize>,
+    busy: f64,
+}
+
+impl World<'_> {
+    fn later(&mut self, after: f64, event: Event) {
+        let at = Duration::from_secs_f64(self.now).as_nanos() + Duration::from_secs_f64(after).as_nanos();
+        self.events.push(Reverse((at, event)));
+    }
+
+    fn instant(&self) -> Instant {
+        self.start + Duration::from_secs_f64(self.now)
+    }
+
+    fn ask(&mut self) {
+        if let Load::Open(rate) | Load::Impatient(rate, _) = self.load {
+            let pause = self.random.exponential() / rate(self.now);
+            self.later(pause, Event::Asks);
+        }
+        let index = self.outcomes.len();
+        self.outcomes.push(Outcome { at: self.now, took: None, gone: false });
+        if matches!(self.concurrency.admit(self.instant()), Admission::Refused { .. }) {
+            self.ask_again();
+            return;
+        }
+        self.waiting.push_back(index);
+        if let Load::Impatient(_, patience) = self.load {
+            self.later(patience, Event::GoesAway(index));
         }
     }
-    Outcomes(outcomes)
+
+    fn ask_again(&mut self) {
+        if let Load::Closed(_, pause) = self.load {
+            let pause = 0.001 + pause * self.random.exponential();
+            self.later(pause, Event::Asks);
+        }
+    }
+
+    fn answer(&mut self, index: usize) {
+        self.busy -= 1.0;
+        let outcome = &mut self.outcomes[index];
+        if !outcome.gone {
+            let took = self.now - outcome.at;
+            outcome.took = Some(took);
+            self.concurrency.end(self.instant(), Ended::Answered(Duration::from_secs_f64(took)));
+            self.ask_again();
+        }
+    }
+
+    fn go_away(&mut self, index: usize) {
+        let outcome = &mut self.outcomes[index];
+        if outcome.took.is_none() {
+            outcome.gone = true;
+            let waited = Duration::from_secs_f64(self.now - outcome.at);
+            self.concurrency.end(self.instant(), Ended::GivenUp(waited));
+        }
+    }
+
+    fn work(&mut self) {
+        while self.busy < (self.application.places)(self.now)
+            && let Some(index) = self.waiting.pop_front()
+        {
+            self.busy += 1.0;
+            let factor = match self.application.spread {
+                Spread::Exact(_) => 1.0,
+                Spread::Exponential(_) => self.random.exponential(),
+            };
+            let takes = (self.application.takes)(self.now) * factor;
+            self.later(takes, Event::Answered(index));
+        }
+    }
 }
 
 impl Outcomes {
@@ -122,7 +231,7 @@ impl Outcomes {
 
     /// Requests refused of those that came then.
     pub(super) fn refused(&self, span: Range<f64>) -> usize {
-        self.during(&span).filter(|outcome| outcome.took.is_none()).count()
+        self.during(&span).filter(|outcome| outcome.took.is_none() && !outcome.gone).count()
     }
 
     /// Part of them that was refused.
@@ -131,16 +240,22 @@ impl Outcomes {
         f64::from(u32::try_from(self.refused(span)).unwrap()) / f64::from(u32::try_from(all).unwrap())
     }
 
-    /// Requests served per second.
-    pub(super) fn served(&self, span: Range<f64>) -> f64 {
-        let served = self.during(&span).filter(|outcome| outcome.took.is_some()).count();
-        f64::from(u32::try_from(served).unwrap()) / (span.end - span.start)
+    /// Requests answered then, per second, whenever they came.
+    pub(super) fn answered(&self, span: Range<f64>) -> f64 {
+        let ends = self.0.iter().filter_map(|outcome| outcome.took.map(|took| outcome.at + took));
+        f64::from(u32::try_from(ends.filter(|end| span.contains(end)).count()).unwrap())
+            / (span.end - span.start)
+    }
+
+    /// When one was refused first.
+    pub(super) fn first_refused(&self) -> Option<f64> {
+        self.0.iter().find(|outcome| outcome.took.is_none() && !outcome.gone).map(|outcome| outcome.at)
     }
 
     /// How long 99 of 100 of those that were served took at most, seconds.
     pub(super) fn p99(&self, span: Range<f64>) -> f64 {
         let mut took: Vec<_> = self.during(&span).filter_map(|outcome| outcome.took).collect();
         took.sort_by(f64::total_cmp);
-        took[took.len() * 99 / 100]
+        took.get(took.len() * 99 / 100).copied().unwrap_or_default()
     }
 }
