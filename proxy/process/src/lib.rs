@@ -6,6 +6,7 @@ pub mod exit;
 pub mod files;
 pub mod health;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod settings;
 pub mod shutdown;

@@ -23,6 +23,7 @@ use outrigger_core::model::Name;
 use outrigger_process::{
     exit::Exit,
     health::{self, Health},
+    memory,
     shutdown::Shutdown,
 };
 use outrigger_tls::{
@@ -62,6 +63,8 @@ use state::StateDir;
 const RESOLUTION: Duration = Duration::from_secs(1);
 /// A timer does not count the time that a machine sleeps: the clock is looked at so often.
 const LOOK: Duration = Duration::from_secs(600);
+/// After it was ready, a proxy is registered and has reported, and what is code for a start has run.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Why the proxy did not start.
 #[derive(Debug, thiserror::Error)]
@@ -244,6 +247,7 @@ impl App {
         self.health.set_ready();
         tracing::info!(id = self.identity.id().map(tracing::field::display), "ready");
         let registration = self.register();
+        self.tasks.spawn(settle(self.stop.clone()));
         tokio::select! {
             () = watch_expiry(&self.identity, &self.health) => {}
             () = draining.cancelled() => {}
@@ -371,6 +375,17 @@ async fn configured(mut status: watch::Receiver<Status>, health: &Health, why: S
         if status.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Gives back what only the start needed in memory.
+async fn settle(stop: CancellationToken) {
+    if stop.run_until_cancelled(sleep_until(Instant::now() + SETTLED)).await.is_none() {
+        return;
+    }
+    match memory::release_code() {
+        Ok(bytes) => tracing::debug!(bytes, "code was given back to the page cache"),
+        Err(error) => tracing::debug!(%error, "code stays in memory"),
     }
 }
 
