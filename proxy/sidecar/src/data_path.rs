@@ -19,6 +19,7 @@ use crate::{
     outbound::Discover,
     overload::Applications,
     settings::{self, Overload},
+    signal::Signal,
     snapshot::Handle,
     telemetry::Telemetry,
     tunnel,
@@ -106,9 +107,9 @@ pub(crate) struct Shared {
     pub(crate) hop: Hop,
     pub(crate) never_dialled: Vec<IpAddr>,
     /// Inbound connections finish what they do, and take no further request.
-    pub(crate) draining_inbound: CancellationToken,
+    pub(crate) draining_inbound: Signal,
     /// Outbound ones do; later, since the application may have to call out to finish what came in.
-    pub(crate) draining_outbound: CancellationToken,
+    pub(crate) draining_outbound: Signal,
     /// Everything ends now.
     pub(crate) stopped: CancellationToken,
     /// One task per connection.
@@ -167,8 +168,8 @@ impl DataPath {
             limits: settings.limits.clone(),
             hop: Hop::new(),
             never_dialled: settings.never_dialled.clone(),
-            draining_inbound: CancellationToken::new(),
-            draining_outbound: CancellationToken::new(),
+            draining_inbound: Signal::default(),
+            draining_outbound: Signal::default(),
             stopped: CancellationToken::new(),
             tasks: TaskTracker::new(),
             inbound_tasks: TaskTracker::new(),
@@ -207,10 +208,10 @@ impl DataPath {
         let Shared { draining_inbound, draining_outbound, tasks, inbound_tasks, .. } = &*self.shared;
         let deadline = Instant::now() + timeout;
         inbound_tasks.close();
-        draining_inbound.cancel();
+        draining_inbound.give();
         let inbound_done = timeout_at(deadline, inbound_tasks.wait()).await.is_ok();
         tasks.close();
-        draining_outbound.cancel();
+        draining_outbound.give();
         // Where the time is up, connections without a request still have to be told before the rest is counted.
         let deadline = if inbound_done { deadline } else { Instant::now() + TELL };
         let cut = match timeout_at(deadline, tasks.wait()).await {

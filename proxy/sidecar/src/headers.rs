@@ -3,12 +3,14 @@
 //!
 //! | direction | `outrigger-*` | `x-forwarded-client-cert` | made when missing |
 //! |---|---|---|---|
-//! | own workload -> mesh leg | removed; `-hop`, `-version`, `-timeout`, `-idle` set | removed | `x-request-id`, `traceparent` |
+//! | own workload -> mesh leg | removed; `-hop`, `-version`, `-timeout`, `-idle` set | removed | `traceparent`, and [`names`] |
 //! | mesh leg -> application | removed but `-hop`, `-timeout` | the verified peer | `x-request-id`, `traceparent` |
 //! | application -> mesh leg | removed; `-timing`, `-unprocessed`, `-reason`, `-retry` set | untouched | - |
 //! | mesh leg -> own workload | removed | untouched | - |
 //!
 //! `outrigger-timeout` of the own workload is a deadline that it may set for itself: it can only shorten (see `deadline`).
+
+mod names;
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -17,8 +19,9 @@ use outrigger_core::{
     deadline::header::{self as timeouts, OUTRIGGER_TIMEOUT as TIMEOUT},
     model::SpiffeId,
     reason::Reason,
-    telemetry::traces::trace_id,
 };
+
+pub(crate) use names::{Names, REQUEST_ID, TRACEPARENT};
 
 use crate::upstream::Leg;
 
@@ -39,14 +42,9 @@ pub(crate) const RETRY: HeaderName = HeaderName::from_static("outrigger-retry");
 pub(crate) const NEVER: HeaderValue = HeaderValue::from_static("never");
 /// Who the verified peer is, for the application.
 pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-/// Names a request in every log.
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// W3C trace context.
-pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 const OWN_PREFIX: &str = "outrigger-";
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// The name of this proxy among the hops of a request: random per process, so that it says nothing about it.
 #[derive(Debug, Clone)]
@@ -64,13 +62,6 @@ impl Hop {
     }
 }
 
-/// What a request is called in logs, here and in the application.
-#[derive(Debug, Clone)]
-pub(crate) struct Names {
-    pub(crate) request_id: HeaderValue,
-    pub(crate) traceparent: HeaderValue,
-}
-
 /// How a message goes on from here.
 #[derive(Debug, Clone)]
 pub(crate) struct Way {
@@ -84,7 +75,8 @@ pub(crate) struct Way {
 pub(crate) fn outbound_request(headers: &mut HeaderMap, hop: &Hop, version: Version, way: &Way) -> Names {
     let trailers = accepts_trailers(headers);
     // Credentials for a proxy are meant for this one, not for whom it talks to (RFC 9110 §11.7.2).
-    strip(headers, |name| is_own(name) || *name == header::PROXY_AUTHORIZATION || *name == CLIENT_CERT);
+    let also = |name: &str| is_own(name) || matches!(name, "proxy-authorization" | "x-forwarded-client-cert");
+    strip(headers, also);
     headers.insert(HOP, hop.0.clone());
     let version = match version {
         Version::HTTP_2 => "2",
@@ -93,16 +85,16 @@ pub(crate) fn outbound_request(headers: &mut HeaderMap, hop: &Hop, version: Vers
     };
     headers.insert(VERSION, HeaderValue::from_static(version));
     pass_options(headers, trailers, way);
-    ensure_names(headers)
+    names::make(headers)
 }
 
 /// Mesh leg -> application. `peer`: who was verified by the handshake, see [`client_cert`].
 pub(crate) fn inbound_request(headers: &mut HeaderMap, peer: &HeaderValue, way: &Way) -> Names {
     let trailers = accepts_trailers(headers);
-    strip(headers, |name| is_own(name) && *name != HOP && *name != TIMEOUT);
+    strip(headers, |name| is_own(name) && name != HOP && name != TIMEOUT);
     headers.insert(CLIENT_CERT, peer.clone());
     pass_options(headers, trailers, way);
-    ensure_names(headers)
+    names::complete(headers)
 }
 
 /// Application -> mesh leg; the timing is set by whoever measured it.
@@ -225,9 +217,9 @@ pub(crate) fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterat
 /// Removes the fields of one connection, those that `Connection` names, and those that are to go `also`. End-to-end fields
 /// that frame or route a message cannot be removed by naming them there: that would let a client strip what the next hop
 /// relies on. One pass in place of a look-up for each: most messages have none of them.
-fn strip(headers: &mut HeaderMap, also: impl Fn(&HeaderName) -> bool) {
-    let mut gone: Vec<HeaderName> =
-        headers.keys().filter(|name| is_hop_by_hop(name) || also(name)).cloned().collect();
+fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) {
+    let goes = |name: &&HeaderName| is_hop_by_hop(name.as_str()) || also(name.as_str());
+    let mut gone: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
     if gone.contains(&header::CONNECTION) {
         let named = list(headers, &header::CONNECTION)
             .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
@@ -239,24 +231,19 @@ fn strip(headers: &mut HeaderMap, also: impl Fn(&HeaderName) -> bool) {
     }
 }
 
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    *name == header::CONNECTION
-        || *name == header::TE
-        || *name == header::TRANSFER_ENCODING
-        || *name == header::UPGRADE
-        || *name == KEEP_ALIVE
-        || *name == PROXY_CONNECTION
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(name, "connection" | "te" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection")
 }
 
 /// What frames or routes a message comes before its body (RFC 9110 §6.5.1), and HTTP/2 breaks off a message that says
 /// anything of a connection at its end.
 fn remove_framing(trailers: &mut HeaderMap) {
-    strip(trailers, |name| *name == header::CONTENT_LENGTH || *name == header::HOST);
+    strip(trailers, |name| matches!(name, "content-length" | "host"));
 }
 
 /// Names that arrived are lower-case already: `http` keeps no other.
-fn is_own(name: &HeaderName) -> bool {
-    name.as_str().starts_with(OWN_PREFIX)
+fn is_own(name: &str) -> bool {
+    name.starts_with(OWN_PREFIX)
 }
 
 fn is_kept(name: &HeaderName) -> bool {
@@ -273,7 +260,7 @@ fn is_kept(name: &HeaderName) -> bool {
 }
 
 fn remove_own(headers: &mut HeaderMap) {
-    let own: Vec<HeaderName> = headers.keys().filter(|name| is_own(name)).cloned().collect();
+    let own: Vec<HeaderName> = headers.keys().filter(|name| is_own(name.as_str())).cloned().collect();
     for name in own {
         headers.remove(name);
     }
@@ -316,82 +303,6 @@ pub(crate) fn client_cert(peer: &SpiffeId, own: Option<&SpiffeId>) -> HeaderValu
     let _infallible = write!(value, "URI={peer}");
     // Identities are URIs: always a header value.
     HeaderValue::try_from(value).unwrap_or_else(|_never| HeaderValue::from_static("URI="))
-}
-
-/// Both values are others in each request: no use to a table of what is sent often, which `sensitive` keeps them out of
-/// (RFC 7541 §7.1.3).
-fn ensure_names(headers: &mut HeaderMap) -> Names {
-    let mut request_id = match only(headers, &REQUEST_ID) {
-        Some(value) if is_request_id(value) => value.clone(),
-        _ => new_request_id(),
-    };
-    let mut traceparent = match only(headers, &TRACEPARENT) {
-        Some(value) if trace_id(value).is_some() => value.clone(),
-        _ => {
-            // It belongs to the trace that was not one.
-            headers.remove("tracestate");
-            new_traceparent()
-        }
-    };
-    request_id.set_sensitive(true);
-    traceparent.set_sensitive(true);
-    headers.insert(REQUEST_ID, request_id.clone());
-    headers.insert(TRACEPARENT, traceparent.clone());
-    Names { request_id, traceparent }
-}
-
-/// The value of a field that there is once. Of two, each reader would take another one (W3C Trace Context §3.2).
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
-}
-
-/// Whatever the client calls it, as long as it is fit for a log line.
-fn is_request_id(value: &HeaderValue) -> bool {
-    let bytes = value.as_bytes();
-    (1..=128).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
-}
-
-/// A random UUID (RFC 9562 §5.4).
-fn new_request_id() -> HeaderValue {
-    let bits = (rand::random::<u128>() & !(0xf000 << 64) & !(0b11 << 62)) | (0x4000 << 64) | (0b10 << 62);
-    let mut text = [b'-'; 36];
-    let groups = [(0, 8), (9, 4), (14, 4), (19, 4), (24, 12)];
-    let mut digits = hex(bits).into_iter();
-    for (begin, length) in groups {
-        for (place, digit) in text.iter_mut().skip(begin).take(length).zip(&mut digits) {
-            *place = digit;
-        }
-    }
-    value_of(&text)
-}
-
-/// `sampled`, because this hop is recorded: in its access log and in its histogram.
-fn new_traceparent() -> HeaderValue {
-    let trace = rand::random::<u128>().max(1);
-    let parent = u128::from(rand::random::<u64>().max(1));
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
-    for (place, digit) in text.iter_mut().skip(3).zip(hex(trace)) {
-        *place = digit;
-    }
-    for (place, digit) in text.iter_mut().skip(36).zip(hex(parent).into_iter().skip(16)) {
-        *place = digit;
-    }
-    value_of(&text)
-}
-
-/// By hand: the formatter takes longer for it than a request's route.
-fn hex(number: u128) -> [u8; 32] {
-    let mut digits = [b'0'; 32];
-    for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
-        *pair =
-            [byte >> 4, byte & 0xf].map(|digit| if digit < 10 { b'0' + digit } else { b'a' - 10 + digit });
-    }
-    digits
-}
-
-fn value_of(text: &[u8]) -> HeaderValue {
-    HeaderValue::from_bytes(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
 #[cfg(test)]

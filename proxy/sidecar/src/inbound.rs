@@ -104,7 +104,7 @@ impl Inbound {
         let closing = Closing::new(&self.shared.draining_inbound);
         let (close, telemetry) = (closing.at_once(), self.shared.telemetry.clone());
         let trusted = watch.over(peer.evidence.clone(), &self.shared.limits, move |refusal| {
-            close.cancel();
+            close.give();
             telemetry.distrusted(Direction::Inbound, address, &refusal);
         });
         if peer.speaks == Protocol::Raw {
@@ -176,10 +176,13 @@ impl Inbound {
         downstream: Downstream,
     ) -> impl Fn(Request<Incoming>) -> Answering + Send + use<> {
         // One count for all of it, and not one for each part.
-        let (this, downstream) = (Arc::clone(self), Arc::new(downstream));
+        let both = Arc::new((Arc::clone(self), downstream));
         move |request| {
-            let (this, downstream) = (Arc::clone(&this), Arc::clone(&downstream));
-            Box::pin(async move { this.answer(request, &downstream).await })
+            let both = Arc::clone(&both);
+            Box::pin(async move {
+                let (this, downstream) = &*both;
+                this.answer(request, downstream).await
+            })
         }
     }
 

@@ -13,6 +13,7 @@ mod inbound;
 mod io;
 pub mod outbound;
 mod overload;
+mod signal;
 pub mod snapshot;
 mod tcp;
 pub mod telemetry;

@@ -127,10 +127,14 @@ impl Outbound {
         link: &Arc<Link>,
         downstream: Downstream,
     ) -> impl Fn(Request<Incoming>) -> Answering + Send + use<> {
-        let (this, link, downstream) = (Arc::clone(self), Arc::clone(link), Arc::new(downstream));
+        // One count for all of it, and not one for each part.
+        let all = Arc::new((Arc::clone(self), Arc::clone(link), downstream));
         move |request| {
-            let (this, link, downstream) = (Arc::clone(&this), Arc::clone(&link), Arc::clone(&downstream));
-            Box::pin(async move { this.answer(request, &link, &downstream).await })
+            let all = Arc::clone(&all);
+            Box::pin(async move {
+                let (this, link, downstream) = &*all;
+                this.answer(request, link, downstream).await
+            })
         }
     }
 

@@ -147,12 +147,16 @@ pub enum IdentityKind {
     },
 }
 
-/// A SPIFFE ID of one of our three kinds; everything else is refused at the parse. Cheap to clone.
+/// A SPIFFE ID of one of our three kinds; everything else is refused at the parse. Cheap to clone: each request names
+/// two.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SpiffeId {
+pub struct SpiffeId(Arc<Identity>);
+
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Identity {
     trust_domain: TrustDomain,
     kind: IdentityKind,
-    uri: Arc<str>,
+    uri: String,
 }
 
 impl SpiffeId {
@@ -165,8 +169,8 @@ impl SpiffeId {
             IdentityKind::ControlPlane => "outrigger/control-plane".to_owned(),
             IdentityKind::Operator { name } => format!("outrigger/operator/{name}"),
         };
-        let uri = Arc::from(format!("spiffe://{trust_domain}/{path}"));
-        Self { trust_domain, kind, uri }
+        let uri = format!("spiffe://{trust_domain}/{path}");
+        Self(Arc::new(Identity { trust_domain, kind, uri }))
     }
 
     /// The ID of a workload.
@@ -186,22 +190,22 @@ impl SpiffeId {
 
     /// The URI, `spiffe://...`.
     pub fn as_str(&self) -> &str {
-        &self.uri
+        &self.0.uri
     }
 
     /// Its trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
+        &self.0.trust_domain
     }
 
     /// What it names.
     pub fn kind(&self) -> &IdentityKind {
-        &self.kind
+        &self.0.kind
     }
 
     /// Namespace and service account of a workload; `None` for the reserved kinds.
     pub fn as_workload(&self) -> Option<(&Name, &Name)> {
-        match &self.kind {
+        match &self.0.kind {
             IdentityKind::Workload { namespace, service_account } => Some((namespace, service_account)),
             IdentityKind::ControlPlane | IdentityKind::Operator { .. } => None,
         }
@@ -239,13 +243,13 @@ impl FromStr for SpiffeId {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.uri)
+        f.write_str(&self.0.uri)
     }
 }
 
 impl fmt::Debug for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.uri)
+        f.write_str(&self.0.uri)
     }
 }
 

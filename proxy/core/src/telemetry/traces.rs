@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use foldhash::fast::RandomState;
 use http::HeaderValue;
 
 /// Names a trace: `trace-id` of W3C Trace Context.
@@ -72,7 +73,8 @@ pub struct Stay {
 /// The traces with requests in the application.
 #[derive(Debug, Default)]
 pub struct Traces {
-    stays: HashMap<TraceId, State>,
+    /// Looked up several times a request, and bounded: std's hasher would take longer than the rest of it.
+    stays: HashMap<TraceId, State, RandomState>,
     /// Counts the stays.
     number: u64,
     /// Counts the calls of no request in the application.

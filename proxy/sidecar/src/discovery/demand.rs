@@ -11,6 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 use outrigger_core::model::ServiceName;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -79,7 +80,7 @@ impl Discover for Demand {
 /// A mark on each name that was used since the last sweep. No clock and, while a name is busy, no write on a request's
 /// path: the sweep reads the time, once for all names.
 #[derive(Debug, Default)]
-struct Marks(ArcSwap<HashMap<ServiceName, Arc<AtomicBool>>>);
+struct Marks(ArcSwap<HashMap<ServiceName, Arc<AtomicBool>, RandomState>>);
 
 impl Marks {
     fn touch(&self, service: &ServiceName) {

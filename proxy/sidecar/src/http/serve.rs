@@ -14,9 +14,9 @@ use tokio::{
     pin,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{Guarded, Limits, Link, ResponseBody, Transport, stall::Streams};
+use crate::signal::Signal;
 
 /// How long a connection that was opened just before the end may take to bring its first request, and one of HTTP/1
 /// between two sidecars the next one: it may be on its way.
@@ -39,23 +39,23 @@ pub(crate) enum Clients {
 #[derive(Debug, Clone)]
 pub(crate) struct Closing {
     /// With all others.
-    draining: CancellationToken,
+    draining: Signal,
     /// By itself, and without delay.
-    at_once: CancellationToken,
+    at_once: Signal,
 }
 
 impl Closing {
-    pub(crate) fn new(draining: &CancellationToken) -> Self {
-        Self { draining: draining.clone(), at_once: CancellationToken::new() }
+    pub(crate) fn new(draining: &Signal) -> Self {
+        Self { draining: draining.clone(), at_once: Signal::default() }
     }
 
     /// Closes this one: its peer is not believed any more.
-    pub(crate) fn at_once(&self) -> CancellationToken {
+    pub(crate) fn at_once(&self) -> Signal {
         self.at_once.clone()
     }
 
     fn is_told(&self) -> bool {
-        self.draining.is_cancelled() || self.at_once.is_cancelled()
+        self.draining.is_given() || self.at_once.is_given()
     }
 
     /// Waits until it is time. In a drain, a connection that is new has a moment for its first request, which may be on
@@ -63,14 +63,14 @@ impl Closing {
     /// next: the answer says that it was the last.
     async fn told(&self, link: &Link) {
         let drained = async {
-            self.draining.cancelled().await;
+            self.draining.given().await;
             if link.is_mesh() || !link.is_used() {
                 sleep(ON_ITS_WAY).await;
             }
         };
         tokio::select! {
             () = drained => {}
-            () = self.at_once.cancelled() => {}
+            () = self.at_once.given() => {}
         }
     }
 }
@@ -104,9 +104,9 @@ where
     if limits.head_fields != 100 {
         builder.max_headers(limits.head_fields);
     }
-    let told = closing.clone();
+    let told = Arc::new(closing.clone());
     let service = service_fn(move |request| {
-        let (response, closing) = (service(request), told.clone());
+        let (response, closing) = (service(request), Arc::clone(&told));
         async move {
             let mut response = response.await;
             if closing.is_told() && response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -1,6 +1,6 @@
 //! One request from a peer to the application, and the answer back.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Request, Response, StatusCode, Uri, Version, header,
@@ -176,13 +176,16 @@ impl Inbound {
             counts_informational: true,
         };
         exchange.enter();
-        let sent = attempt.send(head, &upload, exchange);
-        let sent = match deadline.limit() {
-            // A caller that waits no longer must not cost the application any more.
-            Some(limit) => timeout_at(Instant::from_std(limit.at), sent)
-                .await
-                .unwrap_or(Err(Failed::after(limit.reason))),
-            None => sent.await,
+        let sent = {
+            // Pinned where it is made: it is large, and would be moved twice else.
+            let mut sending = pin!(attempt.send(head, &upload, exchange));
+            match deadline.limit() {
+                // A caller that waits no longer must not cost the application any more.
+                Some(limit) => timeout_at(Instant::from_std(limit.at), sending.as_mut())
+                    .await
+                    .unwrap_or(Err(Failed::after(limit.reason))),
+                None => sending.as_mut().await,
+            }
         };
         give_back(&sent, exchange);
         let mut answer = sent?;

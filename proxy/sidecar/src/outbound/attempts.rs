@@ -2,6 +2,7 @@
 //! or the time is up. What decides is `core::retry`; here it is given what happened.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -210,15 +211,18 @@ impl<'a> Attempts<'a> {
         let destination = (&self.set.destination, &self.set.set);
         let trial = Trial::begin(destination, state, (picked.accrual, picked.admission), now);
         exchange.hold_trial(trial);
-        let sent = self.send(state, head, exchange);
-        let sent = match deadline.limit() {
-            Some(limit) => match timeout_at(Instant::from_std(limit.at), sent).await {
-                Err(_elapsed) => Err(Failed::after(limit.reason)),
-                // Its sidecar has kept the time that we gave it.
-                Ok(Ok(answer)) if says_too_late(&answer) => Err(Failed::after(limit.reason)),
-                Ok(sent) => sent,
-            },
-            None => sent.await,
+        let sent = {
+            // Pinned where it is made: it is large, and would be moved twice else.
+            let mut sending = pin!(self.send(state, head, exchange));
+            match deadline.limit() {
+                Some(limit) => match timeout_at(Instant::from_std(limit.at), sending.as_mut()).await {
+                    Err(_elapsed) => Err(Failed::after(limit.reason)),
+                    // Its sidecar has kept the time that we gave it.
+                    Ok(Ok(answer)) if says_too_late(&answer) => Err(Failed::after(limit.reason)),
+                    Ok(sent) => sent,
+                },
+                None => sending.as_mut().await,
+            }
         };
         note_refusal(state, &sent);
         let stamps = exchange.stamps();

@@ -70,9 +70,10 @@ impl Outbound {
         }
         edit_response(choice.rule, &mut head.headers);
         head.version = Version::HTTP_11;
-        let cut = occupied.as_ref().map(Occupied::cut);
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let cut = occupied.as_ref().filter(|_| switches).map(Occupied::cut);
         exchange.hold_upstream(occupied);
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        if switches {
             let (Some(protocol), Some(downstream), Some(upstream)) = (switched, upgrade, upstream) else {
                 return Err(Reason::BadResponse);
             };

@@ -79,12 +79,15 @@ pub(crate) struct EdgeHandles {
     pub(crate) destination: (ServiceName, u16),
     /// The rule that chose it.
     pub(crate) rule: Option<Arc<str>>,
+    /// The backend as it is written in each line of the log.
+    pub(super) shown: String,
     held: [OnceLock<Arc<EdgeCounters>>; Class::ALL.len()],
 }
 
 impl EdgeHandles {
     pub(crate) fn new(destination: (ServiceName, u16), rule: Option<Arc<str>>) -> Self {
-        Self { destination, rule, held: Default::default() }
+        let shown = destination.0.to_string();
+        Self { destination, rule, shown, held: Default::default() }
     }
 
     /// The figures of `class`.

@@ -23,7 +23,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Connect, Protocol,
@@ -35,6 +35,7 @@ use super::{
 use crate::{
     endpoint::{Counted, DestinationState},
     http::{self, Limits, RequestBody},
+    signal::{GiveOnDrop, Signal},
 };
 
 /// How long a connection that just finished a response may take to be ready for the next request. Its task only needs
@@ -87,7 +88,7 @@ pub(super) struct Connection {
     fresh: Option<Duration>,
     bond: Arc<Bond>,
     /// Tells the connection's task that nobody has it any more.
-    _held: DropGuard,
+    _held: GiveOnDrop,
 }
 
 /// What a connection and its task know of each other.
@@ -95,7 +96,7 @@ pub(super) struct Connection {
 struct Bond {
     /// It was asked to leave HTTP: its task watches over what follows.
     may_switch: AtomicBool,
-    released: CancellationToken,
+    released: Signal,
     cut: CancellationToken,
     governing: Governing,
 }
@@ -289,7 +290,7 @@ impl<C: Connect> Pool<C> {
             tracing::debug!(%error, "connection could not be used");
             Reason::ConnectFailed
         })?;
-        let held = bond.released.clone().drop_guard();
+        let held = bond.released.give_on_drop();
         tokio::spawn(watch_over(connection, cut, Arc::clone(&bond), counted));
         Ok(Connection { sender, standing, fresh: Some(began.elapsed()), bond, _held: held })
     }
@@ -346,12 +347,12 @@ async fn watch_over(
             tracing::debug!(error = &error as &dyn std::error::Error, "upstream connection ended");
         }
         if bond.may_switch.load(Ordering::Relaxed) {
-            bond.released.cancelled().await;
+            bond.released.given().await;
         }
     };
     // To a peer that takes nothing, it could not even be said that it is over.
     let given_up = async {
-        bond.released.cancelled().await;
+        bond.released.given().await;
         if bond.may_switch.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }

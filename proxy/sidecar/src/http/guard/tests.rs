@@ -3,11 +3,11 @@
 use http::{Response, StatusCode};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
     http::{Closing, ResponseBody, serve_http1},
+    signal::Signal,
     telemetry::{Direction, Exchange, Record, Telemetry},
 };
 
@@ -59,6 +59,6 @@ async fn read_slowly(behind: &str) -> String {
         client.read_to_string(&mut rest).await.unwrap();
         rest
     };
-    let closing = Closing::new(&CancellationToken::new());
+    let closing = Closing::new(&Signal::default());
     tokio::join!(serve_http1(io, &limits, &closing, service), talk).1
 }

@@ -56,28 +56,28 @@ fn second(now: SystemTime) -> String {
 
 /// What is known, in the order in which a reader wants it; what is not is left out.
 fn fields(line: &mut Line<'_>, record: &Record) {
-    line.text("direction", record.direction.as_str());
+    line.plain("direction", record.direction.as_str());
     line.address("downstream.addr", record.downstream);
-    line.maybe("downstream.identity", record.downstream_identity.as_ref().map(SpiffeId::as_str));
-    line.maybe("method", record.method.as_ref().map(Method::as_str));
-    line.maybe("version", record.version.map(version));
+    line.maybe_plain("downstream.identity", record.downstream_identity.as_ref().map(SpiffeId::as_str));
+    line.maybe_plain("method", record.method.as_ref().map(Method::as_str));
+    line.maybe_plain("version", record.version.map(version));
     line.maybe("authority", record.authority());
     line.maybe("path", record.path.as_ref().map(|target| target.path()));
     line.maybe("request_id", record.request_id.as_ref().and_then(text));
     line.maybe("traceparent", record.traceparent.as_ref().and_then(text));
     if let Some(edges) = &record.edges {
-        line.shown("destination", &edges.destination.0);
+        line.plain("destination", &edges.shown);
         line.number("port", u64::from(edges.destination.1));
         line.maybe("route", edges.rule.as_deref());
     }
-    line.maybe("class", (record.class != Class::Request).then(|| record.class.as_str()));
+    line.maybe_plain("class", (record.class != Class::Request).then(|| record.class.as_str()));
     if record.attempts > 1 {
         line.number("attempts", u64::from(record.attempts));
     }
     if let Some(upstream) = record.upstream {
         line.address("upstream.addr", upstream);
     }
-    line.maybe("upstream.identity", record.upstream_identity.as_ref().map(SpiffeId::as_str));
+    line.maybe_plain("upstream.identity", record.upstream_identity.as_ref().map(SpiffeId::as_str));
     line.number("generation", record.generation);
     if let Some(status) = record.status {
         line.number("status", u64::from(status.as_u16()));
@@ -85,7 +85,7 @@ fn fields(line: &mut Line<'_>, record: &Record) {
     if let Some(code) = record.grpc_status {
         line.number("grpc_status", u64::from(Code::number(code)));
     }
-    line.maybe("reason", record.reason.map(Reason::as_str));
+    line.maybe_plain("reason", record.reason.map(Reason::as_str));
     line.number("bytes", record.bytes);
     if record.received > 0 {
         line.number("received", record.received);
@@ -177,6 +177,20 @@ impl Line<'_> {
         }
     }
 
+    /// Words of ours, tokens (RFC 9110 §5.6.2), identities and names, of which no character needs an escape.
+    fn plain(&mut self, name: &str, value: &str) {
+        self.name(name);
+        self.buffer.push(b'"');
+        self.raw(value);
+        self.buffer.push(b'"');
+    }
+
+    fn maybe_plain(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.plain(name, value);
+        }
+    }
+
     fn maybe(&mut self, name: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(name, value);
@@ -205,7 +219,7 @@ impl Line<'_> {
         self.buffer.push(b'"');
     }
 
-    /// Names and other addresses, which need no escape.
+    /// Other addresses.
     fn shown(&mut self, name: &str, value: impl Display) {
         self.name(name);
         let _infallible = write!(self.buffer, "\"{value}\"");
