@@ -27,8 +27,8 @@ use crate::upstream::Leg;
 
 /// Which proxy a request left last: one that comes back to it runs in a circle.
 pub(crate) const HOP: HeaderName = HeaderName::from_static("outrigger-hop");
-/// What the application speaks, as the service's port declares it; else what the caller's own client spoke: `1.0`, `1.1`
-/// or `2`.
+/// `2`: HTTP/2 is to be spoken to the application, as the service's port declares it, or else since the caller's own client
+/// spoke it. Not said: HTTP/1.1.
 pub(crate) const VERSION: HeaderName = HeaderName::from_static("outrigger-version");
 /// How long the bodies of a request and its response may stand still (a duration of GEP-2257; zero: for ever), where the
 /// caller's policy says so.
@@ -78,12 +78,9 @@ pub(crate) fn outbound_request(headers: &mut HeaderMap, hop: &Hop, version: Vers
     let also = |name: &str| is_own(name) || matches!(name, "proxy-authorization" | "x-forwarded-client-cert");
     strip(headers, also);
     headers.insert(HOP, hop.0.clone());
-    let version = match version {
-        Version::HTTP_2 => "2",
-        Version::HTTP_10 => "1.0",
-        _ => "1.1",
-    };
-    headers.insert(VERSION, HeaderValue::from_static(version));
+    if version == Version::HTTP_2 {
+        headers.insert(VERSION, HeaderValue::from_static("2"));
+    }
     pass_options(headers, trailers, way);
     names::make(headers)
 }

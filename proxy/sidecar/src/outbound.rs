@@ -155,13 +155,13 @@ impl Outbound {
         let shape = Shape::of(request.method());
         match self.handle(request, link, downstream, &mut exchange).await {
             Ok(Answer::Upstream(head, body, deadline)) => {
-                exchange.answered(head.status, &head.headers);
+                exchange.answered(head.status, &head.headers, Instant::now());
                 let idle = exchange.idle().unwrap_or_else(|| Idle::new(self.shared.limits.body_timeout));
                 Response::from_parts(*head, ResponseBody::upstream(body, idle, deadline, exchange))
             }
             Ok(Answer::Switched(head)) => Response::from_parts(*head, ResponseBody::own(Bytes::new(), None)),
             Ok(Answer::Tunnel) => {
-                exchange.answered(StatusCode::OK, &http::HeaderMap::new());
+                exchange.answered(StatusCode::OK, &http::HeaderMap::new(), Instant::now());
                 accepted(exchange)
             }
             Err(reason) => {

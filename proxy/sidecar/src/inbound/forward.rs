@@ -178,7 +178,7 @@ impl Inbound {
         exchange.enter();
         let sent = {
             // Pinned where it is made: it is large, and would be moved twice else.
-            let mut sending = pin!(attempt.send(head, &upload, exchange));
+            let mut sending = pin!(attempt.send(head, &upload, (Instant::now(), &mut *exchange)));
             match deadline.limit() {
                 // A caller that waits no longer must not cost the application any more.
                 Some(limit) => timeout_at(Instant::from_std(limit.at), sending.as_mut())
@@ -207,8 +207,9 @@ impl Inbound {
         let upstream = head.extensions.remove::<OnUpgrade>();
         headers::inbound_response(&mut head.headers);
         head.version = Version::HTTP_11;
-        head.headers.insert(timing::HEADER, timing_value(&exchange));
-        exchange.answered(head.status, &head.headers);
+        let now = Instant::now();
+        head.headers.insert(timing::HEADER, timing_value(&exchange, now));
+        exchange.answered(head.status, &head.headers, now);
         if head.status == StatusCode::SWITCHING_PROTOCOLS
             && let (Some(protocol), Some(downstream), Some(upstream)) = (switched, upgrade, upstream)
         {
@@ -229,15 +230,15 @@ impl Inbound {
 }
 
 /// Another one in each answer: of no use to a table of what is sent often.
-fn timing_value(exchange: &Exchange) -> HeaderValue {
-    let mut value = timing::encode(&exchange.inbound_figures());
+fn timing_value(exchange: &Exchange, now: Instant) -> HeaderValue {
+    let mut value = timing::encode(&exchange.inbound_figures(now));
     value.set_sensitive(true);
     value
 }
 
 /// The own answer, which tells the caller's sidecar what it means.
 pub(super) fn refuse(failed: Failed, shape: Shape, exchange: Exchange) -> Response<ResponseBody> {
-    let timing = timing_value(&exchange);
+    let timing = timing_value(&exchange, Instant::now());
     let mut response = own_answer(failed.reason, shape, exchange);
     let name = if failed.unprocessed { headers::UNPROCESSED } else { headers::REASON };
     let headers = response.headers_mut();

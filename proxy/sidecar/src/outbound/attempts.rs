@@ -194,7 +194,8 @@ impl<'a> Attempts<'a> {
     }
 
     async fn once(&mut self, made: u32, exchange: &mut Exchange) -> Result<Answer, Failed> {
-        let now = Instant::now().into_std();
+        let begin = Instant::now();
+        let now = begin.into_std();
         if made == 0 {
             self.set.destination.budget.request(now);
         }
@@ -213,7 +214,7 @@ impl<'a> Attempts<'a> {
         exchange.hold_trial(trial);
         let sent = {
             // Pinned where it is made: it is large, and would be moved twice else.
-            let mut sending = pin!(self.send(state, head, exchange));
+            let mut sending = pin!(self.send(state, head, (begin, &mut *exchange)));
             match deadline.limit() {
                 Some(limit) => match timeout_at(Instant::from_std(limit.at), sending.as_mut()).await {
                     Err(_elapsed) => Err(Failed::after(limit.reason)),
@@ -256,7 +257,7 @@ impl<'a> Attempts<'a> {
         &self,
         state: &Arc<EndpointState>,
         head: Head,
-        exchange: &mut Exchange,
+        exchange: (Instant, &mut Exchange),
     ) -> Result<Answer, Failed> {
         let shared = &self.outbound.shared;
         let peer = self.outbound.pools.of(state, &self.set.destination, shared);

@@ -78,7 +78,7 @@ impl Outbound {
                 return Err(Reason::BadResponse);
             };
             headers::switch(&mut head.headers, protocol);
-            exchange.answered(head.status, &head.headers);
+            exchange.answered(head.status, &head.headers, Instant::now());
             let switched = exchange.switch();
             let idle = choice.set()?.set.resilience.timeouts.idle.unwrap_or(self.shared.limits.stream_idle);
             self.shared.tasks.spawn(async move {

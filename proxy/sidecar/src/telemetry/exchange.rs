@@ -116,13 +116,13 @@ impl Exchange {
         self.0.as_ref().map_or_else(Instant::now, |inner| Instant::from_std(inner.stamps.head_read))
     }
 
-    /// An inbound sidecar's own figures, up to now.
-    pub(crate) fn inbound_figures(&self) -> Figures {
+    /// An inbound sidecar's own figures, up to `now`.
+    pub(crate) fn inbound_figures(&self, now: Instant) -> Figures {
         let Some(inner) = &self.0 else {
             return Figures::default();
         };
         let stamps = &inner.stamps;
-        let now = Instant::now().into_std();
+        let now = now.into_std();
         let total = now.saturating_duration_since(stamps.head_read);
         let Some(handed_on) = stamps.handed_on else {
             return Figures { total, ..Figures::default() };
@@ -245,13 +245,13 @@ impl Exchange {
         }
     }
 
-    /// The response's head is on its way to the downstream.
-    pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+    /// The response's head is on its way to the downstream since `now`.
+    pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant) {
         let Some(inner) = &mut self.0 else {
             return;
         };
         inner.record.status = Some(status);
-        inner.stamps.head_sent = Some(Instant::now().into_std());
+        inner.stamps.head_sent = Some(now.into_std());
         if inner.grpc.is_some() {
             // An answer without a body has its trailers in the head.
             inner.record.grpc_status = grpc::status(headers);

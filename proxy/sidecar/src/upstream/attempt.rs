@@ -91,7 +91,7 @@ pub(crate) struct Attempt<'a, C> {
 }
 
 impl<C: Connect> Attempt<'_, C> {
-    /// Sends a request; returns the response's head, with the connection that the rest of it comes on.
+    /// Sends a request, since `begin`; returns the response's head, with the connection that the rest of it comes on.
     ///
     /// A pooled connection may have been closed by the other side in the meantime. Then the request is sent once more,
     /// on a new one: any request of which nothing was written, or of which a peer says by its close that it looked at
@@ -100,16 +100,15 @@ impl<C: Connect> Attempt<'_, C> {
         &self,
         head: Head,
         upload: &Arc<Upload>,
-        exchange: &mut Exchange,
+        (begin, exchange): (Instant, &mut Exchange),
     ) -> Result<Answer, Failed> {
-        let started = Instant::now().into_std();
-        exchange.stamp(|stamps| stamps.begin_attempt(started));
+        exchange.stamp(|stamps| stamps.begin_attempt(begin.into_std()));
         match self.leg {
             // Boxed: twice the other one.
-            Leg::Http1 => Box::pin(self.send_http1(head, upload, exchange)).await,
+            Leg::Http1 => Box::pin(self.send_http1(head, upload, (begin, exchange))).await,
             Leg::Http2 => {
                 let mut request = head.stream_request();
-                self.send_http2(&mut request, (&self.demand, false), upload, exchange).await
+                self.send_http2(&mut request, (&self.demand, false), upload, (begin, exchange)).await
             }
         }
     }
@@ -131,7 +130,7 @@ impl<C: Connect> Attempt<'_, C> {
         &self,
         head: Head,
         upload: &Arc<Upload>,
-        exchange: &mut Exchange,
+        (mut begin, exchange): (Instant, &mut Exchange),
     ) -> Result<Answer, Failed> {
         let repeatable = is_idempotent(&head.method);
         let mut request = head.request(upload);
@@ -140,8 +139,9 @@ impl<C: Connect> Attempt<'_, C> {
         let mut broke = false;
         loop {
             let pool = &self.upstream.http1;
-            let acquired = wait(pool.acquire(&demand), || pool.is_connecting(), exchange).await;
-            let ((mut lease, waited), begin) = acquired.map_err(|failed| failed.or_processed(broke))?;
+            let acquiring = pool.acquire(&demand, begin);
+            let acquired = wait(acquiring, || pool.is_connecting(), (begin, &mut *exchange)).await;
+            let (mut lease, waited) = acquired.map_err(|failed| failed.or_processed(broke))?;
             self.waited(waited, begin, exchange);
             let again = repeatable || lease.connection().is_of_a_peer();
             let kept = (again && !waited.fresh && !broke && upload.is_replayable()).then(|| Head {
@@ -187,7 +187,8 @@ impl<C: Connect> Attempt<'_, C> {
             // From now on only a new one.
             self.telemetry.metrics().pool_replaced.inc();
             demand.max_idle = Duration::ZERO;
-            exchange.stamp(|stamps| stamps.begin_attempt(Instant::now().into_std()));
+            begin = Instant::now();
+            exchange.stamp(|stamps| stamps.begin_attempt(begin.into_std()));
         }
     }
 
@@ -210,7 +211,8 @@ impl<C: Connect> Attempt<'_, C> {
         let answer = tokio::select! {
             biased;
             answer = answer.as_mut() => answer,
-            () = sleep(self.limits.continue_timeout), if expects => {
+            // Made only where it is waited for: a timer looks at the clock.
+            () = async { sleep(self.limits.continue_timeout).await }, if expects => {
                 upload.continued();
                 answer.await
             }

@@ -185,9 +185,12 @@ impl<C: Connect> Pool<C> {
         self.state.lock().connecting > 0
     }
 
-    /// A connection that is ready. Cancel safe.
-    pub(super) async fn acquire(self: &Arc<Self>, demand: &Demand) -> Result<(Lease, Waited), Reason> {
-        let begin = Instant::now();
+    /// A connection that is ready, which is wanted since `begin`. Cancel safe.
+    pub(super) async fn acquire(
+        self: &Arc<Self>,
+        demand: &Demand,
+        begin: Instant,
+    ) -> Result<(Lease, Waited), Reason> {
         let mut now = begin;
         let mut closed = 0;
         let mut max_idle = demand.max_idle;

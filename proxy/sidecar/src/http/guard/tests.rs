@@ -36,7 +36,7 @@ async fn read_slowly(behind: &str) -> String {
     let service = |_request| {
         let record = Record::new(Direction::Outbound, ([127, 0, 0, 1], 1).into());
         let mut exchange = Exchange::begin(&telemetry, &link, record);
-        exchange.answered(StatusCode::OK, &http::HeaderMap::new());
+        exchange.answered(StatusCode::OK, &http::HeaderMap::new(), Instant::now());
         let response = Response::new(ResponseBody::own(body.clone(), Some(exchange)));
         async move { response }
     };

@@ -54,45 +54,61 @@ fn second(now: SystemTime) -> String {
     OffsetDateTime::from(now).format(format).unwrap_or_default()
 }
 
+/// How a field begins: with a name of this file's own, which needs no escape.
+struct Name {
+    json: &'static str,
+    text: &'static str,
+}
+
+/// Put together beforehand, for it is a third of each line.
+macro_rules! name {
+    ($name:literal) => {
+        Name { json: concat!(",\"", $name, "\":"), text: concat!(" ", $name, "=") }
+    };
+}
+
 /// What is known, in the order in which a reader wants it; what is not is left out.
 fn fields(line: &mut Line<'_>, record: &Record) {
-    line.plain("direction", record.direction.as_str());
-    line.address("downstream.addr", record.downstream);
-    line.maybe_plain("downstream.identity", record.downstream_identity.as_ref().map(SpiffeId::as_str));
-    line.maybe_plain("method", record.method.as_ref().map(Method::as_str));
-    line.maybe_plain("version", record.version.map(version));
-    line.maybe("authority", record.authority());
-    line.maybe("path", record.path.as_ref().map(|target| target.path()));
-    line.maybe("request_id", record.request_id.as_ref().and_then(text));
-    line.maybe("traceparent", record.traceparent.as_ref().and_then(text));
+    line.plain(&name!("direction"), record.direction.as_str());
+    line.address(&name!("downstream.addr"), record.downstream);
+    line.maybe_plain(
+        &name!("downstream.identity"),
+        record.downstream_identity.as_ref().map(SpiffeId::as_str),
+    );
+    line.maybe_plain(&name!("method"), record.method.as_ref().map(Method::as_str));
+    line.maybe_plain(&name!("version"), record.version.map(version));
+    line.maybe(&name!("authority"), record.authority());
+    line.maybe(&name!("path"), record.path.as_ref().map(|target| target.path()));
+    line.maybe(&name!("request_id"), record.request_id.as_ref().and_then(text));
+    line.maybe(&name!("traceparent"), record.traceparent.as_ref().and_then(text));
     if let Some(edges) = &record.edges {
-        line.plain("destination", &edges.shown);
-        line.number("port", u64::from(edges.destination.1));
-        line.maybe("route", edges.rule.as_deref());
+        line.plain(&name!("destination"), &edges.shown);
+        line.number(&name!("port"), u64::from(edges.destination.1));
+        line.maybe(&name!("route"), edges.rule.as_deref());
     }
-    line.maybe_plain("class", (record.class != Class::Request).then(|| record.class.as_str()));
+    line.maybe_plain(&name!("class"), (record.class != Class::Request).then(|| record.class.as_str()));
     if record.attempts > 1 {
-        line.number("attempts", u64::from(record.attempts));
+        line.number(&name!("attempts"), u64::from(record.attempts));
     }
     if let Some(upstream) = record.upstream {
-        line.address("upstream.addr", upstream);
+        line.address(&name!("upstream.addr"), upstream);
     }
-    line.maybe_plain("upstream.identity", record.upstream_identity.as_ref().map(SpiffeId::as_str));
-    line.number("generation", record.generation);
+    line.maybe_plain(&name!("upstream.identity"), record.upstream_identity.as_ref().map(SpiffeId::as_str));
+    line.number(&name!("generation"), record.generation);
     if let Some(status) = record.status {
-        line.number("status", u64::from(status.as_u16()));
+        line.number(&name!("status"), u64::from(status.as_u16()));
     }
     if let Some(code) = record.grpc_status {
-        line.number("grpc_status", u64::from(Code::number(code)));
+        line.number(&name!("grpc_status"), u64::from(Code::number(code)));
     }
-    line.maybe_plain("reason", record.reason.map(Reason::as_str));
-    line.number("bytes", record.bytes);
+    line.maybe_plain(&name!("reason"), record.reason.map(Reason::as_str));
+    line.number(&name!("bytes"), record.bytes);
     if record.received > 0 {
-        line.number("received", record.received);
+        line.number(&name!("received"), record.received);
     }
-    line.number("duration_us", micros(record.duration));
+    line.number(&name!("duration_us"), micros(record.duration));
     if record.direction == Direction::Outbound {
-        line.phases("phases_us", &record.phases);
+        line.phases(&name!("phases_us"), &record.phases);
     }
 }
 
@@ -150,21 +166,12 @@ impl Line<'_> {
         self.buffer.push(b'\n');
     }
 
-    /// Names are this file's own, and need no escape.
-    fn name(&mut self, name: &str) {
-        if self.json {
-            self.buffer.extend_from_slice(b",\"");
-            self.buffer.extend_from_slice(name.as_bytes());
-            self.buffer.extend_from_slice(b"\":");
-        } else {
-            self.buffer.push(b' ');
-            self.buffer.extend_from_slice(name.as_bytes());
-            self.buffer.push(b'=');
-        }
+    fn name(&mut self, name: &Name) {
+        self.raw(if self.json { name.json } else { name.text });
     }
 
     /// Whatever a client wrote; in text quoted as in JSON, so that nobody can make two lines of one.
-    fn text(&mut self, name: &str, value: &str) {
+    fn text(&mut self, name: &Name, value: &str) {
         self.name(name);
         // Most need no escape, which is found out in one pass without a branch.
         let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
@@ -178,32 +185,32 @@ impl Line<'_> {
     }
 
     /// Words of ours, tokens (RFC 9110 §5.6.2), identities and names, of which no character needs an escape.
-    fn plain(&mut self, name: &str, value: &str) {
+    fn plain(&mut self, name: &Name, value: &str) {
         self.name(name);
         self.buffer.push(b'"');
         self.raw(value);
         self.buffer.push(b'"');
     }
 
-    fn maybe_plain(&mut self, name: &str, value: Option<&str>) {
+    fn maybe_plain(&mut self, name: &Name, value: Option<&str>) {
         if let Some(value) = value {
             self.plain(name, value);
         }
     }
 
-    fn maybe(&mut self, name: &str, value: Option<&str>) {
+    fn maybe(&mut self, name: &Name, value: Option<&str>) {
         if let Some(value) = value {
             self.text(name, value);
         }
     }
 
-    fn number(&mut self, name: &str, value: u64) {
+    fn number(&mut self, name: &Name, value: u64) {
         self.name(name);
         self.digits(value);
     }
 
     /// By hand where it is short: the formatter takes longer for it than for the rest of the line.
-    fn address(&mut self, name: &str, address: SocketAddr) {
+    fn address(&mut self, name: &Name, address: SocketAddr) {
         let SocketAddr::V4(address) = address else {
             return self.shown(name, address);
         };
@@ -220,13 +227,13 @@ impl Line<'_> {
     }
 
     /// Other addresses.
-    fn shown(&mut self, name: &str, value: impl Display) {
+    fn shown(&mut self, name: &Name, value: impl Display) {
         self.name(name);
         let _infallible = write!(self.buffer, "\"{value}\"");
     }
 
     /// `client_proxy=12 network=340`, microseconds, those that are not zero.
-    fn phases(&mut self, name: &str, phases: &PhaseTimes) {
+    fn phases(&mut self, name: &Name, phases: &PhaseTimes) {
         self.name(name);
         self.buffer.push(b'"');
         let mut first = true;
@@ -298,7 +305,7 @@ mod tests {
         #[test]
         fn a_text_is_read_as_it_was(text in "\\PC*|[\\x00-\\x7f]*") {
             let mut buffer = Vec::new();
-            Line { buffer: &mut buffer, json: true }.text("name", &text);
+            Line { buffer: &mut buffer, json: true }.text(&name!("name"), &text);
             let read: Value = serde_json::from_slice(&[b"{", &buffer[1..], b"}"].concat()).unwrap();
             prop_assert_eq!(&read["name"], &text);
         }

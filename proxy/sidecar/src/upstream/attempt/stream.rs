@@ -24,14 +24,13 @@ impl<C: Connect> Attempt<'_, C> {
         request: &mut Request<()>,
         (demand, broke): (&Demand, bool),
         upload: &Arc<Upload>,
-        exchange: &mut Exchange,
+        (mut begin, exchange): (Instant, &mut Exchange),
     ) -> Result<Answer, Failed> {
         let bodiless = upload.is_bodiless();
         loop {
             let pool = &self.upstream.http2;
-            let acquired = wait(pool.acquire(demand), || pool.is_connecting(), exchange).await;
-            let ((mut sender, stream, waited), begin) =
-                acquired.map_err(|failed| failed.or_processed(broke))?;
+            let acquired = wait(pool.acquire(demand), || pool.is_connecting(), (begin, &mut *exchange)).await;
+            let (mut sender, stream, waited) = acquired.map_err(|failed| failed.or_processed(broke))?;
             self.waited(waited, begin, exchange);
             if let Err(error) = poll_fn(|cx| Poll::Ready(open(sender.poll_ready(cx)))).await {
                 tracing::debug!(%error, "connection takes no further request");
@@ -40,6 +39,7 @@ impl<C: Connect> Attempt<'_, C> {
                     return Err(Failed::before(not_sent(&stream)).or_processed(broke));
                 }
                 self.telemetry.metrics().pool_replaced.inc();
+                begin = Instant::now();
                 continue;
             }
             let doubtful = demand.closes_silently && stream.is_doubtful() && !waited.fresh && !broke;
@@ -88,10 +88,11 @@ impl<C: Connect> Attempt<'_, C> {
     ) -> Pin<Box<dyn Future<Output = Result<Answer, Failed>> + Send + 's>> {
         upload.rewind();
         self.telemetry.metrics().pool_replaced.inc();
-        exchange.stamp(|stamps| stamps.begin_attempt(Instant::now().into_std()));
+        let begin = Instant::now();
+        exchange.stamp(|stamps| stamps.begin_attempt(begin.into_std()));
         Box::pin(async move {
             let demand = Demand { max_idle: Duration::ZERO, ..self.demand.clone() };
-            self.send_http2(&mut request, (&demand, true), upload, exchange).await
+            self.send_http2(&mut request, (&demand, true), upload, (begin, exchange)).await
         })
     }
 

@@ -28,18 +28,18 @@ impl Waited {
     }
 }
 
-/// Waits for a connection; returns it, and when the wait began. In vain, the time was spent on what the reason says; given up,
-/// on what is under way then.
+/// Waits for a connection since `begin`. In vain, the time was spent on what the reason says; given up, on what is under way
+/// then.
 pub(super) async fn wait<T>(
     acquiring: impl Future<Output = Result<T, Reason>>,
     connecting: impl Fn() -> bool,
-    exchange: &mut Exchange,
-) -> Result<(T, Instant), Failed> {
-    let mut waiting = Waiting { begin: Instant::now(), connecting, exchange: Some(exchange) };
+    (begin, exchange): (Instant, &mut Exchange),
+) -> Result<T, Failed> {
+    let mut waiting = Waiting { begin, connecting, exchange: Some(exchange) };
     let acquired = acquiring.await;
     let exchange = waiting.exchange.take();
     match acquired {
-        Ok(acquired) => Ok((acquired, waiting.begin)),
+        Ok(acquired) => Ok(acquired),
         Err(reason) => {
             let queued = matches!(reason, Reason::ConnectionLimit | Reason::PendingLimit);
             if let Some(exchange) = exchange {
