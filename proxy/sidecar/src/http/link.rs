@@ -32,6 +32,8 @@ pub(crate) struct Link {
     timed_out: AtomicBool,
     reset: AtomicBool,
     flushed: Mutex<Vec<OnFlushed>>,
+    /// Whether there is any: looked at with each read and write.
+    awaited: AtomicBool,
     /// How long the exchange that has the connection may be idle.
     idle: Mutex<Option<Arc<Idle>>>,
 }
@@ -150,6 +152,7 @@ impl Link {
             // A pipelined response may follow before the one before it was flushed.
             let earlier = if self.multiplexed { None } else { flushed.pop() };
             flushed.push(done);
+            self.awaited.store(true, Ordering::Release);
             earlier
         };
         if let Some(earlier) = earlier {
@@ -159,12 +162,16 @@ impl Link {
 
     /// Whether somebody waits for that.
     pub(super) fn awaits_flush(&self) -> bool {
-        !self.flushed.lock().is_empty()
+        self.awaited.load(Ordering::Acquire)
     }
 
     /// It is so since `at`; `None`: the connection is gone.
     pub(super) fn flushed(&self, at: Option<Instant>) {
-        let done = std::mem::take(&mut *self.flushed.lock());
+        let done = {
+            let mut flushed = self.flushed.lock();
+            self.awaited.store(false, Ordering::Release);
+            std::mem::take(&mut *flushed)
+        };
         if done.is_empty() {
             return;
         }
