@@ -32,6 +32,8 @@ pub fn release_code() -> io::Result<u64> {
 struct Mapping {
     range: Range<usize>,
     resident: u64,
+    /// Until it is known better.
+    copied: bool,
 }
 
 /// The private mappings of a file, by `/proc/PID/smaps`, that cannot be written and have no page that ever was (proc_pid_smaps(5)).
@@ -41,15 +43,17 @@ fn unwritten(smaps: &str, file: &Path) -> Vec<Mapping> {
     let mut current: Option<Mapping> = None;
     for line in smaps.lines() {
         let Some((name, size)) = line.split_once(':').filter(|(name, _)| !name.contains(' ')) else {
-            current = range_of(line, file).map(|range| Mapping { range, resident: 0 });
+            current = range_of(line, file).map(|range| Mapping { range, resident: 0, copied: true });
             continue;
         };
         let size = || size.trim().strip_suffix(" kB")?.parse::<u64>().ok();
         match (name, &mut current) {
             ("Rss", Some(mapping)) => mapping.resident = size().unwrap_or(0) * 1024,
-            // Comes after `Rss`. Pages that were copied when they were written have no other home.
-            ("Anonymous", Some(_)) if size() == Some(0) => found.extend(current.take()),
-            ("Anonymous", _) => current = None,
+            // Pages that were copied when they were written have no other home, in memory or swapped out.
+            ("Anonymous", Some(mapping)) => mapping.copied = size() != Some(0),
+            // Comes last of the three.
+            ("Swap", Some(mapping)) if size() == Some(0) && !mapping.copied => found.extend(current.take()),
+            ("Swap", _) => current = None,
             _ => {}
         }
     }
@@ -78,8 +82,8 @@ mod linux {
     pub(super) fn release(range: &Range<usize>) -> io::Result<()> {
         let length = range.end.saturating_sub(range.start);
         // SAFETY: the range is one of the running binary's own mappings. The kernel made them at exec, and they stay until the end, unlike
-        // those of libraries, which come and go. It is private, its permissions let nobody write to it, and none of its pages is
-        // a copy of its own: each is what the file has, and is read from there when it is touched again, by whatever thread.
+        // those of libraries, which come and go. It is private, its permissions let nobody write to it, and none of its pages, resident or
+        // swapped out, is a copy of its own: each is what the file has, and is read from there when it is touched again, by whatever thread.
         // What is relocated is written before `main`, and thus has such copies.
         Ok(unsafe {
             madvise(std::ptr::with_exposed_provenance_mut(range.start), length, Advice::LinuxDontNeed)
@@ -96,31 +100,47 @@ mod tests {
 Size:               1024 kB
 Rss:                 512 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd mr mw me
 55d0c0b00000-55d0c0c00000 r-xp 00100000 fe:00 42    /usr/bin/a proxy
 Rss:                1024 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 55d0c0c00000-55d0c0c80000 r--p 00200000 fe:00 42    /usr/bin/a proxy
 Rss:                 444 kB
 Anonymous:           444 kB
+Swap:                  0 kB
 55d0c0c80000-55d0c0c90000 rw-p 00280000 fe:00 42    /usr/bin/a proxy
 Rss:                  20 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 55d0c1000000-55d0c1100000 rw-p 00000000 00:00 0     [heap]
 Rss:                 100 kB
 Anonymous:           100 kB
+Swap:                  0 kB
 7f0000000000-7f0000010000 r--s 00000000 fe:00 43    /var/lib/shared
 Rss:                  64 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 7f0000020000-7f0000030000 r--p 00000000 00:00 0
 Rss:                   4 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0     [vdso]
 Rss:                   8 kB
+Anonymous:             0 kB
+Swap:                  0 kB
+55d0c0c90000-55d0c0ca0000 r--p 00290000 fe:00 42    /usr/bin/a proxy
+Rss:                   0 kB
+Anonymous:             0 kB
+Swap:                  4 kB
+55d0c0ca0000-55d0c0cb0000 r--p 002a0000 fe:00 42    /usr/bin/a proxy
+Rss:                   4 kB
 Anonymous:             0 kB
 7f0000040000-7f0000050000 r-xp 00000000 fe:00 44    /usr/lib/libc.so.6
 Rss:                   4 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 ";
 
     #[test]
@@ -130,8 +150,8 @@ Anonymous:             0 kB
         assert_eq!(
             found,
             [
-                Mapping { range: 0x55d0_c0a0_0000..0x55d0_c0b0_0000, resident: 512 * 1024 },
-                Mapping { range: 0x55d0_c0b0_0000..0x55d0_c0c0_0000, resident: 1024 * 1024 },
+                Mapping { range: 0x55d0_c0a0_0000..0x55d0_c0b0_0000, resident: 512 * 1024, copied: false },
+                Mapping { range: 0x55d0_c0b0_0000..0x55d0_c0c0_0000, resident: 1024 * 1024, copied: false },
             ]
         );
         for end in 0..SMAPS.len() {

@@ -34,6 +34,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{
     net::TcpListener,
     sync::watch,
+    task::spawn_blocking,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -383,7 +384,9 @@ async fn settle(stop: CancellationToken) {
     if stop.run_until_cancelled(sleep_until(Instant::now() + SETTLED)).await.is_none() {
         return;
     }
-    match memory::release_code() {
+    // Takes some milliseconds.
+    let Ok(released) = spawn_blocking(memory::release_code).await else { return };
+    match released {
         Ok(bytes) => tracing::debug!(bytes, "code was given back to the page cache"),
         Err(error) => tracing::debug!(%error, "code stays in memory"),
     }

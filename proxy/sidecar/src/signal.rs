@@ -1,5 +1,5 @@
 //! A sign that is given once, and looked at with each request: whether a connection is to take no further one. A
-//! `CancellationToken` takes two locks each time that somebody looks, and each time that somebody who waits is polled; here it is one load.
+//! `CancellationToken` takes a lock each time that somebody looks, and two each time that somebody who waits is polled; here it is one load.
 
 use std::{
     pin::Pin,

@@ -75,11 +75,12 @@ pub fn verdict(reason: Option<Reason>, grpc: Option<Code>, status: Option<Status
     }
 }
 
-/// What the answer says that a peer's sidecar gave in place of its application, and why it did. An application that takes
-/// no connection is not there, as if its sidecar were not: no other has to do better. The rest is a status like any.
+/// What the answer says that a peer's sidecar gave in place of its application, and why it did. An application that refuses
+/// connections is not there, as if its sidecar were not: no other has to do better. The rest is a status like any; so is
+/// an application that lets connections wait, which may just have too much to do, as the others have.
 pub fn verdict_of_peer(reason: Reason, status: StatusCode) -> Verdict {
     match reason {
-        Reason::ConnectFailed | Reason::ConnectTimeout => Verdict::Failure(Failure::Connect),
+        Reason::ConnectFailed => Verdict::Failure(Failure::Connect),
         _ => of_status(status),
     }
 }
@@ -201,7 +202,7 @@ mod tests {
     fn a_sidecar_without_an_application_is_as_good_as_none_and_the_rest_of_what_it_says_is_a_status() {
         let said = |reason: Reason| verdict_of_peer(reason, reason.status().unwrap());
         assert_eq!(said(Reason::ConnectFailed), Verdict::Failure(Failure::Connect));
-        assert_eq!(said(Reason::ConnectTimeout), Verdict::Failure(Failure::Connect));
+        assert_ne!(said(Reason::ConnectTimeout), Verdict::Failure(Failure::Connect), "its queue may be full");
         assert_eq!(said(Reason::Overloaded), Verdict::Failure(Failure::Overloaded));
         assert_eq!(said(Reason::Draining), Verdict::Failure(Failure::Overloaded));
         assert_eq!(said(Reason::UpstreamReset), Verdict::Failure(Failure::Application));

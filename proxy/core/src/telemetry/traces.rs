@@ -73,7 +73,8 @@ pub struct Stay {
 /// The traces with requests in the application.
 #[derive(Debug, Default)]
 pub struct Traces {
-    /// Looked up several times a request, and bounded: std's hasher would take longer than the rest of it.
+    /// Looked up several times a request: std's hasher would take longer than the rest of it. Keys are chosen by clients; whoever
+    /// found some that collide, which needs the seeds of this process, has a chain of [`MAX_TRACES`] at the worst.
     stays: HashMap<TraceId, State, RandomState>,
     /// Counts the stays.
     number: u64,
