@@ -96,10 +96,10 @@ pub(crate) async fn overhear<F: Future>(connection: F, mut tell: impl FnMut(&Ove
     // It says of its end more than once.
     let mut over = false;
     poll_fn(|cx| {
-        EAR.set(Ear::Open);
+        let listening = Ears::open();
         let polled = connection.as_mut().poll(cx);
-        if EAR.replace(Ear::Shut) == Ear::Full {
-            for overheard in HEARD.with_borrow_mut(Heard::take).into_iter().flatten() {
+        if let Some(heard) = listening.shut() {
+            for overheard in heard.into_iter().flatten() {
                 let ends = overheard.refusal.ended == Ended::Connection;
                 if !(ends && over) {
                     tell(&overheard);
@@ -110,6 +110,29 @@ pub(crate) async fn overhear<F: Future>(connection: F, mut tell: impl FnMut(&Ove
         polled
     })
     .await
+}
+
+/// This thread listens for a connection for as long as there is one of these. A poll may panic: what was said in it is not
+/// said of the connection that is polled next.
+struct Ears;
+
+impl Ears {
+    fn open() -> Self {
+        EAR.set(Ear::Open);
+        Self
+    }
+
+    /// What was heard, if anything.
+    fn shut(&self) -> Option<[Option<Overheard>; Refusal::KINDS]> {
+        let full = EAR.replace(Ear::Shut) == Ear::Full;
+        full.then(|| HEARD.with_borrow_mut(Heard::take))
+    }
+}
+
+impl Drop for Ears {
+    fn drop(&mut self) {
+        let _of_no_use = self.shut();
+    }
 }
 
 impl Heard {

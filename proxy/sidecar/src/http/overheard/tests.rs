@@ -125,6 +125,26 @@ async fn a_connection_that_is_ended_is_told_of_once_with_its_cause() {
 }
 
 #[tokio::test]
+async fn what_is_said_before_a_panic_is_not_said_of_the_next_connection() {
+    let (dispatch, _) = on_this_thread();
+    let _default = dispatcher::set_default(&dispatch);
+    let say = || tracing::debug!(target: "h2::server", "malformed headers: missing method");
+    let first = tokio::spawn(overhear(
+        async move {
+            say();
+            panic!("in the middle of a poll");
+        },
+        |_| {},
+    ));
+    assert!(first.await.unwrap_err().is_panic());
+    assert_eq!(EAR.get(), Ear::Shut);
+    say();
+    let mut times = Vec::new();
+    overhear(async { say() }, |overheard| times.push(overheard.times)).await;
+    assert_eq!(times, [1]);
+}
+
+#[tokio::test]
 async fn a_connection_that_the_peer_leaves_is_told_of_as_nothing() {
     for code in [0, 1, 11, 0xff] {
         let goaway = frame(7, 0, 0, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, code]);
