@@ -1,9 +1,9 @@
 //! Hears what the parser of HTTP/2 says to nobody: that it reset a stream, and why it ended a connection. It writes that
 //! to its own log only, at a level that is off.
 //!
-//! Of that log exactly those places are switched on that speak of a refusal; no frame that is in order passes one. What is said
-//! there while a connection is polled is about that connection, and is told when the poll is over: the parser holds locks
-//! until then.
+//! Of that log exactly those places are switched on that speak of a refusal; no frame of a request that is in order passes
+//! one. What is said there while a connection is polled is about that connection, and is told when the poll is over: the
+//! parser holds locks until then.
 
 use std::{
     cell::{Cell, RefCell},
@@ -96,10 +96,10 @@ pub(crate) async fn overhear<F: Future>(connection: F, mut tell: impl FnMut(&Ove
     // It says of its end more than once.
     let mut over = false;
     poll_fn(|cx| {
-        EAR.set(Ear::Open);
+        let listening = Ears::open();
         let polled = connection.as_mut().poll(cx);
-        if EAR.replace(Ear::Shut) == Ear::Full {
-            for overheard in HEARD.with_borrow_mut(Heard::take).into_iter().flatten() {
+        if let Some(heard) = listening.shut() {
+            for overheard in heard.into_iter().flatten() {
                 let ends = overheard.refusal.ended == Ended::Connection;
                 if !(ends && over) {
                     tell(&overheard);
@@ -110,6 +110,29 @@ pub(crate) async fn overhear<F: Future>(connection: F, mut tell: impl FnMut(&Ove
         polled
     })
     .await
+}
+
+/// This thread listens for a connection for as long as there is one of these. A poll may panic: what was said in it is not
+/// said of the connection that is polled next.
+struct Ears;
+
+impl Ears {
+    fn open() -> Self {
+        EAR.set(Ear::Open);
+        Self
+    }
+
+    /// What was heard, if anything.
+    fn shut(&self) -> Option<[Option<Overheard>; Refusal::KINDS]> {
+        let full = EAR.replace(Ear::Shut) == Ear::Full;
+        full.then(|| HEARD.with_borrow_mut(Heard::take))
+    }
+}
+
+impl Drop for Ears {
+    fn drop(&mut self) {
+        let _of_no_use = self.shut();
+    }
 }
 
 impl Heard {
@@ -127,9 +150,11 @@ impl Heard {
             Some(Said::Reset(fault)) => self.add(Refusal { ended: Ended::Stream, fault }, gist(words)),
             Some(Said::Cause(fault)) => self.cause = Some((fault, gist(words).to_owned())),
             Some(Said::End) if !self.has_ended() => {
-                let code = sentence.error.0.as_str();
+                let Some(fault) = Fault::of_end(&sentence.error.0) else {
+                    return;
+                };
                 let (fault, words) =
-                    self.cause.take().unwrap_or_else(|| (Fault::of_code(code), "no cause given".to_owned()));
+                    self.cause.take().unwrap_or_else(|| (fault, "no cause given".to_owned()));
                 self.add(Refusal { ended: Ended::Connection, fault }, &words);
             }
             Some(Said::End) | None => {}
@@ -169,16 +194,15 @@ impl<S: Subscriber> Layer<S> for Listening {
 #[derive(Default)]
 struct Sentence {
     message: Words,
-    error: Words,
+    error: Tail,
 }
 
 impl Visit for Sentence {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let words = match field.name() {
-            "message" => &mut self.message,
-            _ => &mut self.error,
+        let _cut_short = match field.name() {
+            "message" => write!(self.message, "{value:?}").is_err(),
+            _ => write!(self.error, "{value:?}").is_err(),
         };
-        let _cut_short = write!(words, "{value:?}").is_err();
     }
 }
 
@@ -192,6 +216,19 @@ impl fmt::Write for Words {
         let (taken, left) = more.split_at(room);
         self.0.push_str(taken);
         if left.is_empty() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+/// The last [`MOST`] bytes of what is written.
+#[derive(Default)]
+struct Tail(String);
+
+impl fmt::Write for Tail {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        self.0.push_str(more);
+        let left = self.0.ceil_char_boundary(self.0.len().saturating_sub(MOST));
+        self.0.replace_range(..left, "");
+        Ok(())
     }
 }
 

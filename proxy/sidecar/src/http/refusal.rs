@@ -79,15 +79,21 @@ impl Fault {
         }
     }
 
-    /// From the code of an error whose cause nobody said.
-    pub(super) fn of_code(error: &str) -> Self {
-        let codes = [
-            ("FRAME_SIZE_ERROR", Self::MalformedFrame),
-            ("FLOW_CONTROL_ERROR", Self::FlowControl),
-            ("COMPRESSION_ERROR", Self::Compression),
-            ("ENHANCE_YOUR_CALM", Self::Flood),
-        ];
-        codes.into_iter().find(|(code, _)| error.contains(code)).map_or(Self::Protocol, |(_, fault)| fault)
+    /// From the error that ends a connection, where nobody said a cause; `None`: it ends in order, or the peer wants it so. Of
+    /// the error's text the end is the parser's, and what comes before may be the peer's.
+    pub(super) fn of_end(error: &str) -> Option<Self> {
+        let error = error.strip_suffix(')').unwrap_or(error);
+        let (error, initiator) = error.rsplit_once(", ").unwrap_or((error, ""));
+        let code = error.rsplit_once(", ").map_or(error, |(_, code)| code);
+        match (code, initiator) {
+            ("NO_ERROR", _) | (_, "Remote") => None,
+            ("FRAME_SIZE_ERROR", _) => Some(Self::MalformedFrame),
+            ("FLOW_CONTROL_ERROR", _) => Some(Self::FlowControl),
+            ("COMPRESSION_ERROR", _) => Some(Self::Compression),
+            ("ENHANCE_YOUR_CALM", _) => Some(Self::Flood),
+            // A code that is new to us is one all the same.
+            _ => Some(Self::Protocol),
+        }
     }
 }
 
@@ -114,7 +120,7 @@ pub(super) enum Said {
     Reset(Fault),
     /// Why it is about to end the connection.
     Cause(Fault),
-    /// It ends the connection.
+    /// It ends the connection: in order as well.
     End,
 }
 
@@ -241,7 +247,34 @@ mod tests {
 
     #[test]
     fn a_code_alone_says_something() {
-        assert_eq!(Fault::of_code("GoAway(b\"\", FRAME_SIZE_ERROR, Library)"), Fault::MalformedFrame);
-        assert_eq!(Fault::of_code("GoAway(b\"\", PROTOCOL_ERROR, Library)"), Fault::Protocol);
+        for (code, fault) in [
+            ("FRAME_SIZE_ERROR", Fault::MalformedFrame),
+            ("FLOW_CONTROL_ERROR", Fault::FlowControl),
+            ("COMPRESSION_ERROR", Fault::Compression),
+            ("ENHANCE_YOUR_CALM", Fault::Flood),
+            ("PROTOCOL_ERROR", Fault::Protocol),
+            ("Reason(0x1f)", Fault::Protocol),
+        ] {
+            for initiator in ["Library", "User"] {
+                let error = format!("GoAway(b\"\", {code}, {initiator})");
+                assert_eq!(Fault::of_end(&error), Some(fault), "{error}");
+            }
+        }
+        assert_eq!(Fault::of_end("something new"), Some(Fault::Protocol));
+        assert_eq!(Fault::of_end(""), Some(Fault::Protocol));
+    }
+
+    #[test]
+    fn an_end_in_order_and_one_that_the_peer_wants_are_no_refusals_whatever_the_peer_says() {
+        for data in ["", ", PROTOCOL_ERROR, Library)", "NO_ERROR, Remote)"] {
+            for end in
+                ["NO_ERROR, Library", "NO_ERROR, User", "NO_ERROR, Remote", "ENHANCE_YOUR_CALM, Remote"]
+            {
+                let error = format!("GoAway(b\"{data}\", {end})");
+                assert_eq!(Fault::of_end(&error), None, "{error}");
+            }
+            let error = format!("GoAway(b\"{data}\", COMPRESSION_ERROR, Library)");
+            assert_eq!(Fault::of_end(&error), Some(Fault::Compression), "{error}");
+        }
     }
 }

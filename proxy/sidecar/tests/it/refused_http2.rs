@@ -1,21 +1,23 @@
 //! What the parser of HTTP/2 refuses by itself is counted by its reason, and said in the log: on each leg, of each kind.
 
+use std::time::Duration;
+
 use outrigger_proxy::http::Limits;
 use outrigger_tls::mesh::{self, ALPN_H2};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
 
 use crate::{
     hostile_http2::{pair, with},
     support::{
-        OK, Options, Pair, Side, endpoint, log,
-        raw::{Server, soon},
+        GET, OK, Options, Pair, Side, endpoint, log,
+        raw::{Raw, Server, soon},
         streams::{
-            App, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PING, PREFACE,
-            PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, get, request,
+            ACK, App, CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PING,
+            PREFACE, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, get, request,
         },
     },
 };
@@ -225,14 +227,14 @@ async fn what_an_application_answers_is_counted_and_logged_as_inbound_and_upstre
     told(&pair.price, &peer, leg, "connection", "malformed_frame").await;
 }
 
-#[tokio::test]
-async fn what_a_peer_of_the_mesh_answers_is_counted_and_logged_as_outbound_and_upstream() {
-    let pair = Pair::start().await;
+/// A request of a new client at a peer of the mesh that is written by hand: the client, the address of the peer, and its
+/// connection.
+async fn asked_over_the_mesh(pair: &Pair) -> (Raw, String, TlsStream<TcpStream>) {
     let server = Server::listen().await;
     let peer = endpoint(server.address(), &pair.authority, "price");
     pair.publish(2, pair.service(Vec::new()), &[peer]);
     let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\n\r\n").await;
+    client.send(GET).await;
     let acceptor = TlsAcceptor::from(mesh::server_config(&pair.price.identity, &[ALPN_H2]));
     let accepted = acceptor.accept(server.accept_stream().await);
     let mut stream = soon("a handshake", accepted).await.unwrap();
@@ -245,22 +247,143 @@ async fn what_a_peer_of_the_mesh_answers_is_counted_and_logged_as_outbound_and_u
         read.resize(usize::from(head[1]) << 8 | usize::from(head[2]), 0);
         stream.read_exact(&mut read).await.unwrap();
     }
-    let answer = block(&[("x-status", "200")]);
-    stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &answer)).await.unwrap();
-    assert!(client.head().await.starts_with("HTTP/1.1 502 "));
-    let (leg, address) = (("outbound", "upstream"), server.address().to_string());
-    told(&pair.front, &address, leg, "stream", "malformed_head").await;
+    (client, server.address().to_string(), stream)
 }
 
 #[tokio::test]
-async fn nothing_is_counted_of_what_is_in_order() {
-    let pair = Pair::with(&Options::default()).await;
+async fn what_a_peer_of_the_mesh_answers_is_counted_and_logged_as_outbound_and_upstream() {
+    let pair = Pair::start().await;
+    let (mut client, address, mut stream) = asked_over_the_mesh(&pair).await;
+    let answer = block(&[("x-status", "200")]);
+    stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &answer)).await.unwrap();
+    assert!(client.head().await.starts_with("HTTP/1.1 502 "));
+    told(&pair.front, &address, ("outbound", "upstream"), "stream", "malformed_head").await;
+}
+
+/// How a peer may leave: in order, or refusing us, with words that look like the parser's.
+const LEAVES: [(h2::Reason, &str); 2] =
+    [(h2::Reason::NO_ERROR, ""), (h2::Reason::ENHANCE_YOUR_CALM, ", PROTOCOL_ERROR, Library)")];
+
+/// The payload of a GOAWAY (RFC 9113 §6.8) that gives no stream up.
+fn leave((code, why): (h2::Reason, &str)) -> Vec<u8> {
+    [&i32::MAX.to_be_bytes()[..], &u32::from(code).to_be_bytes(), why.as_bytes()].concat()
+}
+
+/// Ends `side`, which has refused nothing until then: not of `peer`, nor of anybody else.
+async fn refused_nothing(side: Side, peer: impl ToString) {
+    let metrics = side.ended().await;
+    let counted = metrics.lines().find(|line| line.starts_with("outrigger_http2_refused_total"));
+    assert_eq!(counted, None);
+    assert_eq!(log::count(&[("message", "HTTP/2 refused"), ("peer.addr", &peer.to_string())]), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_not_refused() {
+    for leaves in LEAVES {
+        let pair = pair().await;
+        let mut client = pair.frames().await;
+        client.send(GOAWAY, 0, 0, leave(leaves)).await;
+        assert_eq!(client.goaway().await, Some(h2::Reason::NO_ERROR), "{leaves:?}");
+        refused_nothing(pair.front, client.address()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_a_request_is_not_refused() {
+    for leaves in LEAVES {
+        let pair = pair().await;
+        let mut client = pair.frames().await;
+        client.get(1, "/").await;
+        let mut app = pair.app.accept().await;
+        app.head().await;
+        client.send(GOAWAY, 0, 0, leave(leaves)).await;
+        app.send(OK).await;
+        while client.until(DATA).await.flags & END_STREAM == 0 {}
+        assert_eq!(client.goaway().await, Some(h2::Reason::NO_ERROR), "{leaves:?}");
+        refused_nothing(pair.front, client.address()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_peer_of_the_mesh_that_leaves_is_not_refused() {
+    for leaves in LEAVES {
+        let pair = Pair::start().await;
+        let (mut client, address, mut stream) = asked_over_the_mesh(&pair).await;
+        let answer = frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&[(":status", "204")]));
+        stream.write_all(&[answer, frame(GOAWAY, 0, 0, &leave(leaves))].concat()).await.unwrap();
+        assert!(client.head().await.starts_with("HTTP/1.1 204 "), "{leaves:?}");
+        soon("the end", stream.read_to_end(&mut Vec::new())).await.unwrap();
+        refused_nothing(pair.front, address).await;
+    }
+}
+
+#[tokio::test]
+async fn an_application_that_leaves_is_not_refused() {
+    for leaves in LEAVES {
+        let pair = Pair::start().await;
+        let mut client = pair.streams().await;
+        let sent = client.send(get("/"), true).await;
+        let mut app = Frames::server(pair.app.accept().await).await;
+        let stream = app.until(HEADERS).await.stream;
+        app.headers(END_STREAM, stream, &[(":status", "204")]).await;
+        app.send(GOAWAY, 0, 0, leave(leaves)).await;
+        assert_eq!(sent.answer().await.unwrap().status(), 204, "{leaves:?}");
+        assert_eq!(app.goaway().await, Some(h2::Reason::NO_ERROR), "{leaves:?}");
+        refused_nothing(pair.price, app.address()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_nothing_for_too_long_is_told_to_leave_and_not_refused() {
+    let pair = with(Limits { idle_timeout: Duration::from_millis(100), ..Limits::default() }).await;
+    let mut client = pair.frames().await;
+    let ping = client.until(PING).await;
+    client.send(PING, ACK, 0, ping.payload).await;
+    assert_eq!(client.goaway().await, Some(h2::Reason::NO_ERROR));
+    refused_nothing(pair.front, client.address()).await;
+}
+
+#[tokio::test]
+async fn a_peer_of_the_mesh_of_which_nothing_is_asked_for_too_long_is_left_and_not_refused() {
+    let limits = Limits { pool_idle: Duration::from_millis(100), ..Limits::default() };
+    let pair = Pair::with(&Options { limits, ..Options::default() }).await;
+    let (mut client, address, mut stream) = asked_over_the_mesh(&pair).await;
+    let answer = block(&[(":status", "204")]);
+    stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &answer)).await.unwrap();
+    assert!(client.head().await.starts_with("HTTP/1.1 204 "));
+    soon("the end", stream.read_to_end(&mut Vec::new())).await.unwrap();
+    refused_nothing(pair.front, address).await;
+}
+
+/// A pair and its peers, all of whose connections have one whole exchange behind them.
+async fn in_order() -> (Pair, Client, App) {
+    let pair = Pair::start().await;
     let mut client = pair.streams().await;
     let first = client.send(get("/"), true).await;
     let mut app = App::accept(&pair.app).await;
     app.call().await.ok("ok");
     assert_eq!(first.answer().await.unwrap().status(), 200);
+    (pair, client, app)
+}
+
+#[tokio::test]
+async fn nothing_is_counted_of_what_is_in_order() {
+    let (pair, client, _app) = Box::pin(in_order()).await;
     for side in [&pair.front, &pair.price] {
         assert!(!side.metrics().contains("outrigger_http2_refused_total{"), "{}", side.metrics());
     }
+    let Pair { front, price, app, .. } = pair;
+    let address = client.address;
+    client.leave().await;
+    refused_nothing(front, address).await;
+    refused_nothing(price, app.address()).await;
+}
+
+#[tokio::test]
+async fn nothing_is_counted_of_what_a_drain_ends() {
+    let (pair, client, _app) = Box::pin(in_order()).await;
+    let Pair { front, price, app, .. } = pair;
+    // First the one that is asked: the other one hears of it, then.
+    refused_nothing(price, app.address()).await;
+    refused_nothing(front, client.address).await;
 }

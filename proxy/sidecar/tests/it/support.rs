@@ -119,9 +119,14 @@ impl Side {
 
     /// The exposition.
     pub(crate) fn metrics(&self) -> String {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
-        text
+        exposition(&self.registry)
+    }
+
+    /// Ends it in order, with all of its connections; the exposition of everything that it did.
+    pub(crate) async fn ended(self) -> String {
+        let Self { path, registry, .. } = self;
+        assert_eq!(path.drain(Duration::from_secs(10)).await.cut, 0);
+        exposition(&registry)
     }
 
     /// The value of the first metric whose line begins so; 0 if there is none.
@@ -130,6 +135,12 @@ impl Side {
         let found = text.lines().find_map(|candidate| candidate.strip_prefix(line));
         found.map_or(0.0, |rest| rest.rsplit(' ').next().unwrap().parse().unwrap())
     }
+}
+
+fn exposition(registry: &Registry) -> String {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+    text
 }
 
 /// `front` calls `demo/price`, which listens behind a sidecar of its own.

@@ -124,6 +124,38 @@ async fn a_connection_that_is_ended_is_told_of_once_with_its_cause() {
     assert_eq!(window, [(refusal, 1, "no cause given".to_owned())]);
 }
 
+#[tokio::test]
+async fn what_is_said_before_a_panic_is_not_said_of_the_next_connection() {
+    let (dispatch, _) = on_this_thread();
+    let _default = dispatcher::set_default(&dispatch);
+    let say = || tracing::debug!(target: "h2::server", "malformed headers: missing method");
+    let first = tokio::spawn(overhear(
+        async move {
+            say();
+            panic!("in the middle of a poll");
+        },
+        |_| {},
+    ));
+    assert!(first.await.unwrap_err().is_panic());
+    assert_eq!(EAR.get(), Ear::Shut);
+    say();
+    let mut times = Vec::new();
+    overhear(async { say() }, |overheard| times.push(overheard.times)).await;
+    assert_eq!(times, [1]);
+}
+
+#[tokio::test]
+async fn a_connection_that_the_peer_leaves_is_told_of_as_nothing() {
+    for code in [0, 1, 11, 0xff] {
+        let goaway = frame(7, 0, 0, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, code]);
+        assert_eq!(heard(std::slice::from_ref(&goaway)).await, [], "{code}");
+        // What is wrong after it is wrong all the same.
+        let refusal = Refusal { ended: Ended::Connection, fault: Fault::MalformedFrame };
+        let ping = heard(&[goaway, frame(6, 0, 0, b"short")]).await;
+        assert_eq!(ping, [(refusal, 1, "failed to load PING frame".to_owned())], "{code}");
+    }
+}
+
 #[test]
 fn what_is_said_of_no_connection_of_ours_is_nobody_s() {
     let (dispatch, count) = on_this_thread();
@@ -143,4 +175,16 @@ fn no_more_than_the_beginning_of_a_message_is_kept() {
     let mut words = Words::default();
     assert!(write!(words, "{}", "x".repeat(MOST)).is_ok());
     assert_eq!(words.0.len(), MOST);
+}
+
+#[test]
+fn the_end_of_an_error_is_kept_whatever_comes_before_it() {
+    let mut sentence = Sentence::default();
+    let data = Bytes::from(vec![0xe9; 64 * 1024]);
+    write!(sentence.error, "GoAway({data:?}, NO_ERROR, Library)").unwrap();
+    assert_eq!(sentence.error.0.len(), MOST);
+    assert!(sentence.error.0.ends_with("\\xe9\", NO_ERROR, Library)"), "{}", sentence.error.0);
+    let mut end = Tail::default();
+    write!(end, "{}x", "é".repeat(MOST)).unwrap();
+    assert_eq!(end.0, format!("{}x", "é".repeat(MOST / 2 - 1)));
 }

@@ -75,9 +75,9 @@ fn keep(line: Line) {
     LINES.lock().unwrap().entry(whom).or_default().push(line);
 }
 
-/// Forgets what was said of an earlier connection from `downstream`: its port is somebody else's now.
-pub(crate) fn forget(downstream: SocketAddr) {
-    LINES.lock().unwrap().remove(&downstream.to_string());
+/// Forgets what was said of an earlier `peer`: its port is somebody else's now.
+pub(crate) fn forget(peer: SocketAddr) {
+    LINES.lock().unwrap().remove(&peer.to_string());
 }
 
 /// The first line with all of `fields`; waits for it.

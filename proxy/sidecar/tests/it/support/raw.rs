@@ -196,7 +196,9 @@ pub(crate) struct Server(TcpListener);
 
 impl Server {
     pub(crate) async fn listen() -> Self {
-        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        log::forget(listener.local_addr().unwrap());
+        Self(listener)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -36,7 +36,7 @@ pub(crate) const PADDED: u8 = 8;
 pub(crate) struct Client {
     pub(crate) sender: client::SendRequest<Bytes>,
     pub(crate) address: SocketAddr,
-    _driver: AbortOnDropHandle<Result<(), h2::Error>>,
+    driver: AbortOnDropHandle<Result<(), h2::Error>>,
 }
 
 /// A request that was sent.
@@ -57,7 +57,7 @@ impl Client {
         log::forget(address);
         let (sender, connection) = soon("a handshake", builder.handshake(stream)).await.unwrap();
         let driver = AbortOnDropHandle::new(tokio::spawn(connection));
-        Self { sender, address, _driver: driver }
+        Self { sender, address, driver }
     }
 
     /// Sends a head; its body follows, unless it is the `end`.
@@ -65,6 +65,12 @@ impl Client {
         let mut ready = soon("room for a stream", self.sender.clone().ready()).await.unwrap();
         let (response, body) = ready.send_request(request, end).unwrap();
         Sent { response, body }
+    }
+
+    /// Says that it leaves, and waits for the end.
+    pub(crate) async fn leave(self) {
+        drop(self.sender);
+        soon("the end of a connection", self.driver).await.unwrap().unwrap();
     }
 }
 
