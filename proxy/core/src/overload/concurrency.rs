@@ -47,8 +47,10 @@ pub enum Ended {
 /// application is seen to have more than it can do: for a while, answers have taken several times as long as they usually do,
 /// and not under half a second; more and more requests are inside, and answers come no faster for it. The first limit
 /// lets in one for one that is answered. If that has not shown it to be a mistake, so many are let in as it answers
-/// in half a second, or three times its usual time, as long as that is seen to help. The limit goes when nothing was refused for a
-/// second (longer, where requests take longer).
+/// in half a second, or three times its usual time, as long as that is seen to help; more, where fewer are refused then because
+/// those who stand in line do not ask again. Where half of the callers go away before they are answered, so many are let in at once as
+/// it answers in three times its usual time, however little that is. The limit goes when nothing was refused for a second (longer, where
+/// requests take longer, or a longer line is tried).
 ///
 /// Shared by all threads. Admission takes no lock unless it refuses; each end takes a short one.
 #[derive(Debug)]

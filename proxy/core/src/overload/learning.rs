@@ -7,6 +7,9 @@
 //!                         -> still more come than are answered      -> lower limit
 //! lower limit             -> fewer answers, and none of them sooner -> it was not that: none
 //!                         -> otherwise it was: more or fewer, until they take what they may
+//!                         -> and much is refused, for long          -> a longer line, for a try
+//! a longer line           -> as much is refused                     -> as it was
+//!                         -> less is refused: its callers wait      -> it stays, and longer ones are tried
 //! nothing refused for a second                                      -> none
 //! ```
 //!
@@ -14,6 +17,7 @@
 //! tells overload apart is that more and more is inside and no more comes out. Times are seconds, rates are per second.
 
 mod limiting;
+mod looking;
 mod suspicion;
 
 use std::time::{Duration, Instant};
@@ -30,8 +34,8 @@ const CALM_ENDS: u32 = 16;
 /// A window is at least this long; longer ones tell whether a limit helps.
 const WINDOW: f64 = 0.05;
 const PROOF_WINDOW: f64 = 0.2;
-/// Nobody is refused while answers take less: as long as a busy machine, a pause of a collector or a cold cache may delay them at any
-/// time, and less than callers use to wait.
+/// Nobody is refused while answers take less, unless callers go away before: as long as a busy machine, a pause of a collector or a
+/// cold cache may delay them at any time, and less than callers use to wait.
 const WAIT: f64 = 0.5;
 /// Slow: longer than so many times what is usual, and by so much longer.
 const SLOW_TIMES: f64 = 3.0;

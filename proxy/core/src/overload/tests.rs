@@ -3,6 +3,7 @@
 mod healthy;
 mod simulation;
 mod too_much;
+mod waiting;
 
 use std::time::{Duration, Instant};
 

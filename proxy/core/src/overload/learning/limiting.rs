@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{super::concurrency::LEAST, ENDS, Figures, SLOW_TIMES, Usual};
+use super::{
+    super::concurrency::LEAST,
+    ENDS, Figures, SLOW_TIMES, Usual,
+    looking::{Look, Looking},
+};
 
 /// A limit goes when nothing was refused for so long, and for twice as long as a request usually takes.
 const QUIET: Duration = Duration::from_secs(1);
@@ -18,6 +22,8 @@ const MORE: f64 = 0.1;
 const LONG: Duration = Duration::from_secs(5);
 /// So many of those that ended were given up: what it did was for others that were, too.
 const ALL_GONE: f64 = 0.9;
+/// Later than so many times what can be borne, the limit is lowered.
+const LATE: f64 = 1.25;
 /// A lower limit leaves so much of what is inside at least.
 const LOWER: u32 = 6;
 
@@ -35,6 +41,7 @@ pub(super) struct Limiting {
     impatient: bool,
     /// Most of them were, and that is all that is known; so many answers a second came then.
     of_gone: Option<f64>,
+    looking: Looking,
 }
 
 /// How far what was there before is gone.
@@ -78,6 +85,7 @@ impl Limiting {
             proof: Proof::First { rate },
             impatient: figures.is_impatient(),
             of_gone: None,
+            looking: Looking::new(),
         }
     }
 
@@ -142,8 +150,9 @@ impl Limiting {
 
     fn is_idle(&self, now: Instant) -> bool {
         // Where a little too much comes, it takes its time until as many are inside as may be.
-        let (last, quiet) =
-            self.refused.map_or((self.since, self.quiet.max(LONG)), |(_, last)| (last, self.quiet));
+        let long = self.quiet.max(LONG);
+        let quiet = if self.looking.is_trying() { long } else { self.quiet };
+        let (last, quiet) = self.refused.map_or((self.since, long), |(_, last)| (last, quiet));
         now.saturating_duration_since(last) >= quiet
     }
 
@@ -182,8 +191,34 @@ impl Limiting {
         if figures.time < usual.time {
             usual.follow(figures);
         }
-        self.adapt(figures, usual.bearable(self.impatient));
+        let bearable = self.bearable(usual);
+        if !self.looks(figures, bearable) {
+            self.adapt(figures, bearable);
+        }
         false
+    }
+
+    /// Sees whether a longer line would do; whether the limit is to stay as it is then.
+    fn looks(&mut self, figures: &Figures, bearable: f64) -> bool {
+        // The line is as long as it should be, and whoever stands in it waits.
+        let ready = matches!(self.proof, Proof::Given { .. }) && figures.time <= LATE * bearable;
+        if self.impatient || !ready && !self.looking.is_trying() {
+            return false;
+        }
+        match self.looking.judge(figures, self.limit) {
+            Look::Away => return false,
+            Look::On => {}
+            Look::Put(limit) => {
+                self.settled = if limit < self.limit { Settled::No } else { Settled::Flushed };
+                self.limit = limit;
+            }
+        }
+        true
+    }
+
+    fn bearable(&self, usual: &Usual) -> f64 {
+        let bearable = usual.bearable(self.impatient);
+        if self.impatient { bearable } else { bearable * self.looking.times() }
     }
 
     /// What was inside was not waiting for a place: it is usual, more or less. It is over.
@@ -195,7 +230,7 @@ impl Limiting {
 
     /// Requests are to take what can be borne, about.
     fn adapt(&mut self, figures: &Figures, bearable: f64) {
-        if figures.time > 1.25 * bearable && self.limit > LEAST {
+        if figures.time > LATE * bearable && self.limit > LEAST {
             self.lower(figures, bearable);
         } else if figures.time < 0.75 * bearable && figures.refused > 0.0 {
             self.limit = self.limit.saturating_add((self.limit / 8).max(1)).min(u32::MAX - 1);

@@ -150,6 +150,66 @@ fn one_that_has_too_much_for_a_moment_on_a_busy_machine_refuses_next_to_nothing(
     assert!(shares / runs < 0.005, "{}", shares / runs);
 }
 
+/// The part that is refused, on average over these courses, and at worst.
+fn refused<'a>(
+    load: Load<'_>,
+    application: &dyn Fn(Spread) -> (Course<'a>, Course<'a>),
+    seconds: f64,
+) -> (f64, f64) {
+    let shares: Vec<_> = both_of(1..=4)
+        .map(|spread| {
+            let (places, takes) = application(spread);
+            put(load, Application { places, takes, spread }, seconds).share_refused(0.0..seconds)
+        })
+        .collect();
+    let runs = f64::from(u32::try_from(shares.len()).unwrap());
+    (shares.iter().sum::<f64>() / runs, shares.into_iter().fold(0.0, f64::max))
+}
+
+#[test]
+fn one_whose_answers_take_seconds_from_one_moment_on_loses_next_to_nothing() {
+    let takes: Course<'_> = &|t| if t < 10.0 { 0.02 } else { 3.0 };
+    let (average, worst) = refused(Load::Open(&|_| 1000.0), &|_| (&unbounded, takes), 40.0);
+    assert!(average < 0.03 && worst < 0.2, "{average}, {worst}");
+    // With few requests it takes its time until a mistake is seen.
+    let takes: Course<'_> = &|t| if t < 10.0 { 0.02 } else { 10.0 };
+    let (average, worst) = refused(Load::Open(&|_| 30.0), &|_| (&unbounded, takes), 90.0);
+    assert!(average < 0.1 && worst < 0.75, "{average}, {worst}");
+}
+
+#[test]
+fn one_whose_only_place_is_hardly_ever_free_loses_next_to_nothing() {
+    let (average, worst) = refused(Load::Open(&|_| 47.5), &|_| (&|_| 1.0, &|_| 0.02), 60.0);
+    assert!(average < 0.01 && worst < 0.03, "{average}, {worst}");
+}
+
+#[test]
+fn one_that_a_collector_stops_for_up_to_two_seconds_loses_next_to_nothing() {
+    for pause in [0.5, 1.0, 2.0] {
+        let places: Course<'_> = &|t| if t % 10.0 > 10.0 - pause { 0.0 } else { 8.0 };
+        let (average, worst) = refused(Load::Open(&|_| 200.0), &|_| (places, &|_| 0.02), 60.0);
+        assert!(average < 0.001 && worst < 0.001, "{pause}: {average}, {worst}");
+    }
+}
+
+#[test]
+fn one_that_is_slow_at_every_other_request_and_gets_fifty_times_the_load_loses_next_to_nothing() {
+    let takes: Course<'_> = &|t| if (t * 1e6).floor() % 2.0 == 0.0 { 5.0 } else { 0.02 };
+    let rate: Course<'_> = &|t| if t < 20.0 { 4.0 } else { 200.0 };
+    let (average, worst) = refused(Load::Open(rate), &|_| (&unbounded, takes), 60.0);
+    assert!(average < 0.01 && worst < 0.05, "{average}, {worst}");
+}
+
+#[test]
+fn callers_that_pause_a_second_on_a_busy_machine_lose_next_to_nothing() {
+    for seed in 1..=4 {
+        let busy = busy_machine(seed, 10.0);
+        let takes: Course<'_> = &|t| 0.02 * busy(t);
+        let (average, worst) = refused(Load::Closed(&[0.0; 256], 1.0), &|_| (&|_| 8.0, takes), 60.0);
+        assert!(average < 0.005 && worst < 0.02, "{seed}: {average}, {worst}");
+    }
+}
+
 #[test]
 fn one_that_many_do_not_wait_for_loses_next_to_nothing() {
     for seed in 1..=4 {
