@@ -63,7 +63,7 @@ struct State {
     /// The one used last is at the end.
     idle: Vec<Resting>,
     /// First come, first served.
-    line: VecDeque<oneshot::Sender<Result<Connection, Reason>>>,
+    line: VecDeque<Waiting>,
     connecting: usize,
     /// A task will close those that are kept too long.
     reaped: bool,
@@ -77,6 +77,13 @@ impl fmt::Debug for State {
             .field("connecting", &self.connecting)
             .finish_non_exhaustive()
     }
+}
+
+/// One in line.
+struct Waiting {
+    /// Since it asked.
+    since: Instant,
+    sender: oneshot::Sender<Result<Connection, Reason>>,
 }
 
 /// A connection on which HTTP/1 has begun.
@@ -224,7 +231,7 @@ impl<C: Connect> Pool<C> {
         let (sender, mut receiver) = oneshot::channel();
         let connecting = {
             let mut state = self.state.lock();
-            state.line.push_back(sender);
+            state.line.push_back(Waiting { since: begin, sender });
             self.make(&mut state, demand);
             state.connecting > 0
         };
@@ -238,6 +245,7 @@ impl<C: Connect> Pool<C> {
                 Ok(Ok(given)) => return given,
                 Ok(Err(_gone)) => return Err(Reason::InternalError),
                 Err(_elapsed) if now + LOOK < end => self.make(&mut self.state.lock(), demand),
+                Err(_elapsed) if self.is_connecting() => return Err(Reason::ConnectTimeout),
                 Err(_elapsed) => return Err(Reason::ConnectionLimit),
             }
         }
@@ -245,7 +253,7 @@ impl<C: Connect> Pool<C> {
 
     /// Makes connections for those in line, as far as the bounds allow.
     fn make(self: &Arc<Self>, state: &mut State, demand: &Demand) {
-        state.line.retain(|waiting| !waiting.is_closed());
+        state.line.retain(|waiting| !waiting.sender.is_closed());
         while state.connecting < state.line.len().min(CONNECTING) {
             let Some(counted) = self.destination.connection(demand.connections) else {
                 return;
@@ -270,10 +278,18 @@ impl<C: Connect> Pool<C> {
                 self.give(&mut state, connection, demand.keep);
                 self.make(&mut state, &demand);
             }
+            // An application that has no room for a connection may have it for the next one: who has waited for as long as one
+            // takes has no time left, the others have.
+            Err(Reason::ConnectTimeout) => {
+                while let Some(first) = state.line.pop_front_if(|first| first.since <= began) {
+                    let _gone = first.sender.send(Err(Reason::ConnectTimeout));
+                }
+                self.make(&mut state, &demand);
+            }
             // What failed for one would fail for the others.
             Err(reason) => {
                 for waiting in state.line.drain(..) {
-                    let _gone = waiting.send(Err(reason));
+                    let _gone = waiting.sender.send(Err(reason));
                 }
             }
         }
@@ -310,7 +326,7 @@ impl<C: Connect> Pool<C> {
     /// Gives a connection to the first in line, else keeps it for a while.
     fn give(self: &Arc<Self>, state: &mut State, mut connection: Connection, keep: Duration) {
         while let Some(first) = state.line.pop_front() {
-            match first.send(Ok(connection)) {
+            match first.sender.send(Ok(connection)) {
                 Ok(()) => return,
                 Err(Ok(returned)) => connection = returned,
                 Err(Err(_reason)) => return,
@@ -423,3 +439,6 @@ impl Lease {
         self.home.put(self.connection, self.keep);
     }
 }
+
+#[cfg(test)]
+mod tests;
