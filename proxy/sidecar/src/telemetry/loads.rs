@@ -49,7 +49,7 @@ impl Collector for Loads {
             ),
             (
                 "outrigger_application_limit",
-                "How many there may be; 0 while there is no limit",
+                "How many there may be; 0 while there is no limit; one that is over goes with the next request",
                 |concurrency| concurrency.limit().unwrap_or_default(),
             ),
         ];
