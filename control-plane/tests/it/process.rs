@@ -148,6 +148,15 @@ async fn a_damaged_state_is_refused_with_the_remedy() {
     assert!(text.contains("store.redb is damaged") && text.contains("backup"), "{text}");
 
     fs::write(state.join("store.redb"), &store).unwrap();
+    let workload = fs::read(state.join("authority/workload.pem")).unwrap();
+    let mut flipped = workload.clone();
+    flipped[300] ^= 1;
+    fs::write(state.join("authority/workload.pem"), flipped).unwrap();
+    let (code, text) = refused(command(&state)).await;
+    assert_eq!(code, Some(1));
+    assert!(text.contains("workload.pem is damaged") && text.contains("outrigger restore BACKUP"), "{text}");
+    fs::write(state.join("authority/workload.pem"), workload).unwrap();
+
     fs::remove_file(state.join("authority/root.pem")).unwrap();
     let (code, text) = refused(command(&state)).await;
     assert_eq!(code, Some(1));
