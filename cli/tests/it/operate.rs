@@ -83,10 +83,12 @@ async fn history_follows_the_pages_and_tells_who_did_what() {
     for part in ["9", "ann", "rollback", "reason 9"] {
         assert!(lines[1].contains(part), "{}", lines[1]);
     }
-    assert!(lines[3].ends_with("is 2") && ran.stderr.contains("--limit"), "{ran:?}");
+    assert!(lines[3].ends_with("is 1") && ran.stderr.contains("--limit"), "nothing goes back to 0: {ran:?}");
+    fake.script.lock().expect("the script").oldest = 2;
     let json = fake.run(&["history", "service", "demo/price", "-o", "json"]).await;
     let printed: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
     assert_eq!(printed["versions"][2]["document"]["metadata"]["name"], "price");
+    assert_eq!(printed["oldest"], 2);
 }
 
 #[tokio::test]
