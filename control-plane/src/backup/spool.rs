@@ -21,10 +21,10 @@ const NAME: &str = "restore.input";
 /// # Errors
 /// It is not a whole backup, or cannot be copied.
 pub(super) fn copy(stream: impl Read, directory: &Path) -> Result<(Header, File), ReadError> {
-    let to = nameless(&directory.join(NAME)).map_err(unwritten)?;
+    let to = nameless(&directory.join(NAME)).map_err(|error| unwritten(&error))?;
     let mut copying = Copying { from: BufReader::new(stream), to: BufWriter::new(to) };
     let header = archive::check(&mut copying)?;
-    let mut copy = copying.to.into_inner().map_err(|error| unwritten(error.into_error()))?;
+    let mut copy = copying.to.into_inner().map_err(|error| unwritten(error.error()))?;
     copy.rewind()?;
     Ok((header, copy))
 }
@@ -45,12 +45,12 @@ struct Copying<R> {
 impl<R: Read> Read for Copying<R> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let read = self.from.read(bytes)?;
-        self.to.write_all(bytes.get(..read).unwrap_or_default()).map_err(unwritten)?;
+        self.to.write_all(bytes.get(..read).unwrap_or_default()).map_err(|error| unwritten(&error))?;
         Ok(read)
     }
 }
 
 /// It is not the backup's fault.
-fn unwritten(error: io::Error) -> io::Error {
+fn unwritten(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("its copy in the state directory cannot be written: {error}"))
 }
