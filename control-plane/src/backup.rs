@@ -4,6 +4,7 @@
 
 mod archive;
 mod restore;
+mod spool;
 mod take;
 
 #[cfg(test)]

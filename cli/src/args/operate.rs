@@ -100,7 +100,7 @@ pub(crate) struct BackupArgs {
 /// `restore`.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
-    /// What `backup` wrote
+    /// What `backup` wrote, or - for standard input
     pub(crate) file: PathBuf,
     /// State directory for the control plane; empty, or not there
     #[arg(long, value_name = "DIR")]

@@ -88,8 +88,9 @@ pub(crate) async fn run(global: &Global, output: &Output, args: HistoryArgs) -> 
     let of_object = reference.is_some();
     let found = ControlPlane::new(global)?.history(reference, args.limit).await?;
     let more = found.next > 0;
-    let history =
-        History { oldest: found.oldest, versions: found.versions.into_iter().map(Version::new).collect() };
+    // Before the first revision there is nothing to go back to.
+    let oldest = found.oldest.max(1);
+    let history = History { oldest, versions: found.versions.into_iter().map(Version::new).collect() };
     output.result(&history, || people(output, &history, of_object, SystemTime::now()))?;
     if more {
         output.note("there is more: --limit");

@@ -14,7 +14,9 @@ pub(crate) async fn run(output: &Output, args: RestoreArgs) -> Result<(), Failur
     let program = sibling("outrigger-control-plane").await?;
     let mut command = Command::new(&program);
     command.arg("--restore").arg(&args.file).arg("--state-dir").arg(&args.state_dir);
-    let run = timeout(PATIENCE, command.stdin(Stdio::null()).kill_on_drop(true).output()).await;
+    // The backup may come that way.
+    command.stdin(Stdio::inherit());
+    let run = timeout(PATIENCE, command.kill_on_drop(true).output()).await;
     let run = run.unwrap_or_else(|_elapsed| Err(std::io::ErrorKind::TimedOut.into()));
     let ended = run.map_err(|error| Failure::io(format!("cannot run {}", program.display()), error))?;
     if !ended.status.success() {

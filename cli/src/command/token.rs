@@ -1,6 +1,11 @@
 //! `token create`: the token to standard output or to a new file, everything else to standard error.
 
-use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
 
 use outrigger_proto::identity::v1alpha1::CreateTokenRequest;
 
@@ -20,9 +25,12 @@ pub(crate) async fn run(global: &Global, output: &Output, args: TokenArgs) -> Re
 }
 
 async fn create(global: &Global, output: &Output, args: TokenCreateArgs) -> Result<(), Failure> {
-    if let Some(file) = args.output.as_deref().filter(|file| file.exists()) {
-        // Before the token is made: it is shown only once.
-        return Err(Failure::Usage(format!("{} exists already", file.display())));
+    // Before the token is made: it is shown only once.
+    if let Some(file) = &args.output {
+        if file.exists() {
+            return Err(Failure::Usage(format!("{} exists already", file.display())));
+        }
+        make(file).and_then(|_made| fs::remove_file(file)).map_err(|error| unwritable(file, error))?;
     }
     let response = ControlPlane::new(global)?
         .create_token(CreateTokenRequest {
@@ -46,11 +54,13 @@ async fn create(global: &Global, output: &Output, args: TokenCreateArgs) -> Resu
 
 /// Writes a secret to a new file that only its owner may read.
 pub(crate) fn write(file: &Path, secret: &str) -> Result<(), Failure> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .and_then(|mut opened| writeln!(opened, "{secret}"))
-        .map_err(|error| Failure::io(format!("cannot write the token to {}", file.display()), error))
+    make(file).and_then(|mut made| writeln!(made, "{secret}")).map_err(|error| unwritable(file, error))
+}
+
+fn make(file: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)
+}
+
+fn unwritable(file: &Path, error: io::Error) -> Failure {
+    Failure::io(format!("cannot write the token to {}", file.display()), error)
 }

@@ -108,26 +108,28 @@ impl Authorities {
     }
 }
 
+/// The first of `count` proxies and how many more there are, or both of two; `None` of none.
+fn some_of(names: &[String], count: u64) -> Option<String> {
+    Some(match (names, count) {
+        ([], _) => return None,
+        ([one], 0 | 1) => node(one),
+        ([one, other], 2) => format!("{} and {}", node(one), node(other)),
+        ([first, ..], count) => format!("{}, and {} more", node(first), count.saturating_sub(1)),
+    })
+}
+
 /// What is in the way of the next step, one line for each reason.
 pub(crate) fn obstacles(wire: &identity::Authorities, now: SystemTime) -> Vec<String> {
     let mut lines = Vec::new();
-    if let Some(first) = wire.lagging.first() {
-        let more = match wire.lagging_count.saturating_sub(1) {
-            0 => String::new(),
-            more => format!(", and {more} more"),
-        };
-        lines.push(format!("lagging: {}{more}", node(first)));
+    if let Some(names) = some_of(&wire.lagging, wire.lagging_count) {
+        lines.push(format!("lagging: {names}"));
     }
     if let Some(until) = instant(wire.incomplete_until.as_ref()) {
         let left = duration::span(until.duration_since(now).unwrap_or_default());
         lines.push(format!("proxies have {left} to come back after the control plane's start"));
     }
-    if let Some(first) = wire.absent.first() {
-        let more = match wire.absent.len().saturating_sub(1) {
-            0 => String::new(),
-            more => format!(", and {more} more"),
-        };
-        lines.push(format!("broke off, and may be running without the new root: {}{more}", node(first)));
+    if let Some(names) = some_of(&wire.absent, u64::try_from(wire.absent.len()).unwrap_or(u64::MAX)) {
+        lines.push(format!("broke off, and may be running without the new root: {names}"));
     }
     if let Some(until) = instant(wire.leaves_until.as_ref()) {
         let left = duration::span(until.duration_since(now).unwrap_or_default());
@@ -161,4 +163,19 @@ pub(crate) fn people(output: &Output, wire: &identity::Authorities, now: SystemT
     }
     lines.insert(0, output.table(&["AUTHORITY", "STATE", "KEY (SHA-256)", "EXPIRES"], rows, &[]));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::some_of;
+
+    #[test]
+    fn two_are_named_and_of_more_the_first() {
+        let names = ["a", "b", "c"].map(str::to_owned);
+        assert_eq!(some_of(&[], 0), None);
+        assert_eq!(some_of(&names[..1], 1).as_deref(), Some("a"));
+        assert_eq!(some_of(&names[..2], 2).as_deref(), Some("a and b"));
+        assert_eq!(some_of(&names, 3).as_deref(), Some("a, and 2 more"));
+        assert_eq!(some_of(&names, 40).as_deref(), Some("a, and 39 more"), "not all are told");
+    }
 }

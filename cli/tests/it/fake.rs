@@ -60,6 +60,8 @@ pub(crate) struct Script {
     /// Of the service `demo/price`.
     pub(crate) endpoints: status::ListEndpointsResponse,
     pub(crate) tokens: Vec<CreateTokenRequest>,
+    /// That `history` tells.
+    pub(crate) oldest: u64,
 }
 
 /// A control plane of the test's own.
@@ -326,7 +328,7 @@ impl PolicyService for Service {
         let next = older.next().and(version.as_ref()).map_or(0, |version| version.revision);
         Ok(Response::new(policy::HistoryResponse {
             versions: version.into_iter().collect(),
-            oldest: 2,
+            oldest: script.oldest,
             next,
         }))
     }

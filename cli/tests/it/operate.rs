@@ -83,10 +83,12 @@ async fn history_follows_the_pages_and_tells_who_did_what() {
     for part in ["9", "ann", "rollback", "reason 9"] {
         assert!(lines[1].contains(part), "{}", lines[1]);
     }
-    assert!(lines[3].ends_with("is 2") && ran.stderr.contains("--limit"), "{ran:?}");
+    assert!(lines[3].ends_with("is 1") && ran.stderr.contains("--limit"), "nothing goes back to 0: {ran:?}");
+    fake.script.lock().expect("the script").oldest = 2;
     let json = fake.run(&["history", "service", "demo/price", "-o", "json"]).await;
     let printed: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
     assert_eq!(printed["versions"][2]["document"]["metadata"]["name"], "price");
+    assert_eq!(printed["oldest"], 2);
 }
 
 #[tokio::test]
@@ -207,6 +209,37 @@ async fn a_backup_that_is_killed_leaves_nothing_that_could_be_taken_for_one() {
     assert_eq!(std::fs::read(&file).expect("the backup"), piece.data);
     assert_eq!(std::fs::metadata(&file).expect("the file").permissions().mode() & 0o777, 0o600);
     assert!(!part.exists());
+}
+
+/// The control plane's binary reads it; what stands for that here says what it was given.
+#[tokio::test]
+async fn a_backup_to_restore_may_come_on_standard_input() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    std::fs::hard_link(env!("CARGO_BIN_EXE_outrigger"), path("outrigger")).expect("the command");
+    let version = env!("CARGO_PKG_VERSION");
+    let reader = format!(
+        "#!/bin/sh\nif [ \"$1\" = --version ]; then echo outrigger-control-plane {version}; else echo \"$*\"; cat; fi\n"
+    );
+    // Another process writes it: one that is forked here meanwhile would keep it open for writing, and it could not be run.
+    let write = "printf %s \"$1\" > outrigger-control-plane && chmod 755 outrigger-control-plane";
+    let written = tokio::process::Command::new("sh")
+        .args(["-c", write, "sh", &reader])
+        .current_dir(directory.path())
+        .status()
+        .await
+        .expect("a shell");
+    assert!(written.success());
+    std::fs::write(path("backup"), "its content").expect("a backup");
+    let ended = tokio::process::Command::new(path("outrigger"))
+        .args(["restore", "-", "--state-dir", "fresh"])
+        .stdin(std::fs::File::open(path("backup")).expect("the backup"))
+        .output()
+        .await
+        .expect("it ends");
+    let said = String::from_utf8(ended.stdout).expect("text");
+    assert_eq!(said, "--restore - --state-dir fresh\nits content\n");
+    assert!(ended.status.success());
 }
 
 #[tokio::test]

@@ -163,6 +163,9 @@ async fn a_token_in_a_file_is_its_owners_alone_and_is_never_overwritten() {
     assert_eq!(mode & 0o777, 0o600);
     let ran = fake.run(&arguments).await;
     assert_eq!(ran.code, Some(2), "{ran:?}");
+    let nowhere = fake.directory.path().join("no/such/directory").display().to_string();
+    let ran = fake.run(&["token", "create", "--service-account", "price", "--output", &nowhere]).await;
+    assert!(ran.code == Some(1) && ran.stderr.contains(&nowhere), "{ran:?}");
     assert_eq!(fake.script.lock().expect("the script").tokens.len(), 1, "no second token was made");
 }
 

@@ -128,17 +128,17 @@ impl Shelf {
                     Arc::clone(&root)
                 } else {
                     let path = self.path("root", other.line.root);
-                    Arc::new(Pair::load(&path)?.ok_or(AuthorityError::Missing { path })?)
+                    Arc::new(Pair::load(&path, None)?.ok_or(AuthorityError::Missing { path })?)
                 };
                 let path = self.branch_path(Branch::Workload, other.line);
-                let workload = Pair::load(&path)?.ok_or(AuthorityError::Missing { path })?;
+                let workload = Pair::load(&path, Some(&root))?.ok_or(AuthorityError::Missing { path })?;
                 Some((other.line, root, Arc::new(workload)))
             }
         };
         let workload = self.branch(Branch::Workload, state.active, &root, None, now)?;
-        let mut key = Pair::load(&self.branch_path(Branch::Operator, state.active))?;
-        if let (None, Some((line, ..))) = (&key, &other) {
-            key = Pair::load(&self.branch_path(Branch::Operator, *line))?;
+        let mut key = Pair::load(&self.branch_path(Branch::Operator, state.active), Some(&root))?;
+        if let (None, Some((line, root, _))) = (&key, &other) {
+            key = Pair::load(&self.branch_path(Branch::Operator, *line), Some(root))?;
         }
         let operator = self.branch(Branch::Operator, state.active, &root, key.as_ref(), now)?;
         let active = Pairs { root, workload, operator };
@@ -184,7 +184,7 @@ impl Shelf {
         now: SystemTime,
     ) -> Result<Arc<Pair>, AuthorityError> {
         let path = self.path("root", line.root);
-        let root = match Pair::load(&path)? {
+        let root = match Pair::load(&path, None)? {
             Some(root) => root,
             // The store's proxies trust a root that is gone: a new one would lock them out.
             None if known_root.is_some() || line.root > 0 => {
@@ -227,7 +227,7 @@ impl Shelf {
         now: SystemTime,
     ) -> Result<Arc<Pair>, AuthorityError> {
         let path = self.branch_path(branch, line);
-        match Pair::load(&path)? {
+        match Pair::load(&path, Some(root))? {
             Some(pair) if !pair.validity.past_half(now) => Ok(Arc::new(pair)),
             Some(pair) if branch == Branch::Workload => self.make(branch, line, root, Some(&pair), now),
             _ => self.make(branch, line, root, previous, now),

@@ -10,10 +10,16 @@ use std::{
 use outrigger_core::rotation::Signer;
 use outrigger_process::files;
 use rcgen::{CertificateParams, Issuer, KeyPair, PublicKeyData};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem, pem::PemObject};
+use rustls::{
+    pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem, pem::PemObject},
+    server::ParsedCertificate,
+};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{hash, profile::Validity};
+
+/// The last line of a certificate.
+const CERTIFICATE_END: &str = "-----END CERTIFICATE-----";
 
 /// Why the authority's state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +33,10 @@ pub enum AuthorityError {
         #[source]
         source: io::Error,
     },
-    /// A file is not a certificate with its key.
-    #[error("{path} is damaged ({defect}); restore it from a backup")]
+    /// A file is not a certificate with its key, or not the one that was signed.
+    #[error(
+        "{path} is damaged ({defect}); restore a backup into a fresh directory: outrigger restore BACKUP --state-dir DIR"
+    )]
     Damaged {
         /// Which.
         path: PathBuf,
@@ -159,8 +167,9 @@ impl Pair {
             .map_err(|source| AuthorityError::Io { path: path.to_owned(), source })
     }
 
-    /// Reads what [`Self::save`] wrote; `None` when there is no such file.
-    pub(super) fn load(path: &Path) -> Result<Option<Self>, AuthorityError> {
+    /// Reads what [`Self::save`] wrote, and holds each certificate in it to the signature of `issuer`, or to its own
+    /// without one; `None` when there is no such file.
+    pub(super) fn load(path: &Path, issuer: Option<&Self>) -> Result<Option<Self>, AuthorityError> {
         let text = match fs::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -184,11 +193,22 @@ impl Pair {
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err(damaged("the key is not the certificate's"));
         }
+        let issuer = issuer.map_or(&certificate, |issuer| &issuer.certificate);
+        if !is_signed_by(&certificate, issuer) {
+            return Err(damaged("the certificate does not match its signature"));
+        }
         let mut replaced = Vec::new();
         for certificate in certificates {
             let read = certificate.ok().and_then(|certificate| Some((signer_of(&certificate)?, certificate)));
             let (signer, certificate) = read.ok_or_else(|| damaged("a replaced certificate is malformed"))?;
+            if !is_signed_by(&certificate, issuer) {
+                return Err(damaged("a replaced certificate does not match its signature"));
+            }
             replaced.push((certificate, signer));
+        }
+        // One whose first line is damaged is no certificate to the reader of PEM, but text that it passes over.
+        if String::from_utf8_lossy(&text).matches(CERTIFICATE_END).count() != 1 + replaced.len() {
+            return Err(damaged("a replaced certificate is malformed"));
         }
         Ok(Some(Self { certificate, validity, key, replaced }))
     }
@@ -208,6 +228,20 @@ pub(super) fn uri_of(certificate: &CertificateDer<'_>) -> Option<String> {
         GeneralName::URI(uri) => Some((*uri).to_owned()),
         _ => None,
     })
+}
+
+/// Whether `certificate` is, bit for bit, what the key of `issuer` signed. What is around the part that is signed is held
+/// to the reader of every peer, which is stricter than the one here.
+fn is_signed_by(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
+    if ParsedCertificate::try_from(certificate).is_err() {
+        return false;
+    }
+    let (Ok((_, certificate)), Ok((_, issuer))) =
+        (X509Certificate::from_der(certificate), X509Certificate::from_der(issuer))
+    else {
+        return false;
+    };
+    certificate.verify_signature(Some(issuer.public_key())).is_ok()
 }
 
 fn signer_of(certificate: &CertificateDer<'_>) -> Option<Signer> {
@@ -237,6 +271,7 @@ pub(super) fn certificate_pem(der: &[u8]) -> String {
         pem.push('\n');
         rest = after;
     }
-    pem.push_str("-----END CERTIFICATE-----\n");
+    pem.push_str(CERTIFICATE_END);
+    pem.push('\n');
     pem
 }

@@ -15,9 +15,10 @@ use outrigger_core::{
 };
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::{Authority, AuthorityError, Csr, CsrError, IssueError, Known, Upkeep, profile};
+use super::{Authority, AuthorityError, Csr, CsrError, IssueError, Known, Upkeep, pair::Pair, profile};
 use crate::clock::Clock;
 
 mod rotation;
@@ -271,6 +272,67 @@ fn a_damaged_file_is_refused_and_not_replaced() {
         fs::write(dir.path().join("root.pem"), text).unwrap();
         assert!(matches!(open(dir.path(), &time), Err(AuthorityError::Damaged { .. })), "{text}");
         assert_eq!(fs::read_to_string(dir.path().join("root.pem")).unwrap(), text);
+    }
+}
+
+/// Nobody could connect with it, and nothing else would tell.
+#[test]
+fn a_certificate_that_was_changed_is_refused_with_its_path_whichever_it_is() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    let prepared = authority.prepare(Kind::Root).unwrap();
+    authority.install(authority.state().prepare(Kind::Root, time.now()).unwrap(), Some(prepared));
+    let state = serde_json::to_vec(&authority.state()).unwrap();
+    let root = authority.root_hash();
+    let known = Known { root: Some(&root), state: Some(&state), ..Known::default() };
+    let reopen = || Authority::open(dir.path(), &domain(), &known, time.clock());
+    for name in ["root", "workload", "operator", "root-1", "workload-1", "operator-1"] {
+        let path = dir.path().join(format!("{name}.pem"));
+        let whole = fs::read_to_string(&path).unwrap();
+        for line in [2, 4, 6, 9] {
+            let at = whole.match_indices('\n').nth(line).unwrap().0 - 9;
+            let mut text = whole.clone().into_bytes();
+            text[at] = if text[at] == b'A' { b'B' } else { b'A' };
+            fs::write(&path, &text).unwrap();
+            let refused = reopen().unwrap_err();
+            let AuthorityError::Damaged { path: of, .. } = &refused else {
+                panic!("{name}, {line}: {refused}")
+            };
+            assert_eq!((of, fs::read(&path).unwrap()), (&path, text), "{name}, {line}");
+            assert!(refused.to_string().contains("outrigger restore BACKUP --state-dir DIR"), "{refused}");
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    assert_eq!(reopen().unwrap().bundle(), authority.bundle());
+}
+
+#[test]
+fn no_bit_of_a_certificate_or_of_one_that_it_replaced_can_flip_unseen() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    time.pass(16 * DAY);
+    authority.renew().unwrap();
+    let root = Pair::load(&dir.path().join("root.pem"), None).unwrap().unwrap();
+    let path = dir.path().join("workload.pem");
+    let whole = fs::read(&path).unwrap();
+    let certificates = |text: &[u8]| {
+        CertificateDer::pem_slice_iter(text).filter_map(Result::ok).collect::<Vec<CertificateDer<'static>>>()
+    };
+    let kept = certificates(&whole);
+    assert_eq!(kept.len(), 2);
+    let key = {
+        let text = str::from_utf8(&whole).unwrap();
+        text.find("-----BEGIN PRIVATE").unwrap()..text.rfind("-----BEGIN CERT").unwrap()
+    };
+    for bit in (0..whole.len() * 8).filter(|bit| !key.contains(&(bit / 8))) {
+        let mut text = whole.clone();
+        text[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &text).unwrap();
+        let loaded = Pair::load(&path, Some(&root));
+        assert!(
+            matches!(loaded, Err(AuthorityError::Damaged { .. })) || certificates(&text) == kept,
+            "{bit}"
+        );
     }
 }
 

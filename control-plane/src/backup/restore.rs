@@ -5,7 +5,8 @@
 //! lease before it tells them, so that every workload that runs is registered again.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, BufReader, Read, Seek as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     time::SystemTime,
@@ -15,7 +16,10 @@ use outrigger_core::wire;
 use outrigger_process::files::{self, DirectoryError};
 use outrigger_proto::backup::v1alpha1::{File, Header, record::Kind};
 
-use super::archive::{self, ReadError, Reader};
+use super::{
+    archive::{self, ReadError, Reader},
+    spool,
+};
 use crate::{
     audit::Draft,
     store::{Load, LoadFailure, Revision},
@@ -24,6 +28,8 @@ use crate::{
 /// In a state directory whose restoring did not come to its end: nothing starts on it.
 pub const INCOMPLETE: &str = "restore.incomplete";
 
+/// The name of a backup that is none of a file.
+const STANDARD_INPUT: &str = "-";
 /// Revisions are given out anew from a multiple of this. The product with the seconds since 1970 stays exact in a JSON
 /// number (2^53) for two centuries.
 const STRIDE: u64 = 1_000_000;
@@ -32,9 +38,9 @@ const STRIDE: u64 = 1_000_000;
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// The backup.
-    #[error("the backup {path} cannot be used")]
+    #[error("the backup {} cannot be used", named(path))]
     Read {
-        /// Which.
+        /// Which; `-` is standard input.
         path: PathBuf,
         /// Why.
         #[source]
@@ -99,14 +105,13 @@ impl Restored {
     }
 }
 
-/// Restores the backup `file` into `directory`, which is empty or does not exist. Blocks.
+/// Restores the backup `file` (`-`: standard input) into `directory`, which is empty or does not exist. Blocks.
 ///
 /// # Errors
 /// What is in the way. The backup is checked as a whole before anything is written.
 pub fn restore(file: &Path, directory: &Path, now: SystemTime) -> Result<Restored, RestoreError> {
     let unreadable = |source: ReadError| RestoreError::Read { path: file.to_owned(), source };
-    let open = || fs::File::open(file).map(io::BufReader::new).map_err(|error| unreadable(error.into()));
-    let header = archive::check(open()?).map_err(unreadable)?;
+    let (header, content) = checked(file, directory)?;
     if header.schema != crate::store::SCHEMA {
         return Err(RestoreError::Schema {
             found: header.schema,
@@ -114,19 +119,16 @@ pub fn restore(file: &Path, directory: &Path, now: SystemTime) -> Result<Restore
             version: header.version,
         });
     }
-    files::private_dir(directory)?;
+    fresh(directory)?;
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| RestoreError::Write { path, source }
     };
-    if fs::read_dir(directory).map_err(failed(directory))?.next().is_some() {
-        return Err(RestoreError::NotEmpty(directory.to_owned()));
-    }
     let marker = directory.join(INCOMPLETE);
     files::write_atomic(&marker, b"", 0o600).map_err(failed(&marker))?;
     files::private_dir(&directory.join("authority"))?;
     let restored = plan(&header, now);
-    let mut reader = Reader::new(open()?).map_err(unreadable)?;
+    let mut reader = Reader::new(BufReader::new(content)).map_err(unreadable)?;
     // As at the opening of a store: rows that cannot be what was written may make it panic.
     let made = catch_unwind(AssertUnwindSafe(|| unpack(&mut reader, directory, &restored, now)));
     match made {
@@ -138,6 +140,42 @@ pub fn restore(file: &Path, directory: &Path, now: SystemTime) -> Result<Restore
     }
     fs::remove_file(&marker).map_err(failed(&marker))?;
     Ok(restored)
+}
+
+/// The backup's header, and the backup at its beginning, of which all was read and found right.
+fn checked(file: &Path, directory: &Path) -> Result<(Header, fs::File), RestoreError> {
+    let unreadable = |source: ReadError| RestoreError::Read { path: file.to_owned(), source };
+    if file == Path::new(STANDARD_INPUT) {
+        fresh(directory)?;
+        return spool::copy(io::stdin().lock(), directory).map_err(unreadable);
+    }
+    let mut content = fs::File::open(file).map_err(|error| unreadable(error.into()))?;
+    let metadata = content.metadata().map_err(|error| unreadable(error.into()))?;
+    if !metadata.is_file() {
+        fresh(directory)?;
+        return spool::copy(content, directory).map_err(unreadable);
+    }
+    let header = archive::check(BufReader::new(&content)).map_err(unreadable)?;
+    content.rewind().map_err(|error| unreadable(error.into()))?;
+    Ok((header, content))
+}
+
+/// Makes sure that `directory` is there, private, and empty.
+fn fresh(directory: &Path) -> Result<(), RestoreError> {
+    files::private_dir(directory)?;
+    let unusable = |source| RestoreError::Write { path: directory.to_owned(), source };
+    if fs::read_dir(directory).map_err(unusable)?.next().is_some() {
+        return Err(RestoreError::NotEmpty(directory.to_owned()));
+    }
+    Ok(())
+}
+
+fn named(file: &Path) -> String {
+    if file == Path::new(STANDARD_INPUT) {
+        "on standard input".to_owned()
+    } else {
+        file.display().to_string()
+    }
 }
 
 enum Unpack {
@@ -152,7 +190,7 @@ impl<E: Into<RestoreError>> From<E> for Unpack {
 }
 
 fn unpack(
-    reader: &mut Reader<impl io::Read>,
+    reader: &mut Reader<impl Read>,
     directory: &Path,
     restored: &Restored,
     now: SystemTime,

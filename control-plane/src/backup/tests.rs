@@ -156,3 +156,29 @@ async fn a_damaged_backup_is_refused_before_anything_is_written() {
     fs::write(&backup, [whole.as_slice(), b"x"].concat()).unwrap();
     assert!(matches!(restore(&backup, &target, NOW), Err(RestoreError::Read { .. })));
 }
+
+/// A pipe gives its content once, as `age -d mesh.backup.age | outrigger restore -` does.
+#[tokio::test]
+async fn a_backup_out_of_a_pipe_is_restored_as_one_of_a_file_is() {
+    let bench = Bench::new().await;
+    let whole = fs::read(bench.backup()).unwrap();
+    let pipe = bench.path("pipe");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+    let through = |bytes: Vec<u8>, target: &Path| {
+        std::thread::scope(|scope| {
+            // Whoever refuses it does not read it to its end.
+            scope.spawn(|| drop(fs::write(&pipe, bytes)));
+            restore(&pipe, target, NOW)
+        })
+    };
+    let target = bench.path("fresh");
+    for length in [5, whole.len() / 2, whole.len() - 1] {
+        let refused = through(whole[..length].to_vec(), &target);
+        assert!(matches!(refused, Err(RestoreError::Read { .. })), "{length}");
+        assert!(empty(&target), "{length}");
+    }
+    assert_eq!(through(whole, &target).unwrap().revision, 3);
+    assert_eq!(fs::read(target.join("authority/root.pem")).unwrap(), b"the root");
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 2, "store and authority");
+}

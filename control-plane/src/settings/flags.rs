@@ -50,7 +50,8 @@ pub struct Flags {
     /// Naming root of all identities, `spiffe://NAME/...`; fixed at the first start [default: outrigger.local].
     #[arg(long, value_name = "NAME")]
     pub trust_domain: Option<String>,
-    /// Restore the backup FILE into the state directory, which must be empty, and end; start without it afterwards.
+    /// Restore the backup FILE (-: standard input) into the state directory, which must be empty, and end; start without it
+    /// afterwards.
     #[arg(long, value_name = "FILE")]
     pub restore: Option<PathBuf>,
     /// Where operators call: policy, join tokens, status [default: 127.0.0.1:17100].

@@ -5,11 +5,12 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{ExitStatus, Stdio},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
+use outrigger_control_plane::{backup::Snapshot, store::Store};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, Command},
     time::timeout,
 };
@@ -148,6 +149,15 @@ async fn a_damaged_state_is_refused_with_the_remedy() {
     assert!(text.contains("store.redb is damaged") && text.contains("backup"), "{text}");
 
     fs::write(state.join("store.redb"), &store).unwrap();
+    let workload = fs::read(state.join("authority/workload.pem")).unwrap();
+    let mut flipped = workload.clone();
+    flipped[300] ^= 1;
+    fs::write(state.join("authority/workload.pem"), flipped).unwrap();
+    let (code, text) = refused(command(&state)).await;
+    assert_eq!(code, Some(1));
+    assert!(text.contains("workload.pem is damaged") && text.contains("outrigger restore BACKUP"), "{text}");
+    fs::write(state.join("authority/workload.pem"), workload).unwrap();
+
     fs::remove_file(state.join("authority/root.pem")).unwrap();
     let (code, text) = refused(command(&state)).await;
     assert_eq!(code, Some(1));
@@ -164,4 +174,41 @@ async fn a_damaged_state_is_refused_with_the_remedy() {
     fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
     let (code, text) = refused(command(&state)).await;
     assert_eq!(code, Some(1), "{text}");
+}
+
+#[tokio::test]
+async fn a_backup_on_standard_input_is_restored_and_started_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let (state, fresh) = (directory.path().join("state"), directory.path().join("fresh"));
+    let (child, _) = started(&state).await;
+    terminated(child).await;
+    let mut backup = Vec::new();
+    {
+        let store = Store::open(&state.join("store.redb")).unwrap();
+        let domain = "outrigger.local".parse().unwrap();
+        let snapshot = Snapshot::take(&store, &state.join("authority"), &domain, SystemTime::now()).unwrap();
+        snapshot
+            .write(|piece| {
+                backup.extend(piece);
+                true
+            })
+            .unwrap();
+    }
+    for (content, outcome, said) in [
+        (&backup[..40], Some(1), "the backup on standard input cannot be used: it is cut off"),
+        (&backup, Some(0), ""),
+    ] {
+        let mut restoring = command(&fresh);
+        let mut child = restoring.args(["--restore", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(content).await.unwrap();
+        drop(input);
+        let ended = timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").unwrap();
+        let text = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.code() == outcome && text.contains(said), "{text}");
+    }
+    let root = |state: &Path| fs::read(state.join("authority/root.pem")).unwrap();
+    assert_eq!(root(&fresh), root(&state));
+    let (child, _) = started(&fresh).await;
+    assert_eq!(terminated(child).await.code(), Some(0));
 }

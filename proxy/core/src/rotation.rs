@@ -199,7 +199,7 @@ pub enum Refusal {
     #[error("a rotation of the {} is under way; finish it first", .0.as_str())]
     UnderWay(Kind),
     /// The step before is missing.
-    #[error("no new {} is prepared", .0.as_str())]
+    #[error("no new {} is prepared; prepare one first", .0.as_str())]
     NotPrepared(Kind),
     /// The step before is missing.
     #[error("no old {} is on its way out; prepare and activate a new one first", .0.as_str())]

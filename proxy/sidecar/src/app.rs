@@ -83,7 +83,9 @@ pub enum StartError {
     #[error(transparent)]
     ControlPlane(#[from] ChannelError),
     /// The health endpoint.
-    #[error("health.listen: cannot listen on {address}")]
+    #[error(
+        "health.listen: cannot listen on {address}; is another sidecar running here? Write port 0 for any free one"
+    )]
     Health {
         /// Where.
         address: SocketAddr,

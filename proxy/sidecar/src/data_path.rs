@@ -78,7 +78,9 @@ pub enum StartError {
     #[error("inbound application {0} is the proxy's own listener")]
     OwnListener(SocketAddr),
     /// A listener.
-    #[error("{setting}: cannot listen on {address}")]
+    #[error(
+        "{setting}: cannot listen on {address}; is another sidecar running here? Write port 0 for any free one"
+    )]
     Listen {
         /// Which setting asks for it.
         setting: &'static str,

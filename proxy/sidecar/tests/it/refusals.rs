@@ -315,6 +315,7 @@ async fn listeners_that_would_open_the_proxy_or_run_in_a_circle_are_refused_at_t
     settings.outbound = pair.front.path.outbound();
     let error = DataPath::start(&settings, handles()).unwrap_err();
     assert!(matches!(error, StartError::Listen { setting: "outbound.listen", .. }), "{error}");
+    assert!(error.to_string().contains("Write port 0 for any free one"), "{error}");
     let free = Side::start(pair.front.identity.clone(), &[], &Options::default());
     settings.outbound = free.path.outbound();
     drop(free);
