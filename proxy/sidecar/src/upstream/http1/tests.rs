@@ -1,6 +1,6 @@
 //! Who waits for how long, where no connection is to be had; the clock is moved by hand.
 
-use tokio::{task::JoinHandle, time};
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::http::Overheard;
@@ -43,7 +43,7 @@ async fn each_waits_as_long_as_a_connection_takes_whoever_came_before() {
     let destination = Arc::new(DestinationState::new(Instant::now().into_std()));
     let pool = Pool::new(Arc::new(Full), destination, &Limits::default());
     let first = ask(&pool);
-    time::sleep(CONNECT / 2).await;
+    sleep(CONNECT / 2).await;
     let second = ask(&pool);
     assert_eq!(first.await.unwrap(), (Reason::ConnectTimeout, CONNECT));
     assert_eq!(second.await.unwrap(), (Reason::ConnectTimeout, CONNECT));
