@@ -3,7 +3,7 @@
 //! A start runs through most of a binary once: it parses flags and certificates, joins, binds, compiles a configuration. The kernel
 //! maps sixteen pages of a file for each that is touched, and keeps them mapped for as long as nobody wants the memory. So a
 //! proxy that does nothing has nearly all of its code in its resident memory. Here the mappings are given back; what is
-//! used again comes back by itself, from the page cache in a microsecond.
+//! used again comes back by itself, from the page cache.
 
 use std::{io, ops::Range, path::Path};
 
