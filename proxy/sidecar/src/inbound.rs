@@ -189,8 +189,10 @@ impl Inbound {
     async fn handshake(&self, stream: TcpStream, address: SocketAddr) -> Option<Peer> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
         let metrics = self.shared.telemetry.metrics();
-        let accepted =
-            timeout(self.shared.limits.handshake_timeout, acceptor.accept(Ahead::new(stream))).await;
+        let limits = &self.shared.limits;
+        let buffer = Some(limits.tls_buffer());
+        let accepting = acceptor.accept_with(Ahead::new(stream), |tls| tls.set_buffer_limit(buffer));
+        let accepted = timeout(limits.handshake_timeout, accepting).await;
         let stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {

@@ -37,7 +37,7 @@ pub struct Limits {
     /// Bytes that an HTTP/2 stream may have on the way without being read: also what a stream that stands still makes
     /// the proxy hold. Default 256 KiB.
     pub http2_window: u32,
-    /// Largest HTTP/2 frame that is taken, bytes. Default 64 KiB.
+    /// Largest HTTP/2 frame that is taken, bytes. Default 128 KiB.
     pub http2_frame: u32,
     /// How long a TCP connection, a tunnel or an upgraded connection may be without a byte in either direction, where no policy
     /// says otherwise. Default 1 h.
@@ -76,7 +76,7 @@ impl Default for Limits {
             app_pending: 1024,
             http2_streams: 256,
             http2_window: 256 * 1024,
-            http2_frame: 64 * 1024,
+            http2_frame: 128 * 1024,
             stream_idle: Duration::from_secs(3600),
             inbound_idle: Duration::from_secs(24 * 3600),
             peer_timeout: Duration::from_secs(20),
@@ -89,6 +89,24 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The buffer of an HTTP/1 connection from a client, for a head, or for what it does not read of a response; a little
+    /// more than a head, so that the limit itself decides.
+    pub(crate) fn http1_buffer(&self) -> usize {
+        self.head_bytes.saturating_add(8 * 1024)
+    }
+
+    /// The buffer of an HTTP/1 connection to an upstream: at most a window's worth of a body is read at once, which goes on
+    /// to the same stream. It grows with what comes, from 8 KiB.
+    pub(crate) fn http1_upstream_buffer(&self) -> usize {
+        self.head_bytes.max(usize::try_from(self.http2_window).unwrap_or(usize::MAX)).saturating_add(8 * 1024)
+    }
+
+    /// What a TLS connection may hold that its socket has no room for: a whole frame and what is around it, so that a frame
+    /// is one write.
+    pub(crate) fn tls_buffer(&self) -> usize {
+        usize::try_from(self.http2_frame).unwrap_or(usize::MAX).saturating_add(64 * 1024)
+    }
+
     /// A connection's window: the sum of its streams', so that those that stand still leave the others theirs.
     pub(crate) fn http2_connection_window(&self) -> u32 {
         let streams = u32::try_from(self.http2_streams).unwrap_or(u32::MAX);

@@ -97,8 +97,7 @@ where
         // The guard has timeouts that tell an idle connection from a slow head.
         .header_read_timeout(None)
         .max_header_size(limits.head_bytes)
-        // Of the head's buffer and of what is held of a body; a little more, so that the limit itself decides.
-        .max_buf_size(limits.head_bytes.saturating_add(8 * 1024))
+        .max_buf_size(limits.http1_buffer())
         .auto_date_header(true);
     // The parser keeps up to a hundred fields without an allocation of its own.
     if limits.head_fields != 100 {

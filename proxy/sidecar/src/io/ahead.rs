@@ -17,8 +17,8 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-/// As much is read at once: two of the largest records.
-const AT_ONCE: usize = 32 * 1024;
+/// As much is read at once: four of the largest records. Twice as much did not make large bodies cheaper.
+const AT_ONCE: usize = 64 * 1024;
 
 thread_local! {
     /// What the last read of this thread used: so much at once is dear to allocate for each read.

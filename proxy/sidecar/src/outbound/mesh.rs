@@ -144,7 +144,10 @@ impl Connect for Peer {
         }
         let watch = Watch::begin(&self.identity);
         let connector = TlsConnector::from(self.tls(protocol));
-        let connected = Box::pin(connector.connect(mesh::server_name(), Ahead::new(stream))).await;
+        let buffer = Some(self.limits.tls_buffer());
+        let connecting = connector
+            .connect_with(mesh::server_name(), Ahead::new(stream), |tls| tls.set_buffer_limit(buffer));
+        let connected = Box::pin(connecting).await;
         let stream = connected.map_err(|error| self.handshake_failed(&error))?;
         let connection = stream.get_ref().1;
         let evidence = Evidence::of(connection, Side::Server);

@@ -41,7 +41,7 @@ pub(crate) async fn still_serves(pair: &Pair) {
 #[tokio::test]
 async fn frames_that_break_the_connection_end_it_with_their_code_and_are_logged() {
     let pair = pair().await;
-    let big = vec![0; 70_000];
+    let big = vec![0; 140_000];
     let headers = block(&request("GET", "/"));
     for (what, kind, flags, stream, payload) in [
         ("DATA on an idle stream", DATA, 0, 1, &b"x"[..]),

@@ -151,7 +151,7 @@ async fn a_connection_that_is_ended_is_counted_and_logged_once_with_its_cause() 
         ("an index that is not there", frame(HEADERS, END_HEADERS, 1, b"\xfe"), "compression"),
         ("settings of the wrong size", frame(SETTINGS, 0, 0, b"\0\x03\0\0\0"), "malformed_frame"),
         ("a ping of the wrong size", frame(PING, 0, 0, b"1234567"), "malformed_frame"),
-        ("a frame that is too large", frame(DATA, 0, 1, &[0; 70_000]), "malformed_frame"),
+        ("a frame that is too large", frame(DATA, 0, 1, &[0; 140_000]), "malformed_frame"),
         ("a window that overflows", frame(WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff"), "flow_control"),
         (
             "a head that never ends",
