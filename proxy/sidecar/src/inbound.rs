@@ -190,10 +190,8 @@ impl Inbound {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
         let metrics = self.shared.telemetry.metrics();
         let limits = &self.shared.limits;
-        let buffer = Some(limits.tls_buffer());
-        let accepting = acceptor.accept_with(Ahead::new(stream), |tls| tls.set_buffer_limit(buffer));
-        let accepted = timeout(limits.handshake_timeout, accepting).await;
-        let stream = match accepted {
+        let accepted = timeout(limits.handshake_timeout, acceptor.accept(Ahead::new(stream))).await;
+        let mut stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 match outrigger_tls::refusal(&error) {
@@ -218,16 +216,18 @@ impl Inbound {
                 return None;
             }
         };
-        let (_, connection) = stream.get_ref();
+        let (ahead, connection) = stream.get_mut();
         let speaks = match connection.alpn_protocol() {
             Some(ALPN_H1) => Some(Protocol::Http1),
             Some(ALPN_H2) => {
-                accept::tune_shared(stream.get_ref().0.socket(), self.shared.limits.peer_timeout);
+                accept::tune_shared(ahead.socket(), limits.peer_timeout);
+                connection.set_buffer_limit(Some(limits.tls_buffer()));
                 Some(Protocol::Http2)
             }
             Some(ALPN_TCP) => Some(Protocol::Raw),
             _ => None,
         };
+        let connection = stream.get_ref().1;
         match (peer_id(connection), Evidence::of(connection, Side::Client), speaks) {
             (Some(identity), Some(evidence), Some(speaks)) => {
                 Some(Peer { address, identity, stream, evidence, speaks })

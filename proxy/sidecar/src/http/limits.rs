@@ -101,8 +101,8 @@ impl Limits {
         self.head_bytes.max(usize::try_from(self.http2_window).unwrap_or(usize::MAX)).saturating_add(8 * 1024)
     }
 
-    /// What a TLS connection may hold that its socket has no room for: a whole frame and what is around it, so that a frame
-    /// is one write.
+    /// What the TLS of an HTTP/2 connection may hold that its socket has no room for: a whole frame and what is around it,
+    /// so that a frame is one write.
     pub(crate) fn tls_buffer(&self) -> usize {
         usize::try_from(self.http2_frame).unwrap_or(usize::MAX).saturating_add(64 * 1024)
     }

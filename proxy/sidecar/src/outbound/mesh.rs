@@ -144,11 +144,11 @@ impl Connect for Peer {
         }
         let watch = Watch::begin(&self.identity);
         let connector = TlsConnector::from(self.tls(protocol));
-        let buffer = Some(self.limits.tls_buffer());
-        let connecting = connector
-            .connect_with(mesh::server_name(), Ahead::new(stream), |tls| tls.set_buffer_limit(buffer));
-        let connected = Box::pin(connecting).await;
-        let stream = connected.map_err(|error| self.handshake_failed(&error))?;
+        let connected = Box::pin(connector.connect(mesh::server_name(), Ahead::new(stream))).await;
+        let mut stream = connected.map_err(|error| self.handshake_failed(&error))?;
+        if protocol == Protocol::Http2 {
+            stream.get_mut().1.set_buffer_limit(Some(self.limits.tls_buffer()));
+        }
         let connection = stream.get_ref().1;
         let evidence = Evidence::of(connection, Side::Server);
         let Some(evidence) = evidence.filter(|_| connection.alpn_protocol() == Some(alpn(protocol))) else {
