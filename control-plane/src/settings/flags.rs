@@ -3,7 +3,7 @@
 use std::{env, net::SocketAddr, path::PathBuf};
 
 use clap::Parser;
-use outrigger_process::settings::{Layers, SettingsError};
+use outrigger_process::settings::{Layers, SettingsError, address};
 
 use super::{Settings, check::check};
 
@@ -57,17 +57,17 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub restore: Option<PathBuf>,
     /// Where operators call: policy, join tokens, status [default: 127.0.0.1:17100].
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     pub policy_listen: Option<SocketAddr>,
     /// DNS names and IP addresses by which operators call it, in its certificate, for gRPC clients other than `outrigger`
     /// [default: localhost, this machine's name, and the address of --policy-listen, or loopback if that is 0.0.0.0].
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub policy_names: Vec<String>,
     /// Where sidecars call: certificates, registration, configuration [default: 127.0.0.1:17110].
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     pub discovery_listen: Option<SocketAddr>,
     /// Where GET /live, /ready and /metrics are answered [default: 127.0.0.1:17120].
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     pub health_listen: Option<SocketAddr>,
     /// Let workloads register loopback addresses: for a mesh that is all on this machine.
     #[arg(long)]
