@@ -14,7 +14,7 @@ redis-cli       redis-tools    mesh::redis (its client)
 redis-benchmark redis-tools    mesh::redis (its load)
 initdb          postgresql     mesh::postgres (a database with sessions and TLS of its own)
 psql            postgresql     mesh::postgres (its client)
-python3         python3        mesh::{grpc, websocket}
+python3         python3        mesh::{api, grpc, websocket}
 ip              iproute2       mesh::vanished (two network namespaces; it has to be run as root)
 "
 PYTHON="${CARGO_TARGET_DIR:-target}/python"
@@ -37,7 +37,7 @@ while read -r command package test; do
   command -v "$command" >/dev/null || need "$command" "$package" "$test"
 done <<<"$NEEDED"
 if command -v python3 >/dev/null && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-  need "python3's venv" python3-venv "mesh::{grpc, websocket}"
+  need "python3's venv" python3-venv "mesh::{api, grpc, websocket}"
 fi
 # Debian's python3 comes without it.
 case " ${missing[*]-} " in *" python3 "*) missing+=(python3-venv) ;; esac

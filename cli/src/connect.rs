@@ -16,7 +16,10 @@ use outrigger_core::model;
 use outrigger_proto::{
     identity::v1alpha1 as identity, policy::v1alpha1 as policy, status::v1alpha1 as status,
 };
-use outrigger_tls::{credential, grpc};
+use outrigger_tls::{
+    credential::{self, CredentialError},
+    grpc,
+};
 use tonic::transport::Channel;
 
 pub(crate) use self::write::{Applying, RollingBack, Written};
@@ -52,12 +55,8 @@ impl ControlPlane {
             Some(directory) => directory.clone(),
             None => default_credential()?,
         };
-        let credential = credential::load(&directory).map_err(|error| Failure::Denied {
-            what: chain(&error),
-            remedy: "the control plane writes an admin's credential to `admin` in its state directory at its first \
-                     start; name it with --credential DIR or OUTRIGGER_CREDENTIAL"
-                .to_owned(),
-        })?;
+        let credential = credential::load(&directory)
+            .map_err(|error| Failure::Denied { what: chain(&error), remedy: remedy(&error).to_owned() })?;
         if credential.svid.not_after() <= SystemTime::now() {
             return Err(Failure::Denied {
                 what: format!("the credential in {} has expired", directory.display()),
@@ -261,6 +260,26 @@ fn default_credential() -> Result<PathBuf, Failure> {
         what: "no credential: neither HOME nor XDG_STATE_HOME is set".to_owned(),
         remedy: "name it: --credential DIR or OUTRIGGER_CREDENTIAL".to_owned(),
     })
+}
+
+/// What to do about a credential that cannot be used.
+fn remedy(error: &CredentialError) -> &'static str {
+    match error {
+        CredentialError::Missing(_) | CredentialError::Io { .. } => {
+            "the control plane writes an admin's credential to `admin` in its state directory at its first start; name \
+             it with --credential DIR or OUTRIGGER_CREDENTIAL"
+        }
+        // It says itself what to do.
+        CredentialError::Open { .. } => "",
+        CredentialError::NotPem(_)
+        | CredentialError::Key { .. }
+        | CredentialError::Svid { .. }
+        | CredentialError::Bundle { .. }
+        | CredentialError::Damaged { .. } => {
+            "copy the credential anew from the control plane's state directory; what is damaged there the control plane \
+             makes anew when it is restarted"
+        }
+    }
 }
 
 /// An error with all its causes, on one line.

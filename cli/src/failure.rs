@@ -45,6 +45,9 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// A shell's exit code for a command that is there and cannot be run; 127 is one that is not there.
+pub(crate) const NOT_RUN: u8 = 126;
+
 /// One thing wrong with what was given, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Defect {
@@ -178,6 +181,14 @@ pub(crate) enum Failure {
     /// By a signal, before it was done.
     #[error("interrupted")]
     Interrupted,
+    /// The command that `run` was to run cannot be.
+    #[error("{what}")]
+    NotRun {
+        /// In one sentence, with the remedy.
+        what: String,
+        /// A shell's for that.
+        code: u8,
+    },
     /// The exit code of the command that `run` ran, which has said itself what there is to say.
     #[error("the command ended with {0}")]
     Passed(u8),
@@ -246,7 +257,7 @@ impl Failure {
     pub(crate) fn exit(&self) -> ExitCode {
         match self {
             Self::Closed => return ExitCode::SUCCESS,
-            Self::Passed(code) => return ExitCode::from(*code),
+            Self::Passed(code) | Self::NotRun { code, .. } => return ExitCode::from(*code),
             Self::Different => Exit::Refused,
             // 1 says that there are differences.
             Self::Incomparable(failure) => match **failure {

@@ -2,16 +2,20 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    io,
     os::unix::process::CommandExt,
     path::PathBuf,
     process::Stdio,
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal};
+use rustix::{
+    fs::{Access, access},
+    process::{Pid, Signal},
+};
 use tokio::{process::Command, time::timeout};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, NOT_RUN};
 
 /// How long a binary may take to say its version.
 const START: Duration = Duration::from_secs(15);
@@ -31,7 +35,9 @@ pub(crate) fn guard(parent: i32, command: &[OsString]) -> Failure {
         return Failure::Usage("there is no command to run".to_owned());
     };
     let error = std::process::Command::new(program).args(arguments).exec();
-    Failure::io(format!("cannot run {}", program.display()), error)
+    // It was found before: what is missing is the interpreter that its first line names, or a library's loader.
+    let missing = if error.kind() == io::ErrorKind::NotFound { "; is its interpreter there?" } else { "" };
+    Failure::NotRun { what: format!("cannot run {}: {error}{missing}", program.display()), code: NOT_RUN }
 }
 
 /// `program`, to be run under the guard: tied to the life of the thread that starts it, which must be the main one.
@@ -50,10 +56,13 @@ pub(crate) fn guarded(program: &OsStr) -> Result<Command, Failure> {
     Ok(command)
 }
 
-/// A file called `name` in a directory of PATH.
+/// A file called `name` in a directory of PATH: the first that can be run, else the first that there is.
 pub(crate) fn on_path(name: &OsStr) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|candidate| candidate.is_file())
+    let candidates = std::env::split_paths(&path).map(|directory| directory.join(name));
+    let files: Vec<_> = candidates.filter(|candidate| candidate.is_file()).collect();
+    let runs = |file: &&PathBuf| access(*file, Access::EXEC_OK).is_ok();
+    files.iter().find(runs).or_else(|| files.first()).cloned()
 }
 
 /// Finds a sibling binary beside this one, else on PATH, and refuses another version of it.

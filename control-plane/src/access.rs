@@ -18,6 +18,41 @@ pub enum Door {
     Discovery,
 }
 
+impl Door {
+    /// Its port, as an operator sets it, and how a client is led to it.
+    fn port(self) -> &'static str {
+        match self {
+            Self::Policy => {
+                "the policy port (policy.listen, 17100 by default): name it with --server or OUTRIGGER_SERVER"
+            }
+            Self::Discovery => {
+                "the discovery port (discovery.listen, 17110 by default): name it with --control-plane or \
+                 OUTRIGGER_CONTROL_PLANE__ADDRESS"
+            }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Discovery => "discovery",
+        }
+    }
+
+    /// What is said to a call of `path`, which this door does not know: most often it is the other one's.
+    pub fn unknown(self, path: &str) -> String {
+        let port = self.name();
+        match TABLE.iter().find(|rule| rule.path == path) {
+            Some(rule) => {
+                format!("this is the {port} port; {} is served on {}", rule.method, rule.door.port())
+            }
+            None => format!(
+                "this is the {port} port, and there is no such call; is the client of another version?"
+            ),
+        }
+    }
+}
+
 /// One line of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {

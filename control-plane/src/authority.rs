@@ -11,6 +11,7 @@ mod csr;
 pub mod join;
 pub mod labels;
 mod lines;
+mod names;
 mod pair;
 mod profile;
 mod upkeep;
@@ -37,6 +38,7 @@ use rcgen::{CertificateParams, PublicKeyData};
 use rustls::pki_types::CertificateDer;
 
 pub use csr::{Csr, CsrError};
+pub use names::{InvalidPortName, MAX_PORT_NAMES, PortName, PortNames};
 pub use pair::AuthorityError;
 pub use profile::Validity;
 pub use profile::{MAX_LEAF_LIFE, MIN_LEAF_LIFE, SVID_LIFE};
@@ -236,12 +238,13 @@ impl Authority {
         Ok(self.leaf(&self.lines.load().active.workload, profile, self.leaf_life.life, csr.key())?)
     }
 
-    /// Makes the control plane's own SVID.
+    /// Makes the control plane's own SVID, with `names` beside its identity.
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn control_plane(&self) -> Result<Svid, AuthorityError> {
-        self.svid(&SpiffeId::control_plane(self.trust_domain().clone()), SVID_LIFE)
+    pub fn control_plane(&self, names: &PortNames) -> Result<Svid, AuthorityError> {
+        let id = SpiffeId::control_plane(self.trust_domain().clone());
+        self.svid(profile::control_plane(&id, names)?, SVID_LIFE)
     }
 
     /// Makes an operator's credential. What it may do is the store's matter.
@@ -249,13 +252,13 @@ impl Authority {
     /// # Errors
     /// It cannot be made.
     pub fn operator(&self, name: &Name) -> Result<Svid, AuthorityError> {
-        self.svid(&SpiffeId::operator(self.trust_domain().clone(), name.clone()), profile::OPERATOR_LIFE)
+        let id = SpiffeId::operator(self.trust_domain().clone(), name.clone());
+        self.svid(profile::leaf(&id, &BTreeMap::new())?, profile::OPERATOR_LIFE)
     }
 
     /// Its chain leads to every root of the bundle: whoever trusts one of them is convinced.
-    fn svid(&self, id: &SpiffeId, life: Duration) -> Result<Svid, AuthorityError> {
+    fn svid(&self, profile: CertificateParams, life: Duration) -> Result<Svid, AuthorityError> {
         let key = Key::generate()?;
-        let profile = profile::leaf(id, &BTreeMap::new())?;
         let lines = self.lines.load();
         let issued = self.leaf(&lines.active.operator, profile, life, key.pair())?;
         let leaf = issued.chain.into_iter().take(1);

@@ -3,6 +3,7 @@
 
 mod check;
 mod flags;
+mod listed;
 
 #[cfg(test)]
 mod tests;
@@ -30,8 +31,8 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// The naming root of all identities. Fixed at the first start. Default `outrigger.local`.
     pub trust_domain: String,
-    /// The operators' port. Default 127.0.0.1:17100.
-    pub policy: Port,
+    /// The operators' port.
+    pub policy: Policy,
     /// The proxies' port. Default 127.0.0.1:17110.
     pub discovery: Port,
     /// `GET /live`, `/ready`, `/metrics`. Default 127.0.0.1:17120.
@@ -46,6 +47,19 @@ pub struct Settings {
     pub drain: Drain,
     /// What is written to standard error.
     pub log: Logging,
+}
+
+/// The operators' port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Where it listens, as in [`Port`]. Default 127.0.0.1:17100.
+    pub listen: SocketAddr,
+    /// By what DNS names and IP addresses it is dialled: they are in its certificate, for gRPC clients other than ours.
+    /// 1 to 64. Default: `localhost`, the machine's name if it is one of DNS, and the address of `listen`, or
+    /// 127.0.0.1 and ::1 if that is every address.
+    #[serde(deserialize_with = "listed::deserialize")]
+    pub names: Option<Vec<String>>,
 }
 
 /// A port.
@@ -99,6 +113,12 @@ impl Port {
     }
 }
 
+impl Default for Policy {
+    fn default() -> Self {
+        Self { listen: Port::local(17100).listen, names: None }
+    }
+}
+
 impl Default for Authority {
     fn default() -> Self {
         Self { leaf_ttl: SVID_LIFE }
@@ -129,7 +149,7 @@ impl Default for Settings {
         Self {
             state_dir: None,
             trust_domain: "outrigger.local".to_owned(),
-            policy: Port::local(17100),
+            policy: Policy::default(),
             discovery: Port::local(17110),
             health: Port::local(17120),
             authority: Authority::default(),

@@ -8,7 +8,10 @@ use std::{
 use clap::Args;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{KindArg, SetArgs, WriteArgs};
+use super::{
+    SetArgs, WriteArgs,
+    objects::{Named, named},
+};
 use crate::duration;
 
 /// `diff`.
@@ -24,9 +27,9 @@ pub(crate) struct DiffArgs {
 /// `history`.
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
-    /// Kind of object; without it, all revisions of the store
-    #[arg(value_enum, ignore_case = true, requires = "name")]
-    pub(crate) kind: Option<KindArg>,
+    /// Kind of object, or KIND/NAME; without it, all revisions of the store
+    #[arg(value_parser = named(), ignore_case = true)]
+    pub(crate) kind: Option<Named>,
     /// Name, or NAMESPACE/NAME
     pub(crate) name: Option<String>,
     /// Namespace

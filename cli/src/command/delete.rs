@@ -14,11 +14,11 @@ use crate::{
 /// Deletes what was named, or what the documents name, in one call.
 pub(crate) async fn run(global: &Global, output: &Output, args: DeleteArgs) -> Result<(), Failure> {
     let references = match args.kind {
-        Some(kind) => args
-            .name
-            .iter()
-            .map(|name| {
-                get::reference(kind.into(), name, Some(&args.namespace)).map(|own| ObjectRef::from(&own))
+        Some(named) => named
+            .all(&args.name)?
+            .into_iter()
+            .map(|(kind, name)| {
+                get::reference(kind.into(), &name, Some(&args.namespace)).map(|own| ObjectRef::from(&own))
             })
             .collect::<Result<Vec<_>, _>>()?,
         None => {

@@ -32,22 +32,20 @@ impl From<KindArg> for Kind {
 
 /// Shows one object, or all of a kind.
 pub(crate) async fn run(global: &Global, output: &Output, args: GetArgs) -> Result<(), Failure> {
-    let kind = Kind::from(args.kind);
+    let kind = Kind::from(args.kind.kind);
+    let name = args.kind.one(args.name.as_ref())?;
+    let namespace = args.namespace.as_deref();
+    let only = name.map(|name| reference(kind, &name, namespace)).transpose()?;
     let control_plane = ControlPlane::new(global)?;
     if args.watch {
-        return watch::run(&control_plane, output, kind, &args).await;
+        return watch::run(&control_plane, output, watch::Of { kind, only, namespace }).await;
     }
-    let found = match &args.name {
-        Some(name) => {
-            let reference = reference(kind, name, args.namespace.as_deref())?;
-            vec![control_plane.get((&reference).into()).await?]
-        }
-        None => {
-            control_plane.list(connect::kind(kind), args.namespace.as_deref().unwrap_or_default()).await?
-        }
+    let found = match &only {
+        Some(only) => vec![control_plane.get(only.into()).await?],
+        None => control_plane.list(connect::kind(kind), namespace.unwrap_or_default()).await?,
     };
     let objects = found.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-    show(output, kind, &objects, args.name.is_some())
+    show(output, kind, &objects, only.is_some())
 }
 
 /// Reads a name of the command line: `NAME` or `NAMESPACE/NAME`; of a service also `NAME.NAMESPACE`, as it is called in the

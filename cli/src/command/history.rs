@@ -79,11 +79,14 @@ impl Version {
 
 /// Shows the versions of one object, or the revisions of the store.
 pub(crate) async fn run(global: &Global, output: &Output, args: HistoryArgs) -> Result<(), Failure> {
-    let reference = match (args.kind, &args.name) {
-        (Some(kind), Some(name)) => {
-            Some(ObjectRef::from(&get::reference(kind.into(), name, Some(&args.namespace))?))
+    let reference = match &args.kind {
+        Some(named) => {
+            let name = named.one(args.name.as_ref())?.ok_or_else(|| {
+                Failure::Usage("there is no name: write KIND/NAME, such as route/demo/price".to_owned())
+            })?;
+            Some(ObjectRef::from(&get::reference(named.kind.into(), &name, Some(&args.namespace))?))
         }
-        _ => None,
+        None => None,
     };
     let of_object = reference.is_some();
     let found = ControlPlane::new(global)?.history(reference, args.limit).await?;

@@ -12,13 +12,14 @@ mod signals;
 use std::{
     ffi::{OsStr, OsString},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
+use rustix::fs::{Access, access};
 use serde::Deserialize;
 use tokio::{
     process::Command,
@@ -32,7 +33,7 @@ use self::{
 use crate::{
     args::RunArgs,
     demo::client::Client,
-    failure::Failure,
+    failure::{Failure, NOT_RUN},
     output::Output,
     sibling::{guarded, on_path, sibling},
 };
@@ -59,9 +60,8 @@ pub(crate) async fn run(output: &Output, args: RunArgs) -> Result<(), Failure> {
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(Failure::Usage("there is no command to run: write it after --".to_owned()));
     };
-    if !exists(program) {
-        output.note(&format!("outrigger run: {}: no such command", program.display()));
-        return Err(Failure::Passed(127));
+    if let Err((what, code)) = find(program) {
+        return Err(Failure::NotRun { what: format!("cannot run {}: {what}", program.display()), code });
     }
     let proxy = sibling("outrigger-proxy").await?;
     let directory = tempfile::Builder::new()
@@ -102,12 +102,21 @@ pub(crate) async fn run(output: &Output, args: RunArgs) -> Result<(), Failure> {
     if code == 0 { Ok(()) } else { Err(Failure::Passed(code)) }
 }
 
-/// Whether the command can be found, so that a sidecar is not started for nothing.
-fn exists(program: &OsStr) -> bool {
-    if program.as_encoded_bytes().contains(&b'/') {
-        Path::new(program).is_file()
+/// Looks for the command as a shell does, so that a sidecar is not started for nothing: what is wrong, and the shell's exit
+/// code for that.
+fn find(program: &OsStr) -> Result<(), (&'static str, u8)> {
+    let path = if program.as_encoded_bytes().contains(&b'/') {
+        Some(PathBuf::from(program)).filter(|path| path.exists())
     } else {
-        on_path(program).is_some()
+        on_path(program)
+    };
+    match path {
+        None => Err(("there is no such command", 127)),
+        Some(path) if path.is_dir() => Err(("it is a directory", NOT_RUN)),
+        Some(path) if access(&path, Access::EXEC_OK).is_err() => {
+            Err(("it is not executable; chmod +x it, or run its interpreter", NOT_RUN))
+        }
+        Some(_) => Ok(()),
     }
 }
 
@@ -164,7 +173,9 @@ fn direct(before: Option<OsString>) -> OsString {
 
 #[cfg(test)]
 mod tests {
-    use super::{direct, exists};
+    use std::{ffi::OsStr, fs, os::unix::fs::PermissionsExt as _};
+
+    use super::{direct, find};
 
     #[test]
     fn what_is_not_asked_of_a_proxy_stays_so() {
@@ -175,7 +186,17 @@ mod tests {
 
     #[test]
     fn a_command_is_looked_for_as_a_shell_does() {
-        assert!(exists("sh".as_ref()) && exists("/bin/sh".as_ref()));
-        assert!(!exists("no-such-command".as_ref()) && !exists("./sh".as_ref()));
+        let directory = tempfile::tempdir().unwrap();
+        let (plain, script) = (directory.path().join("plain"), directory.path().join("script"));
+        fs::write(&plain, "").unwrap();
+        fs::write(&script, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let code = |program: &OsStr| find(program).err().map(|(_, code)| code);
+        assert_eq!(
+            (code("sh".as_ref()), code("/bin/sh".as_ref()), code(script.as_ref())),
+            (None, None, None)
+        );
+        assert_eq!((code("no-such-command".as_ref()), code("./sh".as_ref())), (Some(127), Some(127)));
+        assert_eq!((code(plain.as_ref()), code(directory.path().as_ref())), (Some(126), Some(126)));
     }
 }

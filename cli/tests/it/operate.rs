@@ -251,7 +251,9 @@ async fn a_watch_goes_on_where_it_was_and_starts_over_when_it_must() {
     fake.script.lock().expect("the script").events = vec![
         vec![put(3), bookmark(4), put(5), Err(Status::unavailable("the control plane stops"))],
         vec![put(5), bookmark(5), Err(Status::out_of_range("not kept"))],
-        vec![bookmark(9)],
+        vec![put(5), bookmark(9), Err(Status::out_of_range("not kept"))],
+        vec![put(11), bookmark(11), Err(Status::out_of_range("not kept"))],
+        vec![bookmark(13)],
     ];
     let ran = fake.run(&["get", "service", "--watch"]).await;
     assert_eq!(ran.code, Some(1), "the script's end: {ran:?}");
@@ -259,10 +261,11 @@ async fn a_watch_goes_on_where_it_was_and_starts_over_when_it_must() {
     let expected = [
         "there    Service demo/price  revision 3",
         "changed  Service demo/price  revision 5",
-        "changed  Service demo/price  revision 5",
+        "changed  Service demo/price  revision 11",
+        "deleted  Service demo/price  revision 13",
     ];
     assert_eq!(lines, expected);
     let script = fake.script.lock().expect("the script");
     let from: Vec<u64> = script.watched.iter().map(|request| request.from_revision).collect();
-    assert_eq!(from, [0, 4, 0, 9]);
+    assert_eq!(from, [0, 4, 0, 0, 0, 13]);
 }

@@ -1,6 +1,7 @@
 //! The commands that read: `get`, `status`, and those that need nobody.
 
 use outrigger_proto::{mesh::v1alpha1 as mesh, policy::v1alpha1 as policy, status::v1alpha1 as status};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::fake::Fake;
 
@@ -149,6 +150,90 @@ async fn status_names_whoever_runs_without_the_control_plane() {
     }
     let ran = fake.run(&["status", "-o", "yaml"]).await;
     assert!(ran.stdout.contains("lastKnownGood:"), "{}", ran.stdout);
+}
+
+#[tokio::test]
+async fn a_port_that_answers_in_plain_is_none_of_the_control_planes() {
+    let fake = Fake::start().await;
+    let health = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = health.local_addr().expect("an address").to_string();
+    let answering = tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = health.accept().await.expect("a connection");
+            drop(socket.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await);
+        }
+    });
+    let ran = fake.run(&["get", "service", "--server", &address]).await;
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    for part in
+        ["what listens there does not speak TLS", "policy port (17100 by default)", "--server HOST:PORT"]
+    {
+        assert!(ran.stderr.contains(part), "{part} in {}", ran.stderr);
+    }
+    answering.abort();
+}
+
+#[tokio::test]
+async fn a_damaged_root_of_the_credential_is_told_with_its_file_and_the_remedy() {
+    let fake = Fake::start().await;
+    let path = fake.directory.path().join("admin/ca.crt");
+    let mut text = std::fs::read(&path).expect("the roots");
+    // In the signature, near the end: it still parses.
+    let at = text.len() - 60;
+    text[at] = if text[at] == b'A' { b'B' } else { b'A' };
+    std::fs::write(&path, text).expect("written");
+    let ran = fake.run(&["get", "service"]).await;
+    assert_eq!(ran.code, Some(6), "{ran:?}");
+    for part in ["certificate 1 in ", "ca.crt is damaged", "copy the credential anew"] {
+        assert!(ran.stderr.contains(part), "{part} in {}", ran.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_be_run_is_told_with_a_shells_exit_code() {
+    let fake = Fake::start().await;
+    let plain = fake.file("plain", "").display().to_string();
+    let script = fake.file("script", "#!/no/such/interpreter\n");
+    // By another process: one that is forked here meanwhile would keep it open for writing, and it could not be run.
+    let mode = tokio::process::Command::new("chmod").arg("755").arg(&script).status().await.expect("chmod");
+    assert!(mode.success());
+    let (script, parent) = (script.display().to_string(), std::process::id().to_string());
+    for (arguments, code, said) in [
+        (&["run", "--", "no-such-command"][..], 127, "cannot run no-such-command: there is no such command"),
+        (&["run", "--", "./no-such-command"], 127, "there is no such command"),
+        (&["run", "--", "/"], 126, "cannot run /: it is a directory"),
+        (&["run", "--", &plain], 126, "it is not executable; chmod +x it"),
+        // As `run` starts it, once the sidecar is ready.
+        (&["demo-app", "guard", "--parent", &parent, "--", &script], 126, "is its interpreter there?"),
+    ] {
+        let ran = fake.run(arguments).await;
+        assert_eq!(ran.code, Some(code), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains(said), "{arguments:?}: {}", ran.stderr);
+    }
+}
+
+#[tokio::test]
+async fn an_object_is_named_as_kubectl_does_it_or_in_two_words() {
+    let fake = Fake::start().await;
+    fake.script.lock().expect("the script").objects = vec![service("price")];
+    for arguments in [
+        &["get", "service/demo/price"][..],
+        &["get", "svc/price", "-n", "demo"],
+        &["get", "service", "demo/price"],
+    ] {
+        let ran = fake.run(arguments).await;
+        assert!(ran.code == Some(0) && ran.stdout.contains("demo/price"), "{arguments:?}: {ran:?}");
+    }
+    for arguments in [&["delete", "service/demo/price"][..], &["delete", "service", "demo/price"]] {
+        let ran = fake.run(arguments).await;
+        assert_eq!(ran.code, Some(0), "{arguments:?}: {ran:?}");
+    }
+    let ran = fake.run(&["delete", "service"]).await;
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("write KIND/NAME, such as route/demo/price, or KIND NAME"), "{}", ran.stderr);
+    let script = fake.script.lock().expect("the script");
+    let [one, other] = &script.deleted[..] else { panic!("{:?}", script.deleted) };
+    assert_eq!(one.items, other.items);
 }
 
 #[tokio::test]

@@ -24,6 +24,26 @@ fn the_page_is_the_table() {
 }
 
 #[test]
+fn a_call_at_the_wrong_port_is_told_the_right_one_and_the_flag() {
+    for rule in &TABLE {
+        let (wrong, here, flag) = match rule.door {
+            Door::Policy => {
+                (Door::Discovery, "this is the discovery port; ", "with --server or OUTRIGGER_SERVER")
+            }
+            Door::Discovery => {
+                (Door::Policy, "this is the policy port; ", "with --control-plane or OUTRIGGER_")
+            }
+        };
+        let said = wrong.unknown(rule.path);
+        for part in [here, rule.method, " is served on ", flag] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+    let said = Door::Policy.unknown("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
+    assert_eq!(said, "this is the policy port, and there is no such call; is the client of another version?");
+}
+
+#[test]
 fn nobody_anonymous_gets_further_than_a_token_call() {
     for rule in &TABLE {
         assert_eq!(

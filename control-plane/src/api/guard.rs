@@ -57,7 +57,7 @@ impl Guard {
         let Some(rule) = rule else {
             let message = format!("there is no {} here", request.uri().path());
             self.refusals.note(&call, "unknown_call", &message).await;
-            return Err(Status::unimplemented("this port serves no such call"));
+            return Err(Status::unimplemented(self.door.unknown(request.uri().path())));
         };
         // The handshake looked at the certificate once; a connection lasts as long as its owner likes. A proxy's lasts as
         // long as the proxy, which renews its certificate over it: only operators are held to theirs.

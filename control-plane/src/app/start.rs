@@ -27,13 +27,16 @@ use crate::{
     access::Grant,
     api::guard::Grants,
     audit::Draft,
-    authority::{Authority, AuthorityError, Known, OPERATORS, SVID_LIFE, Upkeep, UpkeepError},
+    authority::{
+        Authority, AuthorityError, InvalidPortName, Known, OPERATORS, PortNames, SVID_LIFE, Upkeep,
+        UpkeepError,
+    },
     backup::INCOMPLETE,
     clock::Clock,
     mesh::{Mesh, Parts},
     registry,
     rotation::{self, Rotation},
-    settings::Settings,
+    settings::{Policy, Settings},
     store::{
         Commit, CommitError, Expect, Key, Keyspace, Op, OpenError, Retention, Store, StoreError,
         objects::{LoadError, ObjectStore},
@@ -55,6 +58,9 @@ pub enum StartError {
     /// The trust domain.
     #[error("trust_domain cannot be used")]
     TrustDomain(#[from] InvalidName),
+    /// The names of the policy port.
+    #[error("policy.names cannot be used")]
+    Names(#[from] InvalidPortName),
     /// The store's file.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -233,7 +239,9 @@ async fn open(
     }
     let grants = grants(&store).await?;
     let objects = ObjectStore::load(store.clone()).await?;
-    let upkeep = Upkeep::start(Arc::clone(&authority), directory, clock.clone(), registry)?;
+    let names = port_names(&settings.policy)?;
+    tracing::info!(%names, "the control plane's certificate has these names");
+    let upkeep = Upkeep::start(Arc::clone(&authority), names, directory, clock.clone(), registry)?;
     let (trust, told) = watch::channel(rotation::trust(&authority, store.revision()));
     let mesh = Mesh::start(Parts {
         store: store.clone(),
@@ -256,6 +264,17 @@ async fn open(
     });
     let directory = directory.to_owned();
     Ok(State { directory, store, objects, authority, upkeep, rotation, grants, mesh, clock })
+}
+
+/// What the settings say, or what can be known: the names in the certificate.
+fn port_names(policy: &Policy) -> Result<PortNames, InvalidPortName> {
+    match &policy.names {
+        Some(names) => PortNames::given(names),
+        None => {
+            let host = rustix::system::uname();
+            Ok(PortNames::known(policy.listen.ip(), &host.nodename().to_string_lossy()))
+        }
+    }
 }
 
 /// The first write: the root that everybody will trust, and the roles of the first operators.

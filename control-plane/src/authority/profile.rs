@@ -1,4 +1,4 @@
-//! What our certificates look like: four profiles, and nothing else is ever signed.
+//! What our certificates look like: five profiles, and nothing else is ever signed.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use rcgen::{
     KeyUsagePurpose, SanType, SerialNumber,
 };
 
-use super::labels;
+use super::{labels, names::PortNames};
 
 /// Life of a root: its renewal is a rotation that every proxy has to take part in.
 pub(super) const ROOT_LIFE: Duration = Duration::from_hours(10 * 365 * 24);
@@ -107,6 +107,13 @@ pub(super) fn leaf(
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.custom_extensions = labels::extension(labels).into_iter().collect();
+    Ok(params)
+}
+
+/// The control plane's SVID: the only certificate that has names beside the URI.
+pub(super) fn control_plane(id: &SpiffeId, names: &PortNames) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = leaf(id, &BTreeMap::new())?;
+    params.subject_alt_names.extend(names.alternative_names()?);
     Ok(params)
 }
 

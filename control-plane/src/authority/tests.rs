@@ -18,7 +18,9 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, Sa
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::{Authority, AuthorityError, Csr, CsrError, IssueError, Known, Upkeep, pair::Pair, profile};
+use super::{
+    Authority, AuthorityError, Csr, CsrError, IssueError, Known, PortNames, Upkeep, pair::Pair, profile,
+};
 use crate::clock::Clock;
 
 mod rotation;
@@ -58,6 +60,10 @@ fn open(dir: &Path, time: &Time) -> Result<Authority, AuthorityError> {
 fn reopen(dir: &Path, root: &[u8], time: &Time) -> Result<Authority, AuthorityError> {
     let known = Known { root: Some(root), ..Known::default() };
     Authority::open(dir, &domain(), &known, time.clock())
+}
+
+fn names() -> PortNames {
+    PortNames::given(&["mesh.example.com", "192.0.2.7"]).unwrap()
 }
 
 fn price() -> SpiffeId {
@@ -132,11 +138,34 @@ fn operators_and_workloads_are_under_different_intermediates() {
     let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
     let authority = open(dir.path(), &time).unwrap();
     let admin = authority.operator(&"admin".parse().unwrap()).unwrap();
-    let control_plane = authority.control_plane().unwrap();
+    let control_plane = authority.control_plane(&PortNames::default()).unwrap();
     let workload = authority.issue(&price(), &BTreeMap::new(), &csr()).unwrap();
     assert_eq!(admin.chain()[1], authority.operator_authority());
     assert_eq!(control_plane.chain()[1], authority.operator_authority());
     assert_ne!(workload.chain[1], authority.operator_authority());
+}
+
+#[test]
+fn only_the_control_plane_has_names_beside_its_identity() {
+    let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
+    let authority = open(dir.path(), &time).unwrap();
+    let svid = authority.control_plane(&names()).unwrap();
+    assert_eq!(svid.id().as_str(), "spiffe://outrigger.local/outrigger/control-plane");
+    let (_, leaf) = X509Certificate::from_der(&svid.chain()[0]).unwrap();
+    let found = leaf.subject_alternative_name().unwrap().unwrap();
+    assert!(found.critical, "the subject is empty");
+    assert_eq!(
+        found.value.general_names,
+        [
+            GeneralName::URI(svid.id().as_str()),
+            GeneralName::DNSName("mesh.example.com"),
+            GeneralName::IPAddress(&[192, 0, 2, 7]),
+        ]
+    );
+    let admin = authority.operator(&"admin".parse().unwrap()).unwrap();
+    let (_, leaf) = X509Certificate::from_der(&admin.chain()[0]).unwrap();
+    let found = leaf.subject_alternative_name().unwrap().unwrap();
+    assert_eq!(found.value.general_names, [GeneralName::URI(admin.id().as_str())]);
 }
 
 #[test]
@@ -402,7 +431,8 @@ fn upkeep_renews_the_operators_credentials_and_says_when_everything_ends() {
     let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
     let authority = Arc::new(open(dir.path(), &time).unwrap());
     let mut registry = prometheus_client::registry::Registry::with_prefix("outrigger");
-    let upkeep = Upkeep::start(Arc::clone(&authority), dir.path(), time.clock(), &mut registry).unwrap();
+    let upkeep =
+        Upkeep::start(Arc::clone(&authority), names(), dir.path(), time.clock(), &mut registry).unwrap();
     let admin = || outrigger_tls::credential::load(&dir.path().join("admin")).unwrap().svid;
     let own = || upkeep.identity().svid().unwrap();
     let (first, first_own) = (admin(), own());
@@ -430,7 +460,7 @@ fn an_operators_credential_that_does_not_fit_is_made_anew_and_one_open_to_others
     let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
     let authority = Arc::new(open(dir.path(), &time).unwrap());
     let mut registry = prometheus_client::registry::Registry::default();
-    let upkeep = Upkeep::start(authority, dir.path(), time.clock(), &mut registry).unwrap();
+    let upkeep = Upkeep::start(authority, names(), dir.path(), time.clock(), &mut registry).unwrap();
     let admin = dir.path().join("admin");
     let id = || outrigger_tls::credential::load(&admin).unwrap().svid.id().to_string();
     for name in ["tls.key", "tls.crt", "ca.crt"] {
@@ -451,7 +481,8 @@ fn an_operator_trusts_nobody_who_was_revoked() {
     let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
     let authority = Arc::new(open(dir.path(), &time).unwrap());
     let mut registry = prometheus_client::registry::Registry::default();
-    let upkeep = Upkeep::start(Arc::clone(&authority), dir.path(), time.clock(), &mut registry).unwrap();
+    let upkeep =
+        Upkeep::start(Arc::clone(&authority), names(), dir.path(), time.clock(), &mut registry).unwrap();
     let load = || outrigger_tls::credential::load(&dir.path().join("admin")).unwrap();
     let before = load();
     assert!(before.bundle.outgoing().revoked.is_empty());

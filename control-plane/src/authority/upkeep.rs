@@ -22,7 +22,7 @@ use prometheus_client::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Authority, AuthorityError, Validity};
+use super::{Authority, AuthorityError, PortNames, Validity};
 use crate::{access::Role, clock::Clock};
 
 /// The operators that the control plane makes credentials for: a directory of that name, and their role.
@@ -67,6 +67,7 @@ struct Shared {
     authority: Arc<Authority>,
     identity: Identity,
     operators: OperatorAuthorities,
+    names: PortNames,
     directory: PathBuf,
     clock: Clock,
     not_after: Family<Labels, Gauge>,
@@ -75,13 +76,14 @@ struct Shared {
 }
 
 impl Upkeep {
-    /// Makes the control plane's identity and the operators' credentials, the latter as directories in `directory`.
-    /// Blocks: for the start of a process.
+    /// Makes the control plane's identity, with `names` in its certificate, and the operators' credentials, as directories
+    /// in `directory`. Blocks: for the start of a process.
     ///
     /// # Errors
     /// Something cannot be made or written.
     pub fn start(
         authority: Arc<Authority>,
+        names: PortNames,
         directory: &Path,
         clock: Clock,
         registry: &mut Registry,
@@ -99,6 +101,7 @@ impl Upkeep {
             authority,
             identity,
             operators,
+            names,
             directory: directory.to_owned(),
             clock,
             not_after,
@@ -143,7 +146,7 @@ impl Upkeep {
     /// # Errors
     /// Something could not be renewed; the rest was not looked at.
     pub fn step(&self) -> Result<(), UpkeepError> {
-        let Shared { authority, identity, operators, directory, clock, turn, .. } = &*self.0;
+        let Shared { authority, identity, operators, names, directory, clock, turn, .. } = &*self.0;
         let _turn = turn.lock();
         let now = clock.now();
         authority.renew()?;
@@ -159,7 +162,7 @@ impl Upkeep {
         let svid = match current {
             Some(svid) => svid,
             None => {
-                identity.set_svid(authority.control_plane()?);
+                identity.set_svid(authority.control_plane(names)?);
                 identity.svid().ok_or(AuthorityError::Svid(outrigger_tls::InvalidSvid::Empty))?
             }
         };

@@ -6,7 +6,7 @@ use outrigger_core::model::TrustDomain;
 use outrigger_process::settings::Defect;
 
 use super::Settings;
-use crate::authority::{MAX_LEAF_LIFE, MIN_LEAF_LIFE};
+use crate::authority::{MAX_LEAF_LIFE, MAX_PORT_NAMES, MIN_LEAF_LIFE, PortName};
 
 const MAX_REVISIONS: u64 = 1_000_000;
 const MAX_DRAIN: Duration = Duration::from_mins(10);
@@ -31,6 +31,7 @@ pub(super) fn check(settings: &Settings) -> Vec<Defect> {
     if settings.state_dir.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
         defects.push(Defect::new("state_dir", "it is empty", "write a path, or leave it out"));
     }
+    names(settings.policy.names.as_deref(), &mut defects);
     let ports = [
         ("policy.listen", settings.policy.listen),
         ("discovery.listen", settings.discovery.listen),
@@ -44,4 +45,23 @@ pub(super) fn check(settings: &Settings) -> Vec<Defect> {
         }
     }
     defects
+}
+
+fn names(names: Option<&[String]>, defects: &mut Vec<Defect>) {
+    let mut defect =
+        |problem: String, remedy: &str| defects.push(Defect::new("policy.names", problem, remedy));
+    match names {
+        Some([]) => defect("the list is empty".to_owned(), "write a name, or leave the setting out"),
+        Some(names) if names.len() > MAX_PORT_NAMES => {
+            defect(format!("{} names are too many", names.len()), "write 1 to 64");
+        }
+        _ => {}
+    }
+    for name in names.into_iter().flatten().take(MAX_PORT_NAMES) {
+        if let Err(error) = name.parse::<PortName>() {
+            let remedy =
+                "write what clients dial, such as mesh.example.com or 192.0.2.7: no port, no wildcard";
+            defect(error.to_string(), remedy);
+        }
+    }
 }

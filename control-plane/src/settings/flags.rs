@@ -3,7 +3,7 @@
 use std::{env, net::SocketAddr, path::PathBuf};
 
 use clap::Parser;
-use outrigger_process::settings::{Layers, SettingsError};
+use outrigger_process::settings::{Layers, SettingsError, address};
 
 use super::{Settings, check::check};
 
@@ -29,6 +29,8 @@ What runs out of these is renewed by the control plane itself.
 Every setting is a key of the settings file and a variable, the frequent ones are flags too.
 Flags win over variables, variables over the file:
   trust_domain = \"mesh.example.com\"     OUTRIGGER_TRUST_DOMAIN
+  [policy]
+  names = [\"mesh.example.com\"]         OUTRIGGER_POLICY__NAMES
   [discovery]
   listen = \"192.0.2.7:17110\"            OUTRIGGER_DISCOVERY__LISTEN
   [authority]
@@ -55,13 +57,17 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub restore: Option<PathBuf>,
     /// Where operators call: policy, join tokens, status [default: 127.0.0.1:17100].
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     pub policy_listen: Option<SocketAddr>,
+    /// DNS names and IP addresses by which operators call it, in its certificate, for gRPC clients other than `outrigger`
+    /// [default: localhost, this machine's name, and the address of --policy-listen, or loopback if that is 0.0.0.0].
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub policy_names: Vec<String>,
     /// Where sidecars call: certificates, registration, configuration [default: 127.0.0.1:17110].
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     pub discovery_listen: Option<SocketAddr>,
     /// Where GET /live, /ready and /metrics are answered [default: 127.0.0.1:17120].
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     pub health_listen: Option<SocketAddr>,
     /// Let workloads register loopback addresses: for a mesh that is all on this machine.
     #[arg(long)]
@@ -92,6 +98,11 @@ impl Flags {
             .flag("state_dir", "--state-dir", self.state_dir.as_ref())
             .flag("trust_domain", "--trust-domain", self.trust_domain.as_ref())
             .flag("policy.listen", "--policy-listen", self.policy_listen)
+            .flag(
+                "policy.names",
+                "--policy-names",
+                Some(&self.policy_names).filter(|names| !names.is_empty()),
+            )
             .flag("discovery.listen", "--discovery-listen", self.discovery_listen)
             .flag("health.listen", "--health-listen", self.health_listen)
             .flag("registry.allow_loopback", "--allow-loopback", self.allow_loopback.then_some(true))

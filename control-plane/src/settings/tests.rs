@@ -16,8 +16,8 @@ fn no_flag_is_needed_and_everything_is_on_loopback() {
         load(&[], &[("PATH", "/bin"), ("OUTRIGGER_SERVER", "other"), ("OUTRIGGER_CREDENTIAL", "x")]);
     let settings = settings.unwrap();
     assert_eq!(settings, Settings::default());
-    for port in [&settings.policy, &settings.discovery, &settings.health] {
-        assert!(port.listen.ip().is_loopback());
+    for listen in [settings.policy.listen, settings.discovery.listen, settings.health.listen] {
+        assert!(listen.ip().is_loopback());
     }
     assert!(!settings.registry.allow_loopback);
 }
@@ -34,6 +34,52 @@ fn flags_win_over_the_environment() {
     assert_eq!(settings.policy.listen.port(), 0);
     assert_eq!(settings.discovery.listen.port(), 2);
     assert!(settings.registry.allow_loopback);
+}
+
+#[test]
+fn names_are_a_list_in_the_file_and_one_text_elsewhere() {
+    let wanted = Some(vec!["mesh.example.com".to_owned(), "192.0.2.7".to_owned()]);
+    let flag = ["--policy-names", "mesh.example.com,192.0.2.7"];
+    assert_eq!(load(&flag, &[]).unwrap().policy.names, wanted);
+    assert_eq!(
+        load(&["--policy-names", "mesh.example.com", "--policy-names", "192.0.2.7"], &[])
+            .unwrap()
+            .policy
+            .names,
+        wanted
+    );
+    for text in ["mesh.example.com, 192.0.2.7", "[mesh.example.com, 192.0.2.7]"] {
+        let settings = load(&[], &[("OUTRIGGER_POLICY__NAMES", text)]).unwrap();
+        assert_eq!(settings.policy.names, wanted, "{text}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("settings.toml");
+    std::fs::write(&path, "[policy]\nnames = ['mesh.example.com', '192.0.2.7']\n").unwrap();
+    let settings = load(&["--settings", path.to_str().unwrap()], &[]).unwrap();
+    assert_eq!(settings.policy.names, wanted);
+}
+
+#[test]
+fn a_name_that_nobody_can_dial_is_refused_with_the_remedy() {
+    for (names, problem) in [
+        (
+            "mesh.example.com,*.example.com",
+            "policy.names: '*.example.com' is neither a DNS name nor an IP address",
+        ),
+        ("mesh.example.com:17100", "policy.names: 'mesh.example.com:17100' is neither"),
+        ("0.0.0.0", "policy.names: 0.0.0.0 stands for every address"),
+    ] {
+        let error = load(&["--policy-names", names], &[]).unwrap_err();
+        assert!(error.contains(problem), "{error}");
+        assert!(error.contains("(flag --policy-names); write what clients dial"), "{error}");
+    }
+    let error = load(&[], &[("OUTRIGGER_POLICY__NAMES", "[]")]).unwrap_err();
+    assert!(error.contains("policy.names: the list is empty"), "{error}");
+    let error = load(&[], &[("OUTRIGGER_POLICY__NAMES", "7")]).unwrap_err();
+    assert!(error.contains("policy.names: '7' is neither"), "{error}");
+    let many = vec!["a.example"; 65].join(",");
+    let error = load(&["--policy-names", &many], &[]).unwrap_err();
+    assert!(error.contains("policy.names: 65 names are too many"), "{error}");
 }
 
 #[test]

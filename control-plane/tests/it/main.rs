@@ -6,6 +6,7 @@ mod access;
 mod golden;
 mod identity;
 mod mesh;
+mod names;
 mod policy;
 mod process;
 mod rotation;

@@ -11,7 +11,7 @@ use outrigger_control_plane::{
     audit::Draft,
     authority::Csr,
     clock::Clock,
-    settings::{Authority, History, Port, Settings},
+    settings::{Authority, History, Policy, Port, Settings},
     store::{Commit, Key as StoreKey, Op, Store},
 };
 use outrigger_process::{exit::Exit, shutdown::Shutdown};
@@ -90,6 +90,13 @@ impl ControlPlane {
     /// The same; certificates live for so long from then on.
     pub(crate) async fn restart_with_leaf_ttl(self, leaf_ttl: Duration) -> Self {
         let chosen = Chosen { authority: Authority { leaf_ttl }, ..self.chosen.clone() };
+        self.restart_as(chosen, async |_| ()).await
+    }
+
+    /// The same; the policy port has these names from then on.
+    pub(crate) async fn restart_with_names(self, names: &[&str]) -> Self {
+        let names = Some(names.iter().map(|name| (*name).to_owned()).collect());
+        let chosen = Chosen { names, ..self.chosen.clone() };
         self.restart_as(chosen, async |_| ()).await
     }
 
@@ -231,14 +238,16 @@ impl Drop for ControlPlane {
 struct Chosen {
     authority: Authority,
     history: History,
+    /// Of the policy port.
+    names: Option<Vec<String>>,
 }
 
 /// Of a control plane on the state below `directory`.
-fn settings(directory: &Path, Chosen { authority, history }: Chosen) -> Settings {
+fn settings(directory: &Path, Chosen { authority, history, names }: Chosen) -> Settings {
     let any = || Port { listen: "127.0.0.1:0".parse().unwrap() };
     Settings {
         state_dir: Some(directory.join("state")),
-        policy: any(),
+        policy: Policy { listen: any().listen, names },
         discovery: any(),
         health: any(),
         authority,

@@ -4,7 +4,9 @@
 //! The type that is loaded denies unknown fields (`#[serde(default, deny_unknown_fields)]` on every struct) and holds
 //! no secret: its values are shown in errors. Secrets come from files that settings name.
 
+pub mod address;
 pub mod duration;
+mod wording;
 
 use std::{
     collections::BTreeMap,
@@ -259,12 +261,18 @@ impl Layers {
                 insert(&mut layer.values, &path, text);
                 return true;
             }
-            remove(&mut layer.values, &path);
+            if wording::is_of_choice(found)
+                && let Some(text) = find(&layer.values, &path).and_then(wording::bare)
+            {
+                insert(&mut layer.values, &path, Value::from(text));
+                return true;
+            }
+            let value = remove(&mut layer.values, &path);
             let origin = layer.origin.clone();
-            self.defects.push((describe(&path, found), origin));
+            self.defects.push((wording::describe(&path, found, value.as_ref()), origin));
             return true;
         }
-        let defect = describe(&found.path, found);
+        let defect = wording::describe(&found.path, found, None);
         self.defects.push((defect, Origin::Default));
         false
     }
@@ -285,49 +293,6 @@ fn read(path: &Path) -> io::Result<String> {
         return Err(io::Error::other("it is larger than 1 MiB"));
     }
     fs::read_to_string(path)
-}
-
-fn describe(path: &[String], found: &Found) -> Defect {
-    let key = path.join(".");
-    match &found.kind {
-        Kind::UnknownField(field, known) => {
-            Defect::new(key, "there is no such setting", alternatives(field, known))
-        }
-        Kind::UnknownVariant(given, known) => {
-            Defect::new(key, format!("'{given}' is not one of its values"), alternatives(given, known))
-        }
-        Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
-            Defect::new(key, format!("found {actual}"), format!("write {expected}"))
-        }
-        kind => Defect::new(key, kind.to_string(), ""),
-    }
-}
-
-fn alternatives(given: &str, known: &[&str]) -> String {
-    match known.iter().min_by_key(|candidate| distance(given, candidate)) {
-        None => "there are none here".to_owned(),
-        Some(nearest) if distance(given, nearest) <= 2 => format!("did you mean '{nearest}'?"),
-        Some(_) => format!("known: {}", known.join(", ")),
-    }
-}
-
-/// Levenshtein's.
-fn distance(left: &str, right: &str) -> usize {
-    let mut row: Vec<usize> = (0..=right.chars().count()).collect();
-    for (above, from) in left.chars().enumerate() {
-        let mut diagonal = above;
-        let mut before = above + 1;
-        if let Some(first) = row.first_mut() {
-            *first = before;
-        }
-        for (cell, to) in row.iter_mut().skip(1).zip(right.chars()) {
-            let cost = (diagonal + usize::from(from != to)).min(before + 1).min(*cell + 1);
-            diagonal = *cell;
-            before = cost;
-            *cell = cost;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 fn find<'a>(values: &'a Dict, path: &[String]) -> Option<&'a Value> {
@@ -355,17 +320,14 @@ fn insert(values: &mut Dict, path: &[String], value: Value) {
     }
 }
 
-fn remove(values: &mut Dict, path: &[String]) {
+fn remove(values: &mut Dict, path: &[String]) -> Option<Value> {
     match path {
-        [] => {}
-        [last] => {
-            values.remove(last);
-        }
-        [first, rest @ ..] => {
-            if let Some(Value::Dict(_, inner)) = values.get_mut(first) {
-                remove(inner, rest);
-            }
-        }
+        [] => None,
+        [last] => values.remove(last),
+        [first, rest @ ..] => match values.get_mut(first) {
+            Some(Value::Dict(_, inner)) => remove(inner, rest),
+            _ => None,
+        },
     }
 }
 

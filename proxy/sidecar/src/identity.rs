@@ -58,7 +58,10 @@ pub enum NoIdentity {
         id: String,
     },
     /// What was kept cannot be used.
-    #[error("the kept credential cannot be used; with a join token it is replaced")]
+    #[error(
+        "the kept credential cannot be used; make a join token with 'outrigger token create' and give it with \
+         --join-token-file or in OUTRIGGER_JOIN_TOKEN, and it is replaced"
+    )]
     Unusable(#[source] CredentialError),
     /// The credential may have been read by others.
     #[error(transparent)]
@@ -91,6 +94,11 @@ pub fn origin(
         (Err(open @ CredentialError::Open { .. }), _) => Err(NoIdentity::Exposed(open)),
         (Err(CredentialError::Missing(dir)), None) => Err(NoIdentity::Nothing(dir)),
         (Err(error), None) => Err(NoIdentity::Unusable(error)),
+        (Err(error), Some(token)) if !matches!(error, CredentialError::Missing(_)) => {
+            // If the token is an old one, the control plane will refuse it: here is why it was asked.
+            tracing::warn!(%error, "the kept credential cannot be used; the join token is to replace it");
+            Ok(Origin::Token(token))
+        }
         (_, Some(token)) => Ok(Origin::Token(token)),
     }
 }

@@ -33,6 +33,11 @@ pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, InvalidCertificat
     }
 }
 
+/// Whether `der` is signed by its own key, as a root is: one changed bit of what is signed, and it is not.
+pub(crate) fn is_self_signed(der: &[u8]) -> bool {
+    parse(der).is_ok_and(|certificate| certificate.verify_signature(None).is_ok())
+}
+
 /// Every URI among the subject's alternative names. A name or an extension that cannot be read is an error, so that
 /// nothing hides behind a defect.
 pub(crate) fn uri_names<'a>(

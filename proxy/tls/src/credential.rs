@@ -78,10 +78,18 @@ pub enum CredentialError {
     /// The roots.
     #[error("the authorities in {} cannot be used", path.display())]
     Bundle {
-        /// Which directory.
+        /// Which file.
         path: PathBuf,
         /// Why.
         source: InvalidBundle,
+    },
+    /// A root is not what it was when it was written.
+    #[error("certificate {number} in {} is damaged: it is not what its own key signed", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Which of the certificates in it, from 1.
+        number: usize,
     },
 }
 
@@ -108,7 +116,8 @@ pub fn load(dir: &Path) -> Result<Credential, CredentialError> {
     let bundle =
         roots::read(&read(dir, ROOTS)?, svid.id().trust_domain().clone()).map_err(|error| match error {
             roots::Invalid::Text => CredentialError::NotPem(dir.join(ROOTS)),
-            roots::Invalid::Bundle(source) => CredentialError::Bundle { path: dir.to_owned(), source },
+            roots::Invalid::Bundle(source) => CredentialError::Bundle { path: dir.join(ROOTS), source },
+            roots::Invalid::Root(number) => CredentialError::Damaged { path: dir.join(ROOTS), number },
         })?;
     Ok(Credential { svid, bundle })
 }

@@ -50,6 +50,8 @@ pub enum Under {
 pub struct Leaf {
     /// Its URI names.
     pub uris: Vec<String>,
+    /// Its DNS names.
+    pub dns: Vec<String>,
     /// From when it is valid.
     pub not_before: SystemTime,
     /// Until when.
@@ -68,6 +70,7 @@ impl Leaf {
         let not_before = SystemTime::now() - Duration::from_secs(300);
         Self {
             uris: vec![id.to_string()],
+            dns: Vec::new(),
             not_before,
             not_after: not_before + DAY,
             under: match id.as_workload() {
@@ -84,8 +87,9 @@ impl Leaf {
     fn params(&self) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names =
-            self.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().expect("ASCII"))).collect();
+        let uris = self.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().expect("ASCII")));
+        let dns = self.dns.iter().map(|name| SanType::DnsName(name.as_str().try_into().expect("ASCII")));
+        params.subject_alt_names = uris.chain(dns).collect();
         params.not_before = self.not_before.into();
         params.not_after = self.not_after.into();
         params.extended_key_usages.clone_from(&self.purposes);

@@ -1,5 +1,6 @@
 //! The promises of the whole, on real processes.
 
+mod api;
 mod backup;
 mod clients;
 mod control;

@@ -1,4 +1,7 @@
-//! `get --watch`: what there is, then every change, until it is interrupted. A watch that breaks goes on where it was.
+//! `get --watch`: what there is, then every change, until it is interrupted. A watch that breaks goes on where it was, and
+//! shows nothing a second time.
+
+mod shown;
 
 use std::time::Duration;
 
@@ -9,9 +12,10 @@ use outrigger_core::{
 use outrigger_proto::policy::v1alpha1::{ObjectRef as WireRef, watch_event::Event};
 use serde::Serialize;
 
-use super::{decode, reference};
+use self::shown::Shown;
+use super::decode;
 use crate::{
-    args::{Format, GetArgs},
+    args::Format,
     connect::{self, ControlPlane},
     failure::Failure,
     interrupts::Interrupts,
@@ -46,19 +50,21 @@ struct Watcher<'a> {
     only: Option<ObjectRef>,
     /// Everything up to here was shown; 0: nothing.
     at: u64,
-    /// What comes was there before.
-    beginning: bool,
+    shown: Shown,
 }
 
-/// Shows objects of `kind` until it is interrupted.
-pub(super) async fn run(
-    control_plane: &ControlPlane,
-    output: &Output,
-    kind: Kind,
-    args: &GetArgs,
-) -> Result<(), Failure> {
-    let namespace = args.namespace.as_deref();
-    let only = args.name.as_ref().map(|name| reference(kind, name, namespace)).transpose()?;
+/// What is watched.
+pub(super) struct Of<'a> {
+    pub(super) kind: Kind,
+    /// Only this one.
+    pub(super) only: Option<ObjectRef>,
+    /// Only those in it; `None`: in any.
+    pub(super) namespace: Option<&'a str>,
+}
+
+/// Shows them until it is interrupted.
+pub(super) async fn run(control_plane: &ControlPlane, output: &Output, of: Of<'_>) -> Result<(), Failure> {
+    let Of { kind, only, namespace } = of;
     let within = match &only {
         Some(only) => only.namespace.as_ref().map(ToString::to_string),
         None => namespace.map(str::to_owned),
@@ -71,7 +77,7 @@ pub(super) async fn run(
         namespace: within.unwrap_or_default(),
         only,
         at: 0,
-        beginning: true,
+        shown: Shown::default(),
     };
     tokio::select! {
         outcome = watcher.watch() => outcome,
@@ -89,13 +95,16 @@ impl Watcher<'_> {
                 self.pause("nobody answers").await;
                 continue;
             };
+            if self.at == 0 {
+                self.shown.begin();
+            }
             loop {
                 match watching.next().await {
                     Ok(Some(event)) => self.show(event.revision, event.event)?,
                     Ok(None) => break,
                     Err(status) if status.code() == tonic::Code::OutOfRange => {
                         self.output.warning(status.message());
-                        (self.at, self.beginning) = (0, true);
+                        self.at = 0;
                         break;
                     }
                     Err(status) => return Err(self.control_plane.meaning(&status)),
@@ -111,42 +120,50 @@ impl Watcher<'_> {
     }
 
     fn show(&mut self, revision: u64, event: Option<Event>) -> Result<(), Failure> {
-        let seen = match event {
+        match event {
             Some(Event::Bookmark(_)) => {
-                (self.at, self.beginning) = (revision, false);
-                return Ok(());
+                self.at = revision;
+                for gone in self.shown.bookmark() {
+                    self.say("deleted", &gone, revision, None)?;
+                }
             }
             Some(Event::Put(object)) => {
                 let object = decode(&object)?;
-                let document = Some(policy::to_json(&object));
-                let event = if self.beginning { "there" } else { "changed" };
-                self.seen(&object.reference(), event, revision, document)
+                let reference = object.reference();
+                if self.is_wanted(&reference)
+                    && let Some(event) = self.shown.put(&reference, revision)
+                {
+                    self.say(event, &reference, revision, Some(policy::to_json(&object)))?;
+                }
             }
-            Some(Event::Deleted(gone)) => match wire::policy::object_ref(&gone) {
-                Ok(gone) => self.seen(&gone, "deleted", revision, None),
-                Err(_of_another_version) => None,
-            },
-            None => None,
-        };
-        let Some(seen) = seen else { return Ok(()) };
-        match self.output.format() {
-            Format::Table => {
-                self.output.print(&format!("{:<8} {}  revision {}", seen.event, seen.object, seen.revision))
+            Some(Event::Deleted(gone)) => {
+                // One that cannot be read is of another version.
+                if let Ok(gone) = wire::policy::object_ref(&gone)
+                    && self.shown.deleted(&gone)
+                {
+                    self.say("deleted", &gone, revision, None)?;
+                }
             }
-            Format::Json | Format::Yaml => self.output.document(&seen),
+            None => {}
         }
+        Ok(())
     }
 
-    fn seen(
+    fn is_wanted(&self, reference: &ObjectRef) -> bool {
+        self.only.as_ref().is_none_or(|only| only == reference)
+    }
+
+    fn say(
         &self,
-        reference: &ObjectRef,
         event: &'static str,
+        reference: &ObjectRef,
         revision: u64,
         document: Option<serde_json::Value>,
-    ) -> Option<Seen> {
-        if self.only.as_ref().is_some_and(|only| only != reference) {
-            return None;
+    ) -> Result<(), Failure> {
+        let object = view::reference(&WireRef::from(reference));
+        match self.output.format() {
+            Format::Table => self.output.print(&format!("{event:<8} {object}  revision {revision}")),
+            Format::Json | Format::Yaml => self.output.document(&Seen { event, object, revision, document }),
         }
-        Some(Seen { event, object: view::reference(&WireRef::from(reference)), revision, document })
     }
 }

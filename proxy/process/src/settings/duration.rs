@@ -1,8 +1,8 @@
 //! Durations as people write them, `10s`, `1m30s`, `250ms` (GEP-2257): for `#[serde(with = "...::duration")]`.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};
+use serde::{Deserializer, Serialize as _, Serializer, de};
 
 /// The units, longest first, in milliseconds.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
@@ -65,8 +65,21 @@ pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S:
 /// # Errors
 /// If the text is not a duration.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse(&text).map_err(de::Error::custom)
+    struct Visitor;
+
+    impl de::Visitor<'_> for Visitor {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a duration, in quotes, such as \"10s\", \"1m30s\" or \"250ms\"")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+            parse(text).map_err(E::custom)
+        }
+    }
+
+    deserializer.deserialize_str(Visitor)
 }
 
 #[cfg(test)]

@@ -141,9 +141,10 @@ async fn attempt(address: &str, token: &JoinToken, key: &Key) -> Result<Issued, 
         channel(address, trust, None).await.map_err(|error| match (&error, reject_reason(&error)) {
             (_, Some(reason)) => Failure::Final(JoinError::Impostor { address: address.to_owned(), reason }),
             (ChannelError::Address(_), _) => Failure::Final(JoinError::Address(error)),
-            (ChannelError::Connect(_), None) => {
-                Failure::Passing(format!("the control plane at {address} cannot be reached"))
-            }
+            (ChannelError::Connect(_), None) => Failure::Passing(format!(
+                "the control plane at {address} cannot be reached: {}",
+                root(&error)
+            )),
         })?;
     let csr_der = key.anonymous_csr_der().map_err(|error| Failure::Final(error.into()))?;
     let request = IssueRequest { csr_der, join_token: token.reveal(), spiffe_id: String::new() };
@@ -154,6 +155,15 @@ async fn attempt(address: &str, token: &JoinToken, key: &Key) -> Result<Issued, 
             Failure::Passing(error.to_string())
         }
     })
+}
+
+/// The innermost cause, which says what happened; those around it only that something did.
+fn root(error: &ChannelError) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
 }
 
 /// The key for this token: the one of an interrupted join, else a new one.

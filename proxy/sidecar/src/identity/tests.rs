@@ -67,6 +67,25 @@ fn with_nothing_the_error_says_what_to_do() {
 }
 
 #[test]
+fn a_credential_whose_root_is_damaged_says_which_file_and_a_token_replaces_it() {
+    let (authority, state) = (Authority::new("outrigger.local"), tempfile::tempdir().unwrap());
+    let dir = state.path().join("credential");
+    let now = SystemTime::now();
+    keep(&dir, &authority, now + Duration::from_secs(60));
+    let path = dir.join("ca.crt");
+    let mut text = fs::read(&path).unwrap();
+    // In the signature, near the end: it still parses.
+    let at = text.len() - 60;
+    text[at] = if text[at] == b'A' { b'B' } else { b'A' };
+    fs::write(&path, text).unwrap();
+    let error = origin(Some(&dir), None, now).unwrap_err();
+    assert!(error.to_string().contains("outrigger token create"), "{error}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("ca.crt is damaged"), "{cause}");
+    assert!(matches!(origin(Some(&dir), Some(token([9; 32])), now), Ok(Origin::Token(_))));
+}
+
+#[test]
 fn a_credential_that_others_may_read_is_not_used() {
     let (authority, state) = (Authority::new("outrigger.local"), tempfile::tempdir().unwrap());
     let dir = state.path().join("credential");

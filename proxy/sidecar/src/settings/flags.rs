@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf};
 
 use clap::Parser;
-use outrigger_process::settings::{Layers, SettingsError};
+use outrigger_process::settings::{Layers, SettingsError, address};
 
 use super::{Command, CredentialStore, Inbound, ServiceListener, Settings, check};
 
@@ -79,7 +79,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub addresses_file: Option<PathBuf>,
     /// Where the own workload reaches the mesh; loopback only [default: 127.0.0.1:17001].
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address::parse)]
     pub outbound_listen: Option<SocketAddr>,
     /// Where the own workload reaches one service without knowing of a proxy; loopback only
     /// (127.0.0.1:9000=price.shop:80). May be given several times.
@@ -90,10 +90,10 @@ pub struct Flags {
     #[arg(long, value_name = "LISTEN=APP[,name=NAME][,protocol=PROTOCOL][,advertise=IP:PORT]")]
     pub inbound: Vec<Inbound>,
     /// Where /live, /ready and /metrics are served [default: 127.0.0.1:17020].
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address::parse)]
     pub health_listen: Option<SocketAddr>,
     /// Threads that carry traffic [default: 1].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = workers)]
     pub workers: Option<NonZeroU16>,
     /// Name of this instance, unique in its namespace [default: from the host's name].
     #[arg(long, value_name = "NAME")]
@@ -140,6 +140,11 @@ impl Flags {
             .flag("log.format", "--log-format", self.log_format)
             .load(check)
     }
+}
+
+/// As `check` says it of the other places.
+fn workers(text: &str) -> Result<NonZeroU16, &'static str> {
+    text.parse().map_err(|_no_number| "write a whole number from 1 to 64")
 }
 
 #[cfg(test)]
@@ -255,6 +260,65 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part}: {error}");
         }
+    }
+
+    #[test]
+    fn a_flag_that_cannot_be_read_says_what_to_write() {
+        for (flag, value, said) in [
+            ("--workers", "0", "write a whole number from 1 to 64"),
+            ("--workers", "many", "write a whole number from 1 to 64"),
+            (
+                "--outbound-listen",
+                "localhost:15001",
+                "'localhost' is a name, and names are not looked up here",
+            ),
+            ("--health-listen", "17020", "write it before the port, such as 127.0.0.1:17020"),
+        ] {
+            let error = Flags::try_parse_from(["outrigger-proxy", flag, value]).unwrap_err().to_string();
+            assert!(error.contains(flag) && error.contains(said), "{flag} {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_setting_of_the_wrong_type_says_what_to_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("settings.toml");
+        for (text, said) in [
+            ("limits.max_head_bytes = 'many'", "limits.max_head_bytes: found 'many' (file "),
+            ("limits.max_head_bytes = 'many'", "; write a whole number, without quotes"),
+            ("limits.max_headers = 1.5", "limits.max_headers: found 1.5 "),
+            ("limits.max_connections = -1", "limits.max_connections: found -1 "),
+            ("limits.head_timeout = 10", "limits.head_timeout: found 10 "),
+            (
+                "limits.head_timeout = 10",
+                "; write a duration, in quotes, such as \"10s\", \"1m30s\" or \"250ms\"",
+            ),
+            ("limits = 5", "; write a table: a line [limits], and its settings below it"),
+            ("workers = 0", "workers: found 0 "),
+            ("workers = 0", "; write a whole number, 1 or more"),
+            ("instance = 7", "; write a text, in quotes"),
+            ("state_dir = 3", "; write a path, in quotes"),
+            ("log.access = 'yes'", "; write true or false, without quotes"),
+            ("overload.application = true", "overload.application: 'true' is not one of its values"),
+            ("overload.application = true", "; known: "),
+            ("health.listen = 17020", "; write an IP address and a port in quotes"),
+            (
+                "outbound.listen = 'localhost:15001'",
+                "outbound.listen: 'localhost' is a name, and names are not looked up here (file ",
+            ),
+            ("outbound.listen = 'localhost:15001'", "; write its IP address, such as 127.0.0.1:15001"),
+            ("inbound = 'localhost:1=127.0.0.1:2'", "'localhost' is a name"),
+            ("outbound.services = ['localhost:1=price']", "'localhost' is a name"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = load(&["--settings", path.to_str().unwrap()], &[]).unwrap_err().to_string();
+            assert!(error.contains(said), "{text}: {said}\n{error}");
+        }
+        let error = load(&[], &[("OUTRIGGER_LIMITS__MAX_HEAD_BYTES", "many")]).unwrap_err().to_string();
+        assert!(
+            error.contains("found 'many' (environment OUTRIGGER_LIMITS__MAX_HEAD_BYTES); write a whole"),
+            "{error}"
+        );
     }
 
     #[test]

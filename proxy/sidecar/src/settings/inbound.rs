@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use outrigger_core::model::{AppProtocol, Name};
+use outrigger_process::settings::address::{self, InvalidAddress};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::listed::Listed;
@@ -85,12 +86,12 @@ pub enum InvalidInbound {
     #[error("'{0}' has no 'LISTEN=APP': write it like 0.0.0.0:17006=127.0.0.1:8080")]
     NoPair(String),
     /// An address that is none.
-    #[error("{key} '{value}' is not an IP address and port like 127.0.0.1:8080")]
+    #[error("{key}: {cause}")]
     Address {
         /// Which of the addresses.
         key: &'static str,
-        /// What was given.
-        value: String,
+        /// What is wrong with it.
+        cause: InvalidAddress,
     },
     /// A key that is not known here.
     #[error("'{0}' is not one of listen, app, name, protocol, advertise")]
@@ -118,9 +119,9 @@ struct Parts {
 impl Parts {
     fn put(&mut self, key: &str, value: &str) -> Result<(), InvalidInbound> {
         match key {
-            "listen" => once("listen", &mut self.listen, address("listen", value)?),
-            "app" => once("app", &mut self.app, address("app", value)?),
-            "advertise" => once("advertise", &mut self.advertise, address("advertise", value)?),
+            "listen" => once("listen", &mut self.listen, read_address("listen", value)?),
+            "app" => once("app", &mut self.app, read_address("app", value)?),
+            "advertise" => once("advertise", &mut self.advertise, read_address("advertise", value)?),
             "name" => once("name", &mut self.name, value.parse()?),
             "protocol" => once("protocol", &mut self.protocol, value.parse()?),
             _ => Err(InvalidInbound::Key(key.to_owned())),
@@ -135,8 +136,8 @@ fn once<T>(key: &'static str, slot: &mut Option<T>, value: T) -> Result<(), Inva
     }
 }
 
-fn address(key: &'static str, value: &str) -> Result<SocketAddr, InvalidInbound> {
-    value.parse().map_err(|_unreadable| InvalidInbound::Address { key, value: value.to_owned() })
+fn read_address(key: &'static str, value: &str) -> Result<SocketAddr, InvalidInbound> {
+    address::parse(value).map_err(|cause| InvalidInbound::Address { key, cause })
 }
 
 impl FromStr for Inbound {
@@ -147,7 +148,7 @@ impl FromStr for Inbound {
         for part in text.split(',') {
             let (key, value) = part.split_once('=').ok_or_else(|| InvalidInbound::NoPair(text.to_owned()))?;
             // "LISTEN=APP" has an address where the others have a key.
-            if key.parse::<SocketAddr>().is_ok() {
+            if key.contains(':') {
                 parts.put("listen", key)?;
                 parts.put("app", value)?;
             } else {
@@ -256,8 +257,12 @@ mod tests {
             ("", "has no 'LISTEN=APP'"),
             ("127.0.0.1:1", "has no 'LISTEN=APP'"),
             ("name=http", "has no 'LISTEN=APP'"),
-            ("127.0.0.1:1=8080", "app '8080' is not an IP address"),
-            ("localhost:1=127.0.0.1:2", "'localhost:1' is not one of"),
+            (
+                "127.0.0.1:1=8080",
+                "app: '8080' has no address; write it before the port, such as 127.0.0.1:8080",
+            ),
+            ("localhost:1=127.0.0.1:2", "listen: 'localhost' is a name, and names are not looked up here"),
+            ("listne=127.0.0.1:1", "'listne' is not one of"),
             ("127.0.0.1:1=127.0.0.1:2,name=Http", "is not a DNS label"),
             ("127.0.0.1:1=127.0.0.1:2,protocol=HTTP", "'HTTP' is not one of http1, http2, grpc, tcp, detect"),
             ("127.0.0.1:1=127.0.0.1:2,app=127.0.0.1:3", "'app' is given twice"),

@@ -8,6 +8,7 @@ use outrigger_core::{
     model::Name,
     names::{self, InvalidAuthority},
 };
+use outrigger_process::settings::address::{self, InvalidAddress};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::listed::Listed;
@@ -43,8 +44,8 @@ pub enum InvalidServiceListener {
     #[error("'{0}' has no 'LISTEN=SERVICE': write it like 127.0.0.1:9000=price.shop:80")]
     NoPair(String),
     /// An address that is none.
-    #[error("listen '{0}' is not an IP address and port like 127.0.0.1:9000")]
-    Listen(String),
+    #[error("listen: {0}")]
+    Listen(InvalidAddress),
     /// Not written like a host and a port.
     #[error("service '{target}': {cause}; write it like price.shop:80")]
     Authority {
@@ -100,8 +101,8 @@ impl FromStr for ServiceListener {
         let pair = text.split_once('=');
         let (listen, target) = pair.ok_or_else(|| InvalidServiceListener::NoPair(text.to_owned()))?;
         let (listen, target) = (listen.trim(), target.trim());
-        let unreadable = |_unreadable| InvalidServiceListener::Listen(listen.to_owned());
-        Ok(Self { listen: listen.parse().map_err(unreadable)?, target: target.parse()? })
+        let listen = address::parse(listen).map_err(InvalidServiceListener::Listen)?;
+        Ok(Self { listen, target: target.parse()? })
     }
 }
 
@@ -202,8 +203,8 @@ mod tests {
         for (text, expected) in [
             ("", "has no 'LISTEN=SERVICE'"),
             ("127.0.0.1:9000", "write it like 127.0.0.1:9000=price.shop:80"),
-            ("localhost:9000=price", "listen 'localhost:9000' is not an IP address"),
-            ("9000=price", "listen '9000' is not an IP address"),
+            ("localhost:9000=price", "listen: 'localhost' is a name, and names are not looked up here"),
+            ("9000=price", "listen: '9000' has no address; write it before the port, such as 127.0.0.1:9000"),
             ("127.0.0.1:9000=", "the authority has no host"),
             ("127.0.0.1:9000=price:0", "not a number from 1 to 65535"),
             ("127.0.0.1:9000=pri/ce", "a character that is not allowed"),

@@ -10,7 +10,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use outrigger_core::model::{Outgoing, TrustDomain};
 
-use crate::{Bundle, InvalidBundle, pem};
+use crate::{Bundle, InvalidBundle, certificate, pem};
 
 const SEQUENCE: &str = "# sequence: ";
 const REVOKED: &str = "# revoked: ";
@@ -22,6 +22,8 @@ pub(super) enum Invalid {
     Text,
     /// The certificates are no bundle.
     Bundle(InvalidBundle),
+    /// This one (from 1) is not what its own key signed.
+    Root(usize),
 }
 
 /// Writes what of `bundle` is kept: whom it trusts and whom not. Who is on their way out is asked for anew.
@@ -35,7 +37,8 @@ pub(super) fn write(bundle: &Bundle) -> String {
     text + &pem::encode(bundle.authorities())
 }
 
-/// Reads the bundle of `trust_domain`. Without a sequence it is 0.
+/// Reads the bundle of `trust_domain`. Without a sequence it is 0. What a disk or a copy did to a root is found here, and
+/// not at the first peer that it does not vouch for any more.
 pub(super) fn read(text: &str, trust_domain: TrustDomain) -> Result<Bundle, Invalid> {
     let (mut sequence, mut revoked) = (0, Vec::new());
     for line in text.lines() {
@@ -48,6 +51,9 @@ pub(super) fn read(text: &str, trust_domain: TrustDomain) -> Result<Bundle, Inva
         }
     }
     let roots = pem::decode(text).map_err(|_invalid| Invalid::Text)?;
+    if let Some(damaged) = roots.iter().position(|root| !certificate::is_self_signed(root)) {
+        return Err(Invalid::Root(damaged + 1));
+    }
     let bundle = Bundle::new(trust_domain, roots, sequence).map_err(Invalid::Bundle)?;
     Ok(bundle.with_outgoing(Outgoing { revoked, ..Outgoing::default() }))
 }

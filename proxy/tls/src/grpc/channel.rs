@@ -31,6 +31,14 @@ pub enum ChannelError {
     Connect(#[source] tonic::transport::Error),
 }
 
+/// What listens at the address is another program's port, or a plain one of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "what listens there does not speak TLS; operators call the control plane's policy port (17100 by default), proxies \
+     its discovery port (17110 by default)"
+)]
+struct NotTls;
+
 /// Connects to the control plane at `address` (`host:port`), shows `identity`'s SVID if it has one, and returns when
 /// TLS stands. Reconnects by itself; each new connection reads SVID and bundle afresh.
 ///
@@ -102,8 +110,17 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             let tcp = TcpStream::connect(&*authority).await?;
             tcp.set_nodelay(true)?;
-            let tls = TlsConnector::from(config).connect(server_name(), tcp).await?;
+            let tls = TlsConnector::from(config).connect(server_name(), tcp).await.map_err(legible)?;
             Ok(TokioIo::new(tls))
         })
+    }
+}
+
+/// "Corrupt message" is what rustls calls an answer in plain.
+fn legible(error: io::Error) -> io::Error {
+    let found = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match found {
+        Some(rustls::Error::InvalidMessage(_)) => io::Error::new(error.kind(), NotTls),
+        _ => error,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::LazyLock, time::SystemTime};
 
+use outrigger_core::model::SpiffeId;
 use proptest::{collection::vec, prelude::*, sample::Index};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
@@ -148,6 +149,26 @@ fn undamaged_they_are_believed_by_those_who_should() {
             Ok(())
         ]
     );
+}
+
+/// What `leaf` is, with its issuer and the root, as everybody judges it.
+fn verdicts_of(leaf: &Leaf) -> Vec<Result<(), PeerRejected>> {
+    let (mut chain, _key) = FIXTURE.authority.issue_raw(leaf);
+    chain.push(FIXTURE.authority.root_der());
+    verdicts(&chain)
+}
+
+#[test]
+fn a_dns_name_neither_makes_nor_unmakes_an_identity() {
+    let dns = vec!["localhost".to_owned(), "control-plane.outrigger.local".to_owned()];
+    let control_plane = SpiffeId::control_plane(FIXTURE.authority.trust_domain().clone());
+    let named = Leaf { dns: dns.clone(), ..Leaf::of(&control_plane) };
+    assert_eq!(verdicts_of(&named), verdicts(&FIXTURE.control_plane));
+    let workload = FIXTURE.authority.workload_id("demo", "price");
+    let named = Leaf { dns: dns.clone(), ..Leaf::of(&workload) };
+    assert_eq!(verdicts_of(&named), verdicts(&FIXTURE.workload));
+    let nobody = Leaf { uris: Vec::new(), dns, ..Leaf::of(&control_plane) };
+    assert!(verdicts_of(&nobody).iter().all(|verdict| *verdict == Err(PeerRejected::NoUriSan)));
 }
 
 #[test]

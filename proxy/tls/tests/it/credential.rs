@@ -137,6 +137,35 @@ fn a_damaged_credential_is_an_error_that_names_the_file() {
 }
 
 #[test]
+fn a_root_that_was_changed_in_any_byte_is_noticed_and_its_file_named() {
+    let authority = Authority::new(TRUST_DOMAIN);
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("admin");
+    let roots = vec![authority.root_der(), Authority::new(TRUST_DOMAIN).root_der()];
+    let bundle = Bundle::new(TRUST_DOMAIN.parse().unwrap(), roots, 0).unwrap();
+    save(&dir, &authority.operator("admin"), &bundle).unwrap();
+    let path = dir.join("ca.crt");
+    let whole = fs::read(&path).unwrap();
+    let begin = String::from_utf8_lossy(&whole).find("-----BEGIN").unwrap();
+    let mut same = 0;
+    for at in begin..whole.len() {
+        let mut changed = whole.clone();
+        // One bit of each byte, another one from byte to byte; not the highest, or it would be no text.
+        changed[at] ^= 1 << (at % 7);
+        fs::write(&path, &changed).unwrap();
+        match load(&dir) {
+            // An end of a line, which became another space.
+            Ok(back) => {
+                assert_eq!(back.bundle.authorities(), bundle.authorities(), "byte {at}");
+                same += 1;
+            }
+            Err(error) => assert!(error.to_string().contains("ca.crt"), "byte {at}: {error}"),
+        }
+    }
+    assert!(same < 16, "{same}");
+}
+
+#[test]
 fn an_svid_has_one_identity_and_its_own_key() {
     let authority = Authority::new(TRUST_DOMAIN);
     let leaf = Leaf::of(&authority.workload_id("demo", "price"));

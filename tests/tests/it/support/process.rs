@@ -48,11 +48,18 @@ pub(crate) fn system_program(name: &str, package: &str) -> PathBuf {
 
 /// One of the tests' own programs (`tests/programs`), in the Python environment that `tests/setup.sh` made.
 pub(crate) fn python(script: &str) -> Command {
+    let mut command = python_itself();
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(script));
+    command
+}
+
+/// The interpreter of that environment, without arguments.
+pub(crate) fn python_itself() -> Command {
     let test = std::env::current_exe().unwrap();
     let python = test.ancestors().nth(3).unwrap().join("python/bin/python");
     assert!(python.is_file(), "{} is missing: run `make setup`", python.display());
     let mut command = Command::new(python);
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(script)).env_clear();
+    command.env_clear();
     command
 }
 
