@@ -167,6 +167,12 @@ impl Reason {
         )
     }
 
+    /// Whether a peer's sidecar that says so had no room for the request, or its application none for a connection: likewise. An
+    /// application that lets connections wait has too much to do, most likely; a peer that does is not there.
+    pub const fn is_want_of_room_there(self) -> bool {
+        self.is_want_of_room() || matches!(self, Self::ConnectTimeout)
+    }
+
     /// Whether no application saw anything of the request: it may be sent elsewhere, whatever its method. Every 503 of
     /// ours, and what is refused before a destination is chosen.
     pub const fn is_unprocessed(self) -> bool {

@@ -83,6 +83,25 @@ enum Answer {
     Tunnel,
 }
 
+/// Why a request is answered here.
+struct Refusal {
+    reason: Reason,
+    /// So did a peer's sidecar, in place of its application.
+    of_peer: bool,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, of_peer: false }
+    }
+}
+
+impl Refusal {
+    fn is_want_of_room(&self) -> bool {
+        if self.of_peer { self.reason.is_want_of_room_there() } else { self.reason.is_want_of_room() }
+    }
+}
+
 impl Outbound {
     pub(crate) fn new(shared: Arc<Shared>, line: Option<Arc<Line>>) -> Arc<Self> {
         Arc::new(Self { shared, pools: MeshPools::default(), resolver: OnceLock::new(), line })
@@ -164,15 +183,17 @@ impl Outbound {
                 exchange.answered(StatusCode::OK, &http::HeaderMap::new(), Instant::now());
                 accepted(exchange)
             }
-            Err(reason) => {
+            Err(refusal) => {
                 let shape = if exchange.is_grpc() { Shape::Grpc } else { shape };
-                let mut refusal = own_answer(reason, shape, exchange);
-                ask_patience(reason, shape, refusal.headers_mut());
+                let mut response = own_answer(refusal.reason, shape, exchange);
+                if refusal.is_want_of_room() {
+                    ask_patience(shape, response.headers_mut());
+                }
                 if connects {
                     // What comes after a CONNECT was not watched: neither its framing nor how slowly it comes.
-                    refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
-                refusal
+                response
             }
         }
     }
@@ -183,22 +204,24 @@ impl Outbound {
         link: &Link,
         downstream: &Downstream,
         exchange: &mut Exchange,
-    ) -> Result<Answer, Reason> {
+    ) -> Result<Answer, Refusal> {
         if let Some(line) = &self.line {
             line.admit(exchange.head_read().into_std()).map_err(|refused| refused.reason)?;
         }
         if link.is_ambiguous() {
-            return Err(Reason::BadRequest);
+            return Err(Reason::BadRequest.into());
         }
         let target = check_head(&request)?;
         check_size(&request, &self.shared.limits)?;
         if self.shared.hop.is_in(request.headers()) {
-            return Err(Reason::LoopDetected);
+            return Err(Reason::LoopDetected.into());
         }
         exchange.note(|record| record.authority = Some(Authority::Target(target.authority.clone())));
         let destination = match &downstream.captured {
             // Where the connection was opened to decides, not the Host.
-            Some(_) if target.form == Form::Authority => return Err(Reason::BadRequest),
+            Some(_) if target.form == Form::Authority => {
+                return Err(Reason::BadRequest.into());
+            }
             Some(port) => Destination::Mesh(port.renewed(&self.shared)),
             None => self.find(&target, downstream).await?,
         };
@@ -216,7 +239,7 @@ impl Outbound {
                 self.tunnel_outside(&mut request, (&host, port), traffic, downstream).await?;
                 Ok(Answer::Tunnel)
             }
-            (Destination::External { .. }, _) => Err(Reason::ExternalDenied),
+            (Destination::External { .. }, _) => Err(Reason::ExternalDenied.into()),
         }
     }
 }

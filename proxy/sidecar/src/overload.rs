@@ -86,19 +86,24 @@ impl Place {
         Ok(Self { concurrency: Arc::clone(concurrency), taken: now, told: false })
     }
 
-    /// The head of an answer came at `now`, so long after the application had the whole request. An answer that refuses, or tells of a
-    /// failure, is none: it may come the quicker the more there is to do.
+    /// The head of an answer came at `now`, so long after the application had the whole request, with the wait for a connection to it. An
+    /// answer that refuses, or tells of a failure, is none: it may come the quicker the more there is to do.
     pub(crate) fn answered(self, status: StatusCode, now: std::time::Instant, took: Duration) {
         let failed = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
         self.end(now, if failed { Ended::GivenUp(took) } else { Ended::Answered(took) });
     }
 
-    /// Nobody waits any longer, at `now`; the application has had the whole request `since` then. If it never had, it was not it
-    /// that was waited for: a client may take its time with a body, and leave in the middle of it.
-    pub(crate) fn given_up(self, now: std::time::Instant, since: Option<std::time::Instant>) {
-        if let Some(since) = since {
-            self.end(now, Ended::GivenUp(now.saturating_duration_since(since)));
+    /// Nobody waits any longer, at `now`, so long after the application had the whole request, likewise. If it never had, it was not
+    /// it that was waited for: a client may take its time with a body, and leave in the middle of it.
+    pub(crate) fn given_up(self, now: std::time::Instant, took: Option<Duration>) {
+        if let Some(took) = took {
+            self.end(now, Ended::GivenUp(took));
         }
+    }
+
+    /// At `now`, the application had no connection for it, for so long.
+    pub(crate) fn not_taken(self, now: std::time::Instant, waited: Duration) {
+        self.end(now, Ended::NotTaken(waited));
     }
 
     fn end(mut self, now: std::time::Instant, ended: Ended) {

@@ -35,10 +35,12 @@ pub enum Admission {
 /// How a request that was admitted ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// With the head of the application's answer, after so long.
+    /// With the head of the application's answer, after so long. The wait for a connection to it counts, here and below.
     Answered(Duration),
     /// Nobody waited any longer, after so long.
     GivenUp(Duration),
+    /// The application took no connection for it, for so long.
+    NotTaken(Duration),
     /// Otherwise: it says nothing of how much the application can do.
     Untold,
 }
@@ -49,8 +51,9 @@ pub enum Ended {
 /// lets in one for one that is answered. If that has not shown it to be a mistake, so many are let in as it answers
 /// in half a second, or three times its usual time, as long as that is seen to help; more, where fewer are refused then because
 /// those who stand in line do not ask again. Where half of the callers go away before they are answered, so many are let in at once as
-/// it answers in three times its usual time, however little that is. The limit goes when nothing was refused for a second (longer, where
-/// requests take longer, or a longer line is tried).
+/// it answers in three times its usual time, however little that is; likewise where it has no room for more connections, and goes on to
+/// answer others. One that answers nobody meanwhile does not have too much to do, but hangs: it has no limit. The limit goes when nothing
+/// was refused for a second (longer, where requests take longer, or a longer line is tried).
 ///
 /// Shared by all threads. Admission takes no lock unless it refuses; each end takes a short one.
 #[derive(Debug)]
@@ -99,8 +102,9 @@ impl Concurrency {
     pub fn end(&self, now: Instant, ended: Ended) {
         self.inside.release();
         let sample = match ended {
-            Ended::Answered(took) => Sample { took, answered: true },
-            Ended::GivenUp(took) => Sample { took, answered: false },
+            Ended::Answered(took) => Sample { took, answered: true, taken: true },
+            Ended::GivenUp(took) => Sample { took, answered: false, taken: true },
+            Ended::NotTaken(took) => Sample { took, answered: false, taken: false },
             Ended::Untold => return,
         };
         let mut learning = self.learn();

@@ -3,6 +3,7 @@
 //! ```text
 //! ends -> windows of 24 and more -> fuller and fuller, waits longer and longer, and they are long -> limit at what is inside
 //!                                -> most callers go away before they are answered                 -> lower limit
+//!                                -> it has no room for connections, and answers others             -> lower limit
 //! limit at what is inside -> answers come by far fewer              -> it was not that: none
 //!                         -> still more come than are answered      -> lower limit
 //! lower limit             -> fewer answers, and none of them sooner -> it was not that: none
@@ -11,6 +12,7 @@
 //! a longer line           -> as much is refused                     -> as it was
 //!                         -> less is refused: its callers wait      -> it stays, and longer ones are tried
 //! nothing refused for a second                                      -> none
+//! no room for connections, and nobody is answered: it hangs         -> none
 //! ```
 //!
 //! Latency alone is no sign: an application may be slow because it waits for others, and would take ten times as much. What
@@ -42,6 +44,8 @@ const SLOW_TIMES: f64 = 3.0;
 const SLOW_BY: f64 = 0.02;
 /// Callers of so many of those that ended have gone away before: they do not wait for as long as [`WAIT`].
 const IMPATIENT: f64 = 0.25;
+/// Whoever answers nobody for so long (three times the usual time, if that is longer) while it has no room for connections is not busy.
+const SILENCE: f64 = 1.0;
 /// What is usual doubles in so long at most, when answers come slower; when they come faster, it follows in so long.
 const USUAL_RISES: f64 = 30.0;
 const USUAL_FALLS: f64 = 2.0;
@@ -53,6 +57,8 @@ const USUAL_FORGETS: f64 = 10.0;
 pub(super) struct Sample {
     pub(super) took: Duration,
     pub(super) answered: bool,
+    /// The application had it.
+    pub(super) taken: bool,
 }
 
 #[derive(Debug)]
@@ -60,6 +66,8 @@ pub(super) struct Learning {
     window: Window,
     knowledge: Knowledge,
     state: State,
+    /// When a request last ended that the application had.
+    heard: Instant,
 }
 
 /// Ends since a moment.
@@ -70,6 +78,7 @@ struct Window {
     inside: u32,
     ends: u32,
     answers: u32,
+    not_taken: u32,
     refused: u32,
     seconds: f64,
 }
@@ -93,6 +102,8 @@ struct Figures {
     refused: f64,
     /// Of those that ended: whose callers did not wait for it any longer.
     gone: f64,
+    /// Of those that ended: that it did not take.
+    not_taken: f64,
 }
 
 /// What is known of an application.
@@ -123,6 +134,7 @@ impl Learning {
             window: Window::new(now, 0),
             knowledge: Knowledge::Nothing,
             state: State::Open(Suspicion::default()),
+            heard: now,
         }
     }
 
@@ -151,7 +163,15 @@ impl Learning {
     /// Takes note of an end, after which so many are `inside`.
     pub(super) fn add(&mut self, now: Instant, inside: u32, sample: Sample) {
         let took = sample.took.as_secs_f64();
-        if !sample.answered && self.usual().is_none_or(|usual| took <= usual.slow()) {
+        if sample.taken {
+            self.heard = self.heard.max(now);
+        } else if self.is_silent(now) {
+            self.state = State::Open(Suspicion::default());
+            self.window = Window::new(now, inside);
+            return;
+        }
+        let early = |usual: Usual| took <= if sample.taken { usual.slow() } else { usual.slow().min(WAIT) };
+        if !sample.answered && self.usual().is_none_or(early) {
             // Whoever goes away early says nothing of those who wait.
             return;
         }
@@ -162,12 +182,18 @@ impl Learning {
         }
         self.window.ends += 1;
         self.window.answers += u32::from(sample.answered);
+        self.window.not_taken += u32::from(!sample.taken);
         self.window.seconds += took;
         let Some(figures) = self.figures(now, inside) else {
             return;
         };
         self.learn(&figures);
         self.window = Window::new(now, inside);
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        let least = self.usual().map_or(SILENCE, |usual| usual.slow().max(SILENCE));
+        now.saturating_duration_since(self.heard).as_secs_f64() >= least
     }
 
     fn usual(&self) -> Option<Usual> {
@@ -179,7 +205,7 @@ impl Learning {
 
     /// What the window says, if it is over.
     fn figures(&self, now: Instant, inside: u32) -> Option<Figures> {
-        let Window { begun, inside: before, ends, answers, refused, seconds } = self.window;
+        let Window { begun, inside: before, ends, answers, not_taken, refused, seconds } = self.window;
         let length = now.saturating_duration_since(begun).as_secs_f64();
         let time = seconds / f64::from(ends);
         let few = f64::from(ENDS);
@@ -210,7 +236,8 @@ impl Learning {
             inside,
             growth: (f64::from(inside) - f64::from(before)) / f64::from(ends),
             refused: f64::from(refused) / f64::from(ends),
-            gone: f64::from(ends.saturating_sub(answers)) / f64::from(ends),
+            gone: f64::from(ends.saturating_sub(answers).saturating_sub(not_taken)) / f64::from(ends),
+            not_taken: f64::from(not_taken) / f64::from(ends),
         })
     }
 
@@ -218,7 +245,8 @@ impl Learning {
     fn learn(&mut self, figures: &Figures) {
         let Figures { time, rate, ends, .. } = *figures;
         let open = matches!(self.state, State::Open(_));
-        let calm = open && (!figures.fills() || figures.inside <= LEAST);
+        // A line of those that it does not take is no longer than they wait.
+        let calm = open && figures.not_taken == 0.0 && (!figures.fills() || figures.inside <= LEAST);
         let seen = match self.knowledge {
             Knowledge::Nothing | Knowledge::Usual(_) => ends,
             Knowledge::Growing(before, _) => before.saturating_add(ends),
@@ -260,7 +288,7 @@ impl Learning {
 
 impl Window {
     fn new(begun: Instant, inside: u32) -> Self {
-        Self { begun, inside, ends: 0, answers: 0, refused: 0, seconds: 0.0 }
+        Self { begun, inside, ends: 0, answers: 0, not_taken: 0, refused: 0, seconds: 0.0 }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The limit by itself: counting, bounds, what is not enforced.
 
+mod accept_queue;
 mod healthy;
 mod simulation;
 mod too_much;
@@ -103,7 +104,7 @@ proptest! {
     #[test]
     fn a_limit_is_never_too_small_never_exceeded_and_never_for_ever(
         full in any::<bool>(),
-        steps in prop::collection::vec((0..40_u32, 0..12_u32, 0..12_u32, 0..4000_u32, 0..5_u8), 1..400),
+        steps in prop::collection::vec((0..40_u32, 0..12_u32, 0..12_u32, 0..4000_u32, 0..6_u8), 1..400),
     ) {
         let (concurrency, mut now) = if full {
             overloaded(true)
@@ -126,6 +127,7 @@ proptest! {
                 concurrency.end(now, match how {
                     0 => Ended::Untold,
                     1 => Ended::GivenUp(took),
+                    2 => Ended::NotTaken(took),
                     _ => Ended::Answered(took),
                 });
                 inside -= 1;

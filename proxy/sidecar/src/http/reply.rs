@@ -53,10 +53,7 @@ pub(crate) fn own_answer(reason: Reason, shape: Shape, mut exchange: Exchange) -
 
 /// Tells the client when it may try again what somebody had no room for: after 1 to 2 s, so that not all come back together
 /// (RFC 9110 §10.2.3, gRFC A6). Said to the own workload only: another sidecar has endpoints to choose from.
-pub(crate) fn ask_patience(reason: Reason, shape: Shape, headers: &mut HeaderMap) {
-    if !reason.is_want_of_room() {
-        return;
-    }
+pub(crate) fn ask_patience(shape: Shape, headers: &mut HeaderMap) {
     match shape {
         Shape::Text | Shape::Head => {
             let seconds = 1 + u16::from(rand::random::<bool>());

@@ -57,8 +57,15 @@ pub(super) fn give_back(end: &Result<Answer, Failed>, exchange: &mut Exchange) {
             let status = grpc.map_or(head.status, grpc::Code::http_status);
             exchange.leave_answered(status);
         }
-        // Nobody waited any longer.
-        Err(Failed { reason: Reason::RequestTimeout | Reason::DeadlineExceeded, .. }) => exchange.leave(),
+        // Nobody waited any longer, or the application had no connection for it.
+        Err(Failed {
+            reason:
+                Reason::RequestTimeout
+                | Reason::DeadlineExceeded
+                | Reason::ConnectTimeout
+                | Reason::ConnectionLimit,
+            ..
+        }) => exchange.leave_late(),
         Err(_) => exchange.hold_place(None),
     }
 }

@@ -151,7 +151,7 @@ impl<'a> Attempts<'a> {
             Err(failed) => failed,
             Ok(answer) => {
                 match answer.refused {
-                    Some((reason, true)) if reason.is_want_of_room() => return Outcome::Refused,
+                    Some((reason, true)) if reason.is_want_of_room_there() => return Outcome::Refused,
                     Some((_reason, true)) => return Outcome::Unprocessed,
                     _ => {}
                 }
@@ -291,7 +291,7 @@ impl<'a> Attempts<'a> {
 fn note_refusal(state: &EndpointState, sent: &Result<Answer, Failed>) {
     let Ok(Answer { head, refused, .. }) = sent else { return };
     if let Some((reason, true)) = *refused
-        && reason.is_want_of_room()
+        && reason.is_want_of_room_there()
     {
         state.refusals.note(Instant::now().into_std(), headers::asks_not_again(&head.headers));
     }

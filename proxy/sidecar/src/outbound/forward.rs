@@ -8,7 +8,7 @@ use outrigger_core::{reason::Reason, telemetry::timing};
 use tokio::{net::TcpStream, time::Instant};
 
 use super::{
-    Answer, Outbound,
+    Answer, Outbound, Refusal,
     attempts::Attempts,
     destination::{Choice, MeshPort},
     leg::edit_response,
@@ -26,7 +26,7 @@ impl Outbound {
         request: Request<Incoming>,
         port: &MeshPort,
         exchange: &mut Exchange,
-    ) -> Result<Answer, Reason> {
+    ) -> Result<Answer, Refusal> {
         let choice = port.choose(&request)?;
         exchange.note(|record| record.edges = Some(Arc::clone(choice.edges())));
         let mut prepared = self.prepare(request, (port, choice), exchange)?;
@@ -49,7 +49,7 @@ impl Outbound {
         choice: Choice<'_>,
         (upgrade, deadline): (Option<OnUpgrade>, Option<Instant>),
         exchange: &mut Exchange,
-    ) -> Result<Answer, Reason> {
+    ) -> Result<Answer, Refusal> {
         let upstream::Answer { mut head, body, occupied, refused } = answered;
         self.read_figures(&head.headers, exchange);
         let mut deadline = deadline;
@@ -57,7 +57,7 @@ impl Outbound {
             exchange.note(|record| record.refuse(reason));
             if exchange.is_grpc() {
                 // Said again in gRPC's words.
-                return Err(reason);
+                return Err(Refusal { reason, of_peer: true });
             }
             // A few bytes that say that it is over may come when it is.
             deadline = None;
@@ -65,8 +65,8 @@ impl Outbound {
         let switched = head.headers.get(header::UPGRADE).cloned();
         let upstream = head.extensions.remove::<OnUpgrade>();
         headers::outbound_response(&mut head.headers);
-        if let Some((reason, _)) = refused {
-            ask_patience(reason, Shape::Text, &mut head.headers);
+        if refused.is_some_and(|(reason, _)| reason.is_want_of_room_there()) {
+            ask_patience(Shape::Text, &mut head.headers);
         }
         edit_response(choice.rule, &mut head.headers);
         head.version = Version::HTTP_11;
@@ -75,7 +75,7 @@ impl Outbound {
         exchange.hold_upstream(occupied);
         if switches {
             let (Some(protocol), Some(downstream), Some(upstream)) = (switched, upgrade, upstream) else {
-                return Err(Reason::BadResponse);
+                return Err(Reason::BadResponse.into());
             };
             headers::switch(&mut head.headers, protocol);
             exchange.answered(head.status, &head.headers, Instant::now());

@@ -1,7 +1,7 @@
 //! One request from its head to its last byte: what it holds, when each step was, and how it ended. However it ends,
 //! it is recorded exactly once.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, StatusCode, header};
 use outrigger_core::{
@@ -156,14 +156,18 @@ impl Exchange {
             && let Some(answered) = inner.stamps.response_head
             && let Some(begun) = inner.stamps.handed_on.max(inner.uploaded())
         {
-            place.answered(status, answered, answered.saturating_duration_since(begun));
+            place.answered(status, answered, answered.saturating_duration_since(begun) + inner.waited());
         }
     }
 
-    /// Nobody waits for the application's answer any longer, and its place is free.
-    pub(crate) fn leave(&mut self) {
+    /// The time is over, and its place is free: for the application's answer, or for a connection to it.
+    pub(crate) fn leave_late(&mut self) {
         if let Some(inner) = &mut self.0 {
-            inner.leave(Instant::now());
+            if inner.stamps.handed_on.is_some() {
+                inner.leave(Instant::now());
+            } else if let Some(place) = inner.held.place.take() {
+                place.not_taken(Instant::now().into_std(), inner.waited());
+            }
         }
     }
 
@@ -372,10 +376,18 @@ impl Inner {
         self.upload.as_ref().and_then(|upload| upload.ended()).map(Instant::into_std)
     }
 
+    /// For a connection to the upstream.
+    fn waited(&self) -> Duration {
+        self.stamps.queued + self.stamps.connecting
+    }
+
     fn leave(&mut self, now: Instant) {
         if let Some(place) = self.held.place.take() {
-            let whole = self.stamps.handed_on.zip(self.uploaded());
-            place.given_up(now.into_std(), whole.map(|(handed_on, uploaded)| handed_on.max(uploaded)));
+            let (now, whole) = (now.into_std(), self.stamps.handed_on.zip(self.uploaded()));
+            let took = whole.map(|(handed_on, uploaded)| {
+                now.saturating_duration_since(handed_on.max(uploaded)) + self.waited()
+            });
+            place.given_up(now, took);
         }
     }
 

@@ -7,6 +7,7 @@
     reason = "in a test a panic is the report, also in what its cases share"
 )]
 
+mod accept_queue;
 mod application;
 mod bodies;
 mod bounds;

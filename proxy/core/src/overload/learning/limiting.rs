@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     super::concurrency::LEAST,
-    ENDS, Figures, SLOW_TIMES, Usual,
+    ENDS, Figures, SLOW_TIMES, Usual, WAIT,
     looking::{Look, Looking},
 };
 
@@ -39,8 +39,10 @@ pub(super) struct Limiting {
     proof: Proof,
     /// Callers were seen to go away.
     impatient: bool,
-    /// Most of them were, and that is all that is known; so many answers a second came then.
+    /// Most of them were, or were not taken, and that is all that is known; so many answers a second came then.
     of_gone: Option<f64>,
+    /// The application was seen to have no room for connections: whoever waits for one does not wait for long.
+    not_taken: bool,
     looking: Looking,
 }
 
@@ -85,6 +87,7 @@ impl Limiting {
             proof: Proof::First { rate },
             impatient: figures.is_impatient(),
             of_gone: None,
+            not_taken: figures.not_taken > 0.0,
             looking: Looking::new(),
         }
     }
@@ -93,7 +96,7 @@ impl Limiting {
     /// the others is not known.
     pub(super) fn of_gone(figures: &Figures, usual: &Usual) -> Self {
         let mut limiting = Self::new(figures, usual, figures.rate);
-        limiting.limit = figures.inside_for(usual.slow());
+        limiting.limit = figures.inside_for(limiting.bearable(usual));
         let left = f64::from(limiting.limit) / f64::from(figures.inside.max(1));
         limiting.proof = Proof::Due(Before { time: figures.time, rate: figures.rate, left: left.min(0.9) });
         limiting.settled = Settled::No;
@@ -159,17 +162,21 @@ impl Limiting {
     /// Adapts the limit; whether it is over with it.
     pub(super) fn judge(&mut self, figures: &Figures, usual: &mut Usual) -> bool {
         self.impatient |= figures.is_impatient();
+        self.not_taken |= figures.not_taken > 0.0;
         if self.is_idle(figures.now) || self.is_other(figures) {
             return true;
         }
         if self.settled != Settled::Flushed {
             return false;
         }
+        // Whoever does not take all that may be inside has as much to do as without a limit.
+        let has_more = figures.not_taken > 0.0;
         match self.proof {
             Proof::First { .. } => {
                 let long = figures.now.saturating_duration_since(self.since) >= LONG;
-                if figures.refused >= MORE || long && figures.refused > 0.0 {
-                    self.lower(figures, usual.bearable(self.impatient));
+                // Those that are not taken are never more inside than come while one waits: it has nothing to refuse then.
+                if figures.refused >= MORE || figures.not_taken >= MORE || long && figures.refused > 0.0 {
+                    self.lower(figures, self.bearable(usual));
                 }
                 return false;
             }
@@ -177,7 +184,7 @@ impl Limiting {
             Proof::Due(_) if figures.gone >= ALL_GONE && self.of_gone.is_none() => return false,
             Proof::Due(before) if figures.refused > 0.0 => {
                 let fewer = figures.rate < (1.0 + before.left) / 2.0 * before.rate;
-                if fewer && figures.time > 0.75 * before.time {
+                if fewer && figures.time > 0.75 * before.time && !has_more {
                     return self.was_mistaken(figures, usual);
                 }
                 self.proof = Proof::Given { rate: figures.rate };
@@ -185,7 +192,7 @@ impl Limiting {
             Proof::Due(_) => {}
             Proof::Given { rate } => self.proof = Proof::Given { rate: rate + 0.3 * (figures.rate - rate) },
         }
-        if self.of_gone.is_some_and(|rate| figures.refused >= MORE && figures.rate < 0.6 * rate) {
+        if self.does_less(figures) && figures.refused >= MORE && !has_more {
             return self.was_mistaken(figures, usual);
         }
         if figures.time < usual.time {
@@ -193,16 +200,26 @@ impl Limiting {
         }
         let bearable = self.bearable(usual);
         if !self.looks(figures, bearable) {
-            self.adapt(figures, bearable);
+            self.adapt(figures, usual, bearable);
         }
         false
+    }
+
+    /// Far fewer are answered than were while most were gone.
+    fn does_less(&self, figures: &Figures) -> bool {
+        let (rate, left) = match self.proof {
+            // By a few answers only, it would be taken for one sooner or later.
+            Proof::Given { rate } if self.not_taken => (rate, 0.5),
+            _ => (figures.rate, 0.6),
+        };
+        self.of_gone.is_some_and(|before| rate < left * before)
     }
 
     /// Sees whether a longer line would do; whether the limit is to stay as it is then.
     fn looks(&mut self, figures: &Figures, bearable: f64) -> bool {
         // The line is as long as it should be, and whoever stands in it waits.
         let ready = matches!(self.proof, Proof::Given { .. }) && figures.time <= LATE * bearable;
-        if self.impatient || !ready && !self.looking.is_trying() {
+        if self.impatient || self.not_taken || !ready && !self.looking.is_trying() {
             return false;
         }
         match self.looking.judge(figures, self.limit) {
@@ -218,7 +235,11 @@ impl Limiting {
 
     fn bearable(&self, usual: &Usual) -> f64 {
         let bearable = usual.bearable(self.impatient);
-        if self.impatient { bearable } else { bearable * self.looking.times() }
+        match (self.not_taken, self.impatient) {
+            (true, _) => bearable.min(usual.time + WAIT),
+            (false, true) => bearable,
+            (false, false) => bearable * self.looking.times(),
+        }
     }
 
     /// What was inside was not waiting for a place: it is usual, more or less. It is over.
@@ -229,9 +250,13 @@ impl Limiting {
     }
 
     /// Requests are to take what can be borne, about.
-    fn adapt(&mut self, figures: &Figures, bearable: f64) {
+    fn adapt(&mut self, figures: &Figures, usual: &Usual, bearable: f64) {
         if figures.time > LATE * bearable && self.limit > LEAST {
             self.lower(figures, bearable);
+        } else if figures.not_taken > 0.0 {
+            // Some wait in vain for all that: a shorter line, but for those that are worked on.
+            let shorter = self.limit.saturating_sub(self.limit / 8);
+            self.limit = shorter.max(figures.inside_for(usual.time)).min(self.limit);
         } else if figures.time < 0.75 * bearable && figures.refused > 0.0 {
             self.limit = self.limit.saturating_add((self.limit / 8).max(1)).min(u32::MAX - 1);
         }
@@ -250,7 +275,8 @@ impl Limiting {
         };
         // What it does when less is inside is looked at more closely; and those whose callers go away were done as well.
         let fewer = !settled && !figures.is_impatient() && figures.rate < OTHER * rate;
-        figures.ends >= 4 * ENDS && (fewer || figures.rate > rate / OTHER)
+        let taken = f64::from(figures.ends) * (1.0 - figures.not_taken);
+        taken >= f64::from(4 * ENDS) && (fewer || figures.rate > rate / OTHER)
     }
 
     /// To what is inside when a request takes what it may, in steps that can be taken back.

@@ -135,7 +135,19 @@ mod tests {
     fn window(ends: u32, refused: f64, length: f64) -> Figures {
         let now = Instant::now() + Duration::from_secs_f64(length);
         let rate = f64::from(ends) / length;
-        Figures { now, length, ends, time: 0.5, rate, before: 0, inside: 0, growth: 0.0, refused, gone: 0.0 }
+        Figures {
+            now,
+            length,
+            ends,
+            time: 0.5,
+            rate,
+            before: 0,
+            inside: 0,
+            growth: 0.0,
+            refused,
+            gone: 0.0,
+            not_taken: 0.0,
+        }
     }
 
     /// Windows of half a second with two refused for one that is answered; what is put, and after how many of them.

@@ -34,6 +34,12 @@ const STEEP: f64 = 0.25;
 const FLAT_WAITS: f64 = 3.0;
 /// Most callers have gone away before they were answered for so long: nobody is worse off if they are refused.
 const GONE: f64 = 1.0;
+const MOST: f64 = 0.5;
+/// The application did not take so many of those that ended, and answers others: likewise. Where it answers fewer than usual, it may
+/// just have been started again, and is given so long. They end in groups, as they began: so much may lie between, or two answers.
+const NOT_TAKEN: f64 = 0.1;
+const SLOWED_GONE: f64 = 4.0;
+const BETWEEN: f64 = 2.0;
 /// So much of what was seen counts when the next window is over.
 const STAYS: f64 = 0.6;
 
@@ -45,6 +51,17 @@ pub(super) struct Suspicion {
     spell: Option<Spell>,
     /// Most callers go away.
     gone: Option<Spell>,
+    full: Option<Full>,
+}
+
+/// The application takes no more: what ended since some were not taken, for the last time at this moment.
+#[derive(Debug)]
+struct Full {
+    begun: Instant,
+    last: Instant,
+    ends: f64,
+    answers: f64,
+    not_taken: f64,
 }
 
 /// The last windows together, older ones less.
@@ -94,6 +111,10 @@ impl Suspicion {
         if self.are_gone(figures, now) && slow {
             return Some(Limiting::of_gone(figures, usual));
         }
+        if let Some(rate) = self.is_full(figures, now, usual) {
+            // Few of those that end in a window may be answers.
+            return Some(Limiting::of_gone(&Figures { rate, ..*figures }, usual));
+        }
         let climb = self.climb.get_or_insert(Climb::from(now));
         let steps = climb.go_on(now);
         if !slow {
@@ -115,13 +136,48 @@ impl Suspicion {
 impl Suspicion {
     /// Nobody waits for what the application does, so that a line does not grow: but it is still there.
     fn are_gone(&mut self, figures: &Figures, now: Point) -> bool {
-        if figures.gone < 0.5 || figures.inside < 2 * LEAST {
+        if figures.gone < MOST || figures.inside < 2 * LEAST {
             self.gone = None;
             return false;
         }
         let gone = self.gone.get_or_insert(Spell { begun: now.at, ends: 0, low: None });
         gone.ends = gone.ends.saturating_add(figures.ends);
         gone.ends >= SPELL_ENDS && now.since(gone.begun) >= GONE
+    }
+
+    /// It takes no more, so that a line does not grow, either; how many it answers in a second, then.
+    fn is_full(&mut self, figures: &Figures, now: Point, usual: &Usual) -> Option<f64> {
+        let first = Full { begun: now.at, last: now.at, ends: 0.0, answers: 0.0, not_taken: 0.0 };
+        let full = match &mut self.full {
+            Some(full) if now.since(full.last) < BETWEEN.max(2.0 * usual.time) => full,
+            none => {
+                *none = (figures.not_taken > 0.0).then_some(first);
+                return None;
+            }
+        };
+        full.go_on(figures, now);
+        let (lasted, rate) = (now.since(full.begun), full.answers / now.since(full.begun));
+        let enough = if rate < SLOWED * usual.rate { SLOWED_GONE } else { GONE };
+        if full.not_taken < NOT_TAKEN * full.ends {
+            if lasted >= SLOWED_GONE {
+                self.full = None;
+            }
+            return None;
+        }
+        let many = full.ends >= SPELL_ENDS.into() && figures.inside >= 2 * LEAST;
+        (lasted >= enough && many && figures.not_taken > 0.0).then_some(rate)
+    }
+}
+
+impl Full {
+    fn go_on(&mut self, figures: &Figures, now: Point) {
+        let ends = f64::from(figures.ends);
+        self.ends += ends;
+        self.answers += figures.rate * figures.length;
+        self.not_taken += figures.not_taken * ends;
+        if figures.not_taken > 0.0 {
+            self.last = now.at;
+        }
     }
 }
 

@@ -54,7 +54,11 @@ struct Outcome {
     at: f64,
     took: Option<f64>,
     gone: bool,
+    not_taken: bool,
 }
+
+/// So long a request waits for a connection.
+const CONNECT_TIMEOUT: f64 = 1.0;
 
 /// What became of all.
 pub(super) struct Outcomes(Vec<Outcome>);
@@ -89,6 +93,8 @@ pub(super) enum Load<'a> {
     Open(Course<'a>),
     /// The same, of callers that wait for so long and then go away: the application works for them all the same.
     Impatient(Course<'a>, f64),
+    /// The same, to an application that has an accept queue for so many; the others wait for a connection, for a second at most.
+    Queued(Course<'a>, usize),
     /// Clients, each from its moment on, of which each asks again when it was answered or refused: after so long, on average.
     Closed(&'a [f64], f64),
 }
@@ -101,6 +107,8 @@ enum Event {
     Answered(usize),
     /// Its caller.
     GoesAway(usize),
+    /// It has no connection yet, most likely.
+    TakesTooLong(usize),
 }
 
 /// Sends `rate` requests a second for so many seconds through a limit that knows nothing at the begin.
@@ -125,7 +133,7 @@ pub(super) fn put(load: Load<'_>, application: Application<'_>, seconds: f64) ->
         busy: 0.0,
     };
     match load {
-        Load::Open(_) | Load::Impatient(..) => world.later(0.0, Event::Asks),
+        Load::Open(_) | Load::Impatient(..) | Load::Queued(..) => world.later(0.0, Event::Asks),
         Load::Closed(clients, _) => clients.iter().for_each(|from| world.later(*from, Event::Asks)),
     }
     while let Some(Reverse((at, event))) = world.events.pop() {
@@ -135,6 +143,7 @@ pub(super) fn put(load: Load<'_>, application: Application<'_>, seconds: f64) ->
             Event::Asks => world.ask(),
             Event::Answered(index) => world.answer(index),
             Event::GoesAway(index) => world.go_away(index),
+            Event::TakesTooLong(index) => world.time_out(index),
         }
         world.work();
     }
@@ -165,19 +174,21 @@ impl World<'_> {
     }
 
     fn ask(&mut self) {
-        if let Load::Open(rate) | Load::Impatient(rate, _) = self.load {
+        if let Load::Open(rate) | Load::Impatient(rate, _) | Load::Queued(rate, _) = self.load {
             let pause = self.random.exponential() / rate(self.now);
             self.later(pause, Event::Asks);
         }
         let index = self.outcomes.len();
-        self.outcomes.push(Outcome { at: self.now, took: None, gone: false });
+        self.outcomes.push(Outcome { at: self.now, took: None, gone: false, not_taken: false });
         if matches!(self.concurrency.admit(self.instant()), Admission::Refused { .. }) {
             self.ask_again();
             return;
         }
         self.waiting.push_back(index);
-        if let Load::Impatient(_, patience) = self.load {
-            self.later(patience, Event::GoesAway(index));
+        match self.load {
+            Load::Impatient(_, patience) => self.later(patience, Event::GoesAway(index)),
+            Load::Queued(..) => self.later(CONNECT_TIMEOUT, Event::TakesTooLong(index)),
+            Load::Open(_) | Load::Closed(..) => {}
         }
     }
 
@@ -208,6 +219,19 @@ impl World<'_> {
         }
     }
 
+    fn time_out(&mut self, index: usize) {
+        let Load::Queued(_, room) = self.load else { return };
+        // The numbers of those that wait go up.
+        if let Ok(place) = self.waiting.binary_search(&index)
+            && place >= room
+        {
+            self.waiting.remove(place);
+            self.outcomes[index].not_taken = true;
+            let waited = Duration::from_secs_f64(CONNECT_TIMEOUT);
+            self.concurrency.end(self.instant(), Ended::NotTaken(waited));
+        }
+    }
+
     fn work(&mut self) {
         while self.busy < (self.application.places)(self.now)
             && let Some(index) = self.waiting.pop_front()
@@ -223,6 +247,12 @@ impl World<'_> {
     }
 }
 
+impl Outcome {
+    fn is_refused(&self) -> bool {
+        self.took.is_none() && !self.gone && !self.not_taken
+    }
+}
+
 impl Outcomes {
     fn during(&self, span: &Range<f64>) -> impl Iterator<Item = &Outcome> {
         let span = span.clone();
@@ -231,7 +261,12 @@ impl Outcomes {
 
     /// Requests refused of those that came then.
     pub(super) fn refused(&self, span: Range<f64>) -> usize {
-        self.during(&span).filter(|outcome| outcome.took.is_none() && !outcome.gone).count()
+        self.during(&span).filter(|outcome| outcome.is_refused()).count()
+    }
+
+    /// Requests that the application did not take, of those that came then.
+    pub(super) fn not_taken(&self, span: Range<f64>) -> usize {
+        self.during(&span).filter(|outcome| outcome.not_taken).count()
     }
 
     /// Part of them that was refused.
@@ -249,7 +284,7 @@ impl Outcomes {
 
     /// When one was refused first.
     pub(super) fn first_refused(&self) -> Option<f64> {
-        self.0.iter().find(|outcome| outcome.took.is_none() && !outcome.gone).map(|outcome| outcome.at)
+        self.0.iter().find(|outcome| outcome.is_refused()).map(|outcome| outcome.at)
     }
 
     /// How long 99 of 100 of those that were served took at most, seconds.

@@ -55,8 +55,8 @@ impl Application {
 }
 
 /// Whether an application is taken for overloaded that answers as it always did, while more and more clients come whose
-/// requests get so `far`, and leave after half a second.
-async fn is_limited(far: Far) -> bool {
+/// requests get so `far`, and leave after half a second, or have no more time then.
+async fn is_limited(far: Far, late: bool) -> bool {
     let application = Application::new();
     for _ in 0..200 {
         application.answer().await;
@@ -66,8 +66,15 @@ async fn is_limited(far: Far) -> bool {
         waiting.extend((0..9).map(|_| (Instant::now(), application.request(far))));
         application.answer().await;
         for _ in 0..3 {
-            if waiting.front().is_some_and(|(begun, _)| begun.elapsed() >= 50 * STEP) {
-                waiting.pop_front();
+            let Some((begun, mut exchange)) = waiting.pop_front_if(|(begun, _)| begun.elapsed() >= 50 * STEP)
+            else {
+                continue;
+            };
+            if matches!(far, Far::Waiting) {
+                exchange.stamp(|stamps| stamps.queued = begun.elapsed());
+            }
+            if late {
+                exchange.leave_late();
             }
         }
     }
@@ -77,7 +84,14 @@ async fn is_limited(far: Far) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn an_application_is_slow_only_with_requests_that_it_has_whole() {
-    assert!(is_limited(Far::Whole).await);
-    assert!(!is_limited(Far::InPart).await);
-    assert!(!is_limited(Far::Waiting).await);
+    for late in [false, true] {
+        assert!(is_limited(Far::Whole, late).await);
+        assert!(!is_limited(Far::InPart, late).await);
+    }
+    assert!(!is_limited(Far::Waiting, false).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_answers_some_and_has_no_connection_for_others_in_time_has_too_much_to_do() {
+    assert!(is_limited(Far::Waiting, true).await);
 }
