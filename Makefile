@@ -30,7 +30,7 @@ demo:
 
 # The whole-mesh tests run the built binaries. What is measured within a millisecond, or lives on a rate that the machine must keep
 # up, has the machine for itself.
-ALONE := truth:: overload::a_sidecar_refuses mesh::overload::
+ALONE := truth:: overload::a_sidecar_refuses overload::a_proxy_that_has_no_time accept_queue::what_is_too_much mesh::overload::
 
 test: setup
 	$(CARGO) build --locked $(BINARIES)
