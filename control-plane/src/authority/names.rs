@@ -79,7 +79,7 @@ impl PortNames {
     /// `listen`, or the loopback addresses if that is every address.
     pub fn known(listen: IpAddr, host: &str) -> Self {
         let mut names = BTreeSet::from([PortName::Dns("localhost".to_owned())]);
-        names.extend(host.parse::<PortName>());
+        names.extend(host.parse::<PortName>().ok().filter(|name| matches!(name, PortName::Dns(_))));
         if listen.is_unspecified() {
             names.insert(PortName::Ip(Ipv4Addr::LOCALHOST.into()));
             names.insert(PortName::Ip(Ipv6Addr::LOCALHOST.into()));

@@ -131,7 +131,7 @@ reasons! {
     ConnectFailed, "connect_failed", Some(StatusCode::SERVICE_UNAVAILABLE), Upstream,
         "The connection was refused or broke before it could be used.";
     ConnectTimeout, "connect_timeout", Some(StatusCode::SERVICE_UNAVAILABLE), Upstream,
-        "TCP and TLS together took longer than the connect timeout.";
+        "TCP and TLS together took longer than the connect timeout. Says `retry-after` where the proxy of the application tells it.";
     UpstreamReset, "upstream_reset", Some(StatusCode::BAD_GATEWAY), Upstream,
         "The connection broke after the request was handed over and before the response's head.";
     BadResponse, "bad_response", Some(StatusCode::BAD_GATEWAY), Upstream,

@@ -89,7 +89,8 @@ impl Inbound {
         let concurrency = shared.applications.of(app);
         let application = Application { address: app, telemetry: shared.telemetry.clone() };
         let destination = Arc::new(DestinationState::new(Instant::now().into_std()));
-        let application = Upstream::new(application, &destination, &shared.limits);
+        let buffer = shared.limits.http1_application_buffer();
+        let application = Upstream::new(application, &destination, &shared.limits, buffer);
         let tls = mesh::server_config(&shared.identity, carried(protocol));
         Arc::new(Self { shared, protocol, tls, application, concurrency, line })
     }

@@ -218,6 +218,14 @@ impl EndpointSetEntry {
         let usable = |index: usize| self.accruals.get(index)?.cost(now, Cost::default());
         self.eligible.indices().any(|index| !tried.contains(index) && usable(index).is_some())
     }
+
+    /// Likewise, of those that did not say lately that they have no room.
+    pub(crate) fn has_untried_with_room(&self, now: Instant, tried: &Tried) -> bool {
+        let usable = |index: usize| self.accruals.get(index)?.cost(now, Cost::default());
+        let full = |index: usize| self.states.get(index).is_some_and(|state| state.refusals.is_full(now));
+        let suits = |index: usize| !tried.contains(index) && usable(index).is_some() && !full(index);
+        self.eligible.indices().any(suits)
+    }
 }
 
 /// Where requests find the snapshot in force. Cheap to clone.

@@ -39,11 +39,17 @@ pub(crate) struct Upstream<C> {
 }
 
 impl<C: Connect> Upstream<C> {
-    /// Without a connection yet; those that `connect` makes are counted at `destination`.
-    pub(crate) fn new(connect: C, destination: &Arc<DestinationState>, limits: &Limits) -> Self {
+    /// Without a connection yet; those that `connect` makes are counted at `destination`. HTTP/1 ones hold at most
+    /// `buffer` bytes in each direction.
+    pub(crate) fn new(
+        connect: C,
+        destination: &Arc<DestinationState>,
+        limits: &Limits,
+        buffer: usize,
+    ) -> Self {
         let connect = Arc::new(connect);
         Self {
-            http1: http1::Pool::new(Arc::clone(&connect), Arc::clone(destination), limits),
+            http1: http1::Pool::new(Arc::clone(&connect), Arc::clone(destination), (limits, buffer)),
             http2: http2::Multiplexer::new(Arc::clone(&connect), Arc::clone(destination), limits),
             destination: Arc::clone(destination),
             connect,

@@ -12,7 +12,7 @@
 //! a longer line           -> as much is refused                     -> as it was
 //!                         -> less is refused: its callers wait      -> it stays, and longer ones are tried
 //! nothing refused for a second                                      -> none
-//! no room for connections, and nobody is answered: it hangs         -> none
+//! no room for connections, and nothing that it had ends: it hangs    -> none
 //! ```
 //!
 //! Latency alone is no sign: an application may be slow because it waits for others, and would take ten times as much. What
@@ -44,7 +44,8 @@ const SLOW_TIMES: f64 = 3.0;
 const SLOW_BY: f64 = 0.02;
 /// Callers of so many of those that ended have gone away before: they do not wait for as long as [`WAIT`].
 const IMPATIENT: f64 = 0.25;
-/// Whoever answers nobody for so long (three times the usual time, if that is longer) while it has no room for connections is not busy.
+/// Of whoever has no room for connections no request that it had ends for so long (three times the usual time, if that is longer): it is
+/// not busy. By chance that happens to one that answers a few in a second; its limit comes back.
 const SILENCE: f64 = 1.0;
 /// What is usual doubles in so long at most, when answers come slower; when they come faster, it follows in so long.
 const USUAL_RISES: f64 = 30.0;

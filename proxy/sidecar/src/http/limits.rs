@@ -89,16 +89,16 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The buffer of an HTTP/1 connection from a client, for a head, or for what it does not read of a response; a little
-    /// more than a head, so that the limit itself decides.
+    /// The buffer of an HTTP/1 connection in each direction, for a head or for a part of a body; a little more, so that the
+    /// limit itself decides.
     pub(crate) fn http1_buffer(&self) -> usize {
         self.head_bytes.saturating_add(8 * 1024)
     }
 
-    /// The buffer of an HTTP/1 connection to an upstream: at most a window's worth of a body is read at once, which goes on
-    /// to the same stream. It grows with what comes, from 8 KiB.
-    pub(crate) fn http1_upstream_buffer(&self) -> usize {
-        self.head_bytes.max(usize::try_from(self.http2_window).unwrap_or(usize::MAX)).saturating_add(8 * 1024)
+    /// Likewise of one to the own application: as much of a body is read at once as goes on in one frame. It grows with what
+    /// comes, from 8 KiB.
+    pub(crate) fn http1_application_buffer(&self) -> usize {
+        self.head_bytes.max(usize::try_from(self.http2_frame).unwrap_or(usize::MAX)).saturating_add(8 * 1024)
     }
 
     /// What the TLS of an HTTP/2 connection may hold that its socket has no room for: a whole frame and what is around it,

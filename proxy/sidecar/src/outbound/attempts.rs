@@ -151,7 +151,14 @@ impl<'a> Attempts<'a> {
             Err(failed) => failed,
             Ok(answer) => {
                 match answer.refused {
-                    Some((reason, true)) if reason.is_want_of_room_there() => return Outcome::Refused,
+                    Some((reason, true)) if reason.is_want_of_room() => return Outcome::Refused,
+                    // Whether its application has too much to do or hangs is not known here: likewise, as long as somebody is
+                    // left. The same one would let it wait once more.
+                    Some((Reason::ConnectTimeout, true))
+                        if !self.set.has_untried_with_room(Instant::now().into_std(), &self.tried) =>
+                    {
+                        return Outcome::Refused;
+                    }
                     Some((_reason, true)) => return Outcome::Unprocessed,
                     _ => {}
                 }
@@ -291,7 +298,7 @@ impl<'a> Attempts<'a> {
 fn note_refusal(state: &EndpointState, sent: &Result<Answer, Failed>) {
     let Ok(Answer { head, refused, .. }) = sent else { return };
     if let Some((reason, true)) = *refused
-        && reason.is_want_of_room_there()
+        && reason.is_want_of_room()
     {
         state.refusals.note(Instant::now().into_std(), headers::asks_not_again(&head.headers));
     }

@@ -62,7 +62,8 @@ impl MeshPools {
             telemetry: shared.telemetry.clone(),
             limits: shared.limits.clone(),
         };
-        let upstream = Arc::new(Upstream::new(peer, destination, &shared.limits));
+        let upstream =
+            Arc::new(Upstream::new(peer, destination, &shared.limits, shared.limits.http1_buffer()));
         pools.insert(key, Arc::clone(&upstream));
         upstream
     }

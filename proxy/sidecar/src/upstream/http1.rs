@@ -172,9 +172,13 @@ struct Resting {
 }
 
 impl<C: Connect> Pool<C> {
-    pub(super) fn new(connect: Arc<C>, destination: Arc<DestinationState>, limits: &Limits) -> Arc<Self> {
+    pub(super) fn new(
+        connect: Arc<C>,
+        destination: Arc<DestinationState>,
+        (limits, buffer): (&Limits, usize),
+    ) -> Arc<Self> {
         let mut builder = http1::Builder::new();
-        builder.max_header_size(limits.head_bytes).max_buf_size(limits.http1_upstream_buffer());
+        builder.max_header_size(limits.head_bytes).max_buf_size(buffer);
         // The parser keeps up to a hundred fields without an allocation of its own.
         if limits.head_fields != 100 {
             builder.max_headers(limits.head_fields);

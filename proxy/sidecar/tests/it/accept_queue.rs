@@ -81,6 +81,33 @@ async fn work(app: TcpListener) {
     }
 }
 
+#[tokio::test]
+async fn where_most_instances_hang_everything_is_answered_by_the_one_that_does_not() {
+    let (hung, working) = ([listen(), listen()], TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (pair, side) = sidecar(&working).await;
+    tokio::spawn(work(working));
+    let (mut full, mut sides) = (Vec::new(), vec![side]);
+    for app in &hung {
+        let address = app.local_addr().unwrap();
+        full.extend([TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()]);
+        let options = Options { protocol: InboundProtocol::Http1, ..Options::default() };
+        sides.push(Side::start(pair.price.identity.clone(), &[address], &options));
+    }
+    let found = sides.iter().map(|side| endpoint(side.path.inbound()[0], &pair.authority, "price"));
+    pair.publish(3, pair.service(Vec::new()), &found.collect::<Vec<_>>());
+
+    let mut client = pair.streams().await;
+    for _ in 0..4 {
+        let mut asked = JoinSet::new();
+        for _ in 0..12 {
+            let sent = client.send(get("/"), true).await;
+            asked.spawn(async move { sent.answer().await.unwrap().status() });
+        }
+        let answers = asked.join_all().await;
+        assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
+    }
+}
+
 async fn ask(client: &mut Client) -> Answer {
     client.send(get("/"), true).await.answer().await.unwrap()
 }

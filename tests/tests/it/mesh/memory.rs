@@ -29,11 +29,15 @@ const KIB: u64 = 1024;
 const HEAD: u64 = 64 * KIB;
 /// Of an HTTP/1 connection in each direction: a head, or a piece of a body.
 const BUFFER: u64 = HEAD + 8 * KIB;
+/// A body that waits: a buffer and a piece, as the allocator rounds them; from and to the own application.
+const WAITING: u64 = 160 * KIB;
+const WAITING_THERE: u64 = 320 * KIB;
+/// Encrypted, read ahead or not yet written.
+const ENCRYPTED: u64 = 64 * KIB;
 /// What a connection and the request on it are beside their buffers.
 const CONNECTION: u64 = 32 * KIB;
-/// What an HTTP/2 stream may have on the way unread, and its largest frame.
+/// What an HTTP/2 stream may have on the way unread.
 const WINDOW: u64 = 256 * KIB;
-const FRAME: u64 = 128 * KIB;
 
 /// A mesh of `front`, which calls, and `price` before `app`.
 async fn mesh(app: SocketAddr) -> (Mesh, Proxy, Proxy) {
@@ -96,11 +100,55 @@ async fn a_thousand_slow_readers_of_large_bodies_cost_their_windows() {
     };
     timeout(Duration::from_secs(60), stuck).await.expect("the application was never held up");
     // The one has the stream's window and the client's connection, the other what it could not send of it.
-    let each = WINDOW + FRAME + BUFFER + CONNECTION * 2;
-    for (proxy, before) in [&front, &price].into_iter().zip(before) {
-        let grown = proxy.memory("VmHWM") - before;
+    let each = [WINDOW + WAITING, WINDOW + WAITING_THERE];
+    for ((proxy, before), each) in [&front, &price].into_iter().zip(before).zip(each) {
+        let (grown, each) = (proxy.memory("VmHWM") - before, each + CONNECTION * 2);
         assert!(grown < ALL * each, "{} KiB each, {} allowed", grown / ALL / KIB, each / KIB);
     }
+}
+
+#[tokio::test]
+async fn a_thousand_large_uploads_that_nobody_reads_cost_their_buffers() {
+    // Takes connections, and nothing that comes on them.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    let reading = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    let (_mesh, price, front) = mesh(app).await;
+    let before = [&front, &price].map(|proxy| proxy.memory("VmRSS"));
+    let given = Arc::new(AtomicU64::new(0));
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let head = "POST http://price/ HTTP/1.1\r\nhost: price\r\ncontent-length: 1000000000\r\n\r\n";
+        let (mut stream, given) = (client(&front, head).await, Arc::clone(&given));
+        clients.spawn(async move {
+            while let Ok(written) = stream.write(&[b'x'; 64 * 1024]).await {
+                given.fetch_add(written as u64, Ordering::Relaxed);
+            }
+        });
+    }
+    // Until nothing more is taken of any.
+    let stuck = async {
+        loop {
+            let before = given.load(Ordering::Relaxed);
+            sleep(Duration::from_secs(2)).await;
+            if before > ALL * WAITING && given.load(Ordering::Relaxed) == before {
+                break;
+            }
+        }
+    };
+    timeout(Duration::from_secs(60), stuck).await.expect("the clients were never held up");
+    // The one has the client's connection and its own to the other, the other that and the application's.
+    let each = [WAITING * 2 + ENCRYPTED, WAITING + ENCRYPTED + WAITING_THERE];
+    for ((proxy, before), each) in [&front, &price].into_iter().zip(before).zip(each) {
+        let (grown, each) = (proxy.memory("VmHWM") - before, each + CONNECTION * 2);
+        assert!(grown < ALL * each, "{} KiB each, {} allowed", grown / ALL / KIB, each / KIB);
+    }
+    reading.abort();
 }
 
 #[tokio::test]

@@ -141,3 +141,23 @@ fn one_that_pauses_or_gets_crowds_is_not_limited() {
         assert_eq!(outcomes.refused(0.0..40.0), 0, "{spread:?}");
     }
 }
+
+#[test]
+fn one_of_a_few_requests_a_second_is_protected_by_and_by() {
+    for spread in both_of(1..=8) {
+        // Of three times as many in the last minute as are answered in it.
+        for (places, takes, usually, most) in
+            [(2.0, 0.5, 2.0, 160), (1.0, 0.25, 2.0, 160), (1.0, 0.5, 1.0, 90)]
+        {
+            let capacity = places / takes;
+            let rate: Course<'_> = &|t| if t < 60.0 { usually } else { 3.0 * capacity };
+            let application = Application { places: &|_| places, takes: &|_| takes, spread };
+            let outcomes = put(Load::Queued(rate, ROOM), application, 180.0);
+            let what = format!("{places} x {takes}, {spread:?}");
+            let answered = outcomes.answered(65.0..180.0);
+            let late = outcomes.not_taken(120.0..180.0);
+            assert!(answered > 0.9 * capacity, "{what}: {answered}");
+            assert!(late < most, "{what}: {late}");
+        }
+    }
+}

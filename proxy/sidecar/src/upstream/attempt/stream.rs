@@ -40,6 +40,7 @@ impl<C: Connect> Attempt<'_, C> {
                 }
                 self.telemetry.metrics().pool_replaced.inc();
                 begin = Instant::now();
+                exchange.stamp(|stamps| stamps.begin_attempt(begin.into_std()));
                 continue;
             }
             let doubtful = demand.closes_silently && stream.is_doubtful() && !waited.fresh && !broke;

@@ -41,7 +41,7 @@ fn ask(pool: &Arc<Pool<Full>>) -> JoinHandle<(Reason, Duration)> {
 #[tokio::test(start_paused = true)]
 async fn each_waits_as_long_as_a_connection_takes_whoever_came_before() {
     let destination = Arc::new(DestinationState::new(Instant::now().into_std()));
-    let pool = Pool::new(Arc::new(Full), destination, &Limits::default());
+    let pool = Pool::new(Arc::new(Full), destination, (&Limits::default(), 64 * 1024));
     let first = ask(&pool);
     sleep(CONNECT / 2).await;
     let second = ask(&pool);
