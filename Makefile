@@ -81,7 +81,7 @@ bench-push:
 bench-micro:
 	$(CARGO) bench --locked -p outrigger-bench
 
-# PROPTEST_CASES multiplies the random cases of every property and model test. SOAK_RATE=2000 requests per second while
+# PROPTEST_CASES=20000 random cases of each property and model test. SOAK_RATE=2000 requests per second while
 # SOAK_RESTARTS=100 instances go and come back.
 soak:
 	$(CARGO) build --locked --release $(BINARIES)
