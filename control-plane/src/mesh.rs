@@ -5,11 +5,15 @@ mod metrics;
 
 use std::{
     collections::BTreeSet,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use outrigger_core::{model::ServiceName, rotation};
+use outrigger_core::{
+    model::{ServiceName, TrustDomain},
+    rotation,
+};
 use outrigger_proto::{
     envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
     registry::v1alpha1::registry_service_server::RegistryServiceServer,
@@ -29,7 +33,7 @@ use crate::{
     compile,
     discovery::{self, Trust, World},
     registry::{self, AddressRules, LoadError, Registration, Registry, service::ServiceSettings},
-    status::{Absence, Absences, Board, ReportService, service::StatusApi, unreachable},
+    status::{Absence, Absences, Board, Keeper, ReportService, service::StatusApi, unreachable},
     store::{Store, StoreError, objects::Objects},
     telemetry::{self, Edges, Endpoints},
 };
@@ -43,6 +47,10 @@ pub struct Parts {
     pub objects: watch::Receiver<Arc<Objects>>,
     /// Whom the mesh trusts, as it changes.
     pub trust: watch::Receiver<Trust>,
+    /// The mesh's.
+    pub trust_domain: TrustDomain,
+    /// The file that says who was connected to the process before, and will say so of this one.
+    pub known: PathBuf,
     /// The wall clock.
     pub clock: Clock,
     /// Whether workloads may register loopback addresses.
@@ -98,11 +106,20 @@ impl Mesh {
         };
         let worlds = discovery::start(inputs);
         let settled = settle(&parts.store, limits.lease, parts.stop.clone()).await?;
+        let board = Arc::new(Board::default());
+        let keeper = Keeper {
+            path: parts.known,
+            trust_domain: parts.trust_domain,
+            board: Arc::clone(&board),
+            clock: parts.clock.clone(),
+            stop: parts.stop.clone(),
+        };
+        keeper.start().await;
         Ok(Self {
             store: parts.store,
             registry,
             worlds,
-            board: Arc::default(),
+            board,
             edges: Arc::new(Edges::new(rand::random())),
             endpoints: Endpoints::default(),
             metrics: Metrics::default(),
@@ -200,7 +217,10 @@ impl Mesh {
 
     /// Those that are connected, were so a moment ago, or are registered.
     fn proxies(&self) -> Vec<rotation::Proxy> {
-        let nodes = self.board.nodes(Instant::now());
+        let mut nodes = self.board.nodes(Instant::now());
+        // For as long as nobody is known to be missing after a start, and certificates that were issued before are good,
+        // a rotation waits anyway: it does not need those who are remembered by name alone, and they must not make it longer.
+        nodes.retain(|node| !node.recalled());
         let silent = unreachable(&nodes, self.worlds.borrow().registry());
         let silent = silent.into_iter().map(|state| rotation::Proxy {
             name: state.node_id,

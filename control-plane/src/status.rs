@@ -3,9 +3,11 @@
 mod board;
 mod convergence;
 mod figures;
+mod known;
 mod report;
 pub mod service;
 
-pub use board::{Absence, Absences, Board, Node, Progress, REMEMBERED, Reported};
+pub use board::{Absence, Absences, Board, Known, Node, Progress, REMEMBERED, Reported};
 pub(crate) use convergence::unreachable;
+pub use known::{FILE as KNOWN_PROXIES, Keeper};
 pub use report::ReportService;

@@ -37,6 +37,7 @@ use crate::{
     registry,
     rotation::{self, Rotation},
     settings::{Policy, Settings},
+    status::KNOWN_PROXIES,
     store::{
         Commit, CommitError, Expect, Key, Keyspace, Op, OpenError, Retention, Store, StoreError,
         objects::{LoadError, ObjectStore},
@@ -247,6 +248,8 @@ async fn open(
         store: store.clone(),
         objects: objects.watch(),
         trust: told,
+        trust_domain,
+        known: directory.join(KNOWN_PROXIES),
         clock: clock.clone(),
         allow_loopback: settings.registry.allow_loopback,
         stop,

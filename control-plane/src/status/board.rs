@@ -1,6 +1,7 @@
 //! What is known of each proxy.
 
 mod absent;
+mod recall;
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +17,8 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 pub use absent::{Absence, Absences};
+pub use recall::Known;
+pub(super) use recall::MAX_KNOWN;
 
 /// A proxy whose stream broke is remembered, and named, for so long: as long as its workload may still be registered
 /// and lapsed.
@@ -80,9 +83,35 @@ pub struct Node {
     pub svid_authorities: Vec<[u8; 32]>,
     /// When its stream broke; `None`: it is open.
     lost: Option<Instant>,
+    /// It was connected to an earlier process, and not to this one.
+    recalled: bool,
 }
 
 impl Node {
+    /// One that has not said anything.
+    fn new(id: Arc<str>, identity: &SpiffeId, version: &str, since: SystemTime) -> Self {
+        Self {
+            id,
+            identity: identity.clone(),
+            version: version.chars().take(64).collect(),
+            since,
+            progress: Progress::default(),
+            reported: None,
+            pending: Vec::new(),
+            svid_not_after: None,
+            last_known_good: None,
+            bundle_sequence: 0,
+            svid_authorities: Vec::new(),
+            lost: None,
+            recalled: false,
+        }
+    }
+
+    /// Whether it is known from an earlier process alone, and has not come back.
+    pub fn recalled(&self) -> bool {
+        self.recalled
+    }
+
     /// Whether its stream is open.
     pub fn connected(&self) -> bool {
         self.lost.is_none()
@@ -124,6 +153,8 @@ pub struct Board {
     inner: Mutex<Inner>,
     /// Counts the changes.
     changed: watch::Sender<u64>,
+    /// Told when a proxy comes or goes.
+    known: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +179,7 @@ struct Open {
 
 impl Default for Board {
     fn default() -> Self {
-        Self { inner: Mutex::default(), changed: watch::channel(0).0 }
+        Self { inner: Mutex::default(), changed: watch::channel(0).0, known: watch::channel(()).0 }
     }
 }
 
@@ -165,20 +196,7 @@ impl Board {
     ) -> watch::Receiver<Reported> {
         let (reports, receiver) = watch::channel(Reported::default());
         let id: Arc<str> = Arc::from(id);
-        let node = Node {
-            id: Arc::clone(&id),
-            identity: identity.clone(),
-            version: version.chars().take(64).collect(),
-            since: now,
-            progress: Progress::default(),
-            reported: None,
-            pending: Vec::new(),
-            svid_not_after: None,
-            last_known_good: None,
-            bundle_sequence: 0,
-            svid_authorities: Vec::new(),
-            lost: None,
-        };
+        let node = Node::new(Arc::clone(&id), identity, version, now);
         {
             let mut inner = self.inner.lock();
             inner.lost.remove(&id);
@@ -186,6 +204,7 @@ impl Board {
             inner.streams.insert(stream.to_owned(), Open { node, reports });
             inner.by_node.entry(id).or_default().push(stream.to_owned());
         }
+        self.known.send_replace(());
         self.tell();
         receiver
     }
@@ -221,8 +240,9 @@ impl Board {
                 inner.lost.insert(Arc::clone(&node.id), node);
                 inner.forget_beyond_bound(&identity);
             }
-            inner.lost.retain(|_, node| node.lost.is_none_or(|lost| now.0 - lost < REMEMBERED));
+            inner.expire(now.0);
         }
+        self.known.send_replace(());
         self.tell();
     }
 
@@ -319,6 +339,11 @@ impl Inner {
         }
         self.by_node.remove(&node.id);
         Some(node)
+    }
+
+    /// Forgets those whose time is over.
+    fn expire(&mut self, now: Instant) {
+        self.lost.retain(|_, node| node.lost.is_none_or(|lost| now - lost < REMEMBERED));
     }
 
     /// Forgets the proxy of `identity` that was lost first, if it lost too many.

@@ -5,6 +5,7 @@
 mod access;
 mod golden;
 mod identity;
+mod known;
 mod mesh;
 mod names;
 mod policy;

@@ -212,7 +212,10 @@ async fn a_root_is_rotated_with_a_restart_between_any_two_steps() {
 async fn after_a_restart_a_new_root_waits_for_certificates_of_those_who_do_not_come_back() {
     let (root, life) = (AuthorityKind::Root, LIFE * 60);
     let control = ControlPlane::with_leaf_ttl(life).await;
-    drop(Front::connect(&control).await);
+    let front = Front::connect(&control).await;
+    // Who is remembered by name is waited for no longer than who is not.
+    control.knows("sa/front#front-1", true).await;
+    drop(front);
     prepare(&control, root).await.unwrap();
     let control = restarted(control).await;
     let refused = activate(&control, root, false).await.unwrap_err();

@@ -30,6 +30,8 @@ use tempfile::TempDir;
 use tokio::{runtime::Runtime, task::JoinHandle};
 use tonic::{Status, transport::Channel};
 
+use crate::support::soon;
+
 /// A control plane, stopped when it is dropped or told to.
 pub(crate) struct ControlPlane {
     directory: Option<TempDir>,
@@ -100,6 +102,15 @@ impl ControlPlane {
         self.restart_as(chosen, async |_| ()).await
     }
 
+    /// Ends it as a kill does: nobody is told, and nothing is finished. Starts it again.
+    pub(crate) async fn killed(mut self) -> Self {
+        let (runtime, _running) = self.running.take().unwrap();
+        let (directory, chosen) = (self.directory.take().unwrap(), self.chosen.clone());
+        drop(self);
+        end(runtime).await;
+        Self::start_in(directory, chosen).await
+    }
+
     async fn restart_as(mut self, chosen: Chosen, between: impl AsyncFnOnce(&Store)) -> Self {
         let (runtime, running) = self.running.take().unwrap();
         let directory = self.directory.take().unwrap();
@@ -107,7 +118,7 @@ impl ControlPlane {
         drop(self);
         runtime.spawn(async move { shutdown.stop() }).await.unwrap();
         assert_eq!(running.await.unwrap().code(), 0, "a clean stop");
-        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(10))).await.unwrap();
+        end(runtime).await;
         let store = Store::open(&directory.path().join("state/store.redb")).unwrap();
         between(&store).await;
         drop(store);
@@ -117,6 +128,21 @@ impl ControlPlane {
     /// Moves the control plane's clock.
     pub(crate) fn pass(&self, duration: Duration) {
         *self.skew.lock() += duration;
+    }
+
+    /// Awaits that its state directory says, or says no longer, that this proxy is connected.
+    pub(crate) async fn knows(&self, node_id: &str, connected: bool) {
+        let path = self.directory.as_ref().unwrap().path().join("state/known-proxies");
+        let says = || {
+            let file = std::fs::read(&path).unwrap_or_default();
+            file.windows(node_id.len()).any(|part| part == node_id.as_bytes())
+        };
+        soon(async {
+            while says() != connected {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     /// Where the authority's keys are.
@@ -231,6 +257,11 @@ impl Drop for ControlPlane {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Ends everything that runs on it.
+async fn end(runtime: Runtime) {
+    tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(10))).await.unwrap();
 }
 
 /// What a test chooses.
