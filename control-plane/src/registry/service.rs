@@ -6,7 +6,9 @@ use outrigger_core::model::{Health, ServiceName, SpiffeId};
 use outrigger_proto::{
     mesh::v1alpha1 as mesh,
     registry::v1alpha1::{
-        SessionRequest, SessionResponse, registry_service_server::RegistryService, session_request::Kind,
+        SessionRequest, SessionResponse,
+        registry_service_server::RegistryService,
+        session_request::Kind,
         session_response::{Missed, Reason},
     },
 };
@@ -29,8 +31,8 @@ use crate::{
         guard::call_of,
         refusals::{Call, Refusals},
     },
-    compile::Miss,
     authority::labels,
+    compile::Miss,
 };
 
 /// How long a stream may be open without a registration.
