@@ -74,7 +74,7 @@ pub fn check_level(level: &str) -> Option<Defect> {
     let problem = match filter(level).err()? {
         LoggingError::Word { word } => format!("'{word}' is not a level"),
         LoggingError::Level { level, .. } => format!("'{level}' is not a list of target=level"),
-        other => other.to_string(),
+        other @ LoggingError::Started(_) => other.to_string(),
     };
     let remedy =
         "write error, warn, info, debug, trace or off, or a list such as info,outrigger_proxy::pool=debug";
