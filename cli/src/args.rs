@@ -23,7 +23,7 @@ Exit codes:
   3  the control plane cannot be reached
   4  stored, but not every proxy applied it in time
   5  no such object
-  6  the credential is missing, unreadable, or not allowed to do this
+  6  the credential is missing, unreadable, of another root, or not allowed to do this
   130  interrupted";
 
 const RUN_NOTES: &str = "\
@@ -36,7 +36,8 @@ finishes what is under way, and then to the command; without pairs, to the comma
 second one goes to both at once.
 
 Exit code: the command's, or 128 and the number of the signal that ended it. 127: no such command; 126: it cannot be run; \
-1: the sidecar did not become ready, or ended by itself; 2: wrong command line; 130: interrupted before the command ran.
+1: the sidecar did not become ready, or ended by itself; 2: wrong command line, or flags and settings that the sidecar \
+refuses; 130: interrupted before the command ran.
 
 Example:
   outrigger run --join-token-file token --inbound 127.0.0.1:17006=127.0.0.1:80,name=http -- nginx";

@@ -7,7 +7,7 @@ mod write;
 pub(crate) use authority::{Force, Step};
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     time::{Duration, SystemTime},
 };
@@ -29,6 +29,9 @@ use crate::{args::Global, failure::Failure, view};
 const WAIT_MARGIN: Duration = Duration::from_secs(5);
 /// Longest answer, bytes: a dry run shows every object that it would change.
 const MAX_ANSWER: usize = 256 << 20;
+/// For a credential that is not whole.
+const ANEW: &str = "copy the credential anew from the control plane's state directory; what is damaged or missing there the \
+                    control plane makes anew when it is restarted";
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
 /// Pages after which a list is called endless.
@@ -56,7 +59,7 @@ impl ControlPlane {
             None => default_credential()?,
         };
         let credential = credential::load(&directory)
-            .map_err(|error| Failure::Denied { what: chain(&error), remedy: remedy(&error).to_owned() })?;
+            .map_err(|error| Failure::Denied { what: wrong(&error), remedy: remedy(&error).to_owned() })?;
         if credential.svid.not_after() <= SystemTime::now() {
             return Err(Failure::Denied {
                 what: format!("the credential in {} has expired", directory.display()),
@@ -184,6 +187,7 @@ impl ControlPlane {
                 crate::duration::span(timeout)
             ),
             behind: convergence.behind.iter().flat_map(view::behind).collect(),
+            remedy: "the change is stored; `outrigger status` shows how far each proxy is",
         })
     }
 
@@ -262,9 +266,28 @@ fn default_credential() -> Result<PathBuf, Failure> {
     })
 }
 
+/// What is wrong with a credential that cannot be used.
+fn wrong(error: &CredentialError) -> String {
+    match part_of(error) {
+        Some((directory, absent)) => {
+            format!("the credential in {} has no {}", directory.display(), absent.join(" and no "))
+        }
+        None => chain(error),
+    }
+}
+
+/// Which of its files a credential lacks that is there in part.
+fn part_of(error: &CredentialError) -> Option<(&Path, Vec<&'static str>)> {
+    let CredentialError::Missing(directory) = error else { return None };
+    let absent: Vec<_> =
+        credential::FILES.into_iter().filter(|name| !directory.join(name).exists()).collect();
+    (1..credential::FILES.len()).contains(&absent.len()).then_some((directory, absent))
+}
+
 /// What to do about a credential that cannot be used.
 fn remedy(error: &CredentialError) -> &'static str {
     match error {
+        CredentialError::Missing(_) if part_of(error).is_some() => ANEW,
         CredentialError::Missing(_) | CredentialError::Io { .. } => {
             "the control plane writes an admin's credential to `admin` in its state directory at its first start; name \
              it with --credential DIR or OUTRIGGER_CREDENTIAL"
@@ -275,10 +298,7 @@ fn remedy(error: &CredentialError) -> &'static str {
         | CredentialError::Key { .. }
         | CredentialError::Svid { .. }
         | CredentialError::Bundle { .. }
-        | CredentialError::Damaged { .. } => {
-            "copy the credential anew from the control plane's state directory; what is damaged there the control plane \
-             makes anew when it is restarted"
-        }
+        | CredentialError::Damaged { .. } => ANEW,
     }
 }
 

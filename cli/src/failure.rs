@@ -8,6 +8,7 @@ use outrigger_proto::{
     policy::v1alpha1::{Diagnostic, Diagnostics, diagnostic},
     type_url,
 };
+use outrigger_tls::PeerRejected;
 use prost::Message;
 
 use crate::{document::Place, view};
@@ -25,7 +26,7 @@ pub(crate) enum Exit {
     NotConverged,
     /// No such object.
     NotFound,
-    /// The credential is missing, unreadable, or not allowed to do this.
+    /// The credential is missing, unreadable, of another root than what answers, or not allowed to do this.
     Denied,
     /// By a signal.
     Interrupted,
@@ -44,6 +45,13 @@ impl From<Exit> for ExitCode {
         })
     }
 }
+
+/// Nobody is there.
+const AWAY: &str =
+    "start it with `outrigger-control-plane`, or name it: --server HOST:PORT or OUTRIGGER_SERVER";
+/// Somebody is, or was not there yet when the time was over.
+const SLOW: &str =
+    "give it longer: --call-timeout, such as 30s; if that does not help, look at its log, and at --server";
 
 /// A shell's exit code for a command that is there and cannot be run; 127 is one that is not there.
 pub(crate) const NOT_RUN: u8 = 126;
@@ -149,6 +157,8 @@ pub(crate) enum Failure {
         server: String,
         /// Why.
         cause: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// Stored, but not applied everywhere.
     #[error("{what}")]
@@ -157,6 +167,8 @@ pub(crate) enum Failure {
         what: String,
         /// One line for each proxy that is behind, and why.
         behind: Vec<String>,
+        /// What to do.
+        remedy: &'static str,
     },
     /// No such object.
     #[error("{0}")]
@@ -215,13 +227,22 @@ impl Failure {
         place: impl Fn(&Diagnostic) -> Option<Place>,
     ) -> Self {
         let what = status.message().to_owned();
+        if outrigger_tls::reject_reason(status) == Some(PeerRejected::UnknownAuthority) {
+            return Self::Denied {
+                what: format!("no authority in the credential's ca.crt vouches for what answers at {server}"),
+                remedy: "copy the credential anew from the control plane's state directory: a rotation of the root changes \
+                         it; or name the mesh's own control plane: --server HOST:PORT"
+                    .to_owned(),
+            };
+        }
+        let unreachable =
+            |remedy| Self::Unreachable { server: server.to_owned(), cause: root_cause(status), remedy };
         match status.code() {
-            tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
-                Self::Unreachable { server: server.to_owned(), cause: root_cause(status) }
-            }
+            tonic::Code::Unavailable => unreachable(AWAY),
+            tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => unreachable(SLOW),
             // The connection broke: what has a source is no answer of the control plane's.
             tonic::Code::Unknown | tonic::Code::Internal if std::error::Error::source(status).is_some() => {
-                Self::Unreachable { server: server.to_owned(), cause: root_cause(status) }
+                unreachable(AWAY)
             }
             tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => Self::Denied {
                 what: format!("the control plane does not allow this: {what}"),
@@ -280,11 +301,11 @@ impl Failure {
         match self {
             Self::Incomparable(failure) => failure.remedy(),
             Self::Refused { remedy, .. } | Self::Denied { remedy, .. } => remedy,
-            Self::Unreachable { .. } => {
-                "start it with `outrigger-control-plane`, or name it: --server HOST:PORT or OUTRIGGER_SERVER"
-            }
-            Self::NotConverged { .. } => {
-                "the change is stored; `outrigger status` shows how far each proxy is"
+            Self::Unreachable { remedy, .. } | Self::NotConverged { remedy, .. } => remedy,
+            // As the command line has it when nothing is said of one.
+            Self::NotFound(what) if what.contains(" default/") => {
+                "without a namespace it is looked for in `default`: write NAMESPACE/NAME, or -n NAMESPACE with a command that \
+                 has it"
             }
             _ => "",
         }

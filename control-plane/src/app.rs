@@ -5,7 +5,7 @@ mod start;
 
 use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc};
 
-use outrigger_process::{exit::Exit, health::Health, shutdown::Shutdown};
+use outrigger_process::{exit::Exit, health::Health, logging, shutdown::Shutdown};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
@@ -46,7 +46,7 @@ impl Running {
             biased;
             () = self.shutdown.draining().cancelled() => false,
             ended = self.servers.join_next() => {
-                tracing::error!(?ended, "a port has stopped serving");
+                tracing::error!(target: logging::FATAL, ?ended, "a port has stopped serving");
                 true
             }
         };

@@ -13,7 +13,7 @@ mod members;
 mod policies;
 mod routes;
 
-pub use members::{endpoint_set, granted};
+pub use members::{Miss, endpoint_set, granted, missed};
 pub use policies::{Change, Policies, set_name};
 
 use std::{sync::Arc, time::Duration};

@@ -30,7 +30,7 @@ pub use metrics::Metrics;
 use crate::{
     api::{Progress, refusals::Refusals},
     clock::Clock,
-    compile,
+    compile::{self, Miss},
     discovery::{self, Trust, World},
     registry::{self, AddressRules, LoadError, Registration, Registry, service::ServiceSettings},
     status::{Absence, Absences, Board, Keeper, ReportService, service::StatusApi, unreachable},
@@ -288,6 +288,12 @@ pub struct Around {
 impl registry::service::Mesh for Around {
     fn services(&self, registration: &Registration) -> Vec<ServiceName> {
         compile::granted(self.worlds.borrow().policies(), registration)
+    }
+
+    fn missed(&self, registration: &Registration, most: usize) -> Vec<(ServiceName, Miss)> {
+        let world = self.worlds.borrow();
+        let missed = compile::missed(world.policies(), registration).take(most);
+        missed.map(|(name, miss)| (name.clone(), miss)).collect()
     }
 
     async fn propagated(&self, revision: u64) {

@@ -67,7 +67,11 @@ fn people(shown: &Write) -> String {
             shown.revision,
             applied.proxies,
             if applied.proxies == 1 { "proxy" } else { "proxies" },
-            crate::duration::latency(Some(Duration::from_secs_f64(applied.milliseconds / 1e3)))
+            match crate::duration::latency(Some(Duration::from_secs_f64(applied.milliseconds / 1e3))).as_str()
+            {
+                "0" => "0ms",
+                took => took,
+            }
         ),
     });
     lines.join("\n")
@@ -91,6 +95,8 @@ mod tests {
             applied: Some(Applied { proxies: 3, milliseconds: 12.34 }),
         };
         assert_eq!(people(&write), "Route demo/price updated\nrevision 7: applied by 3 proxies in 12.3ms");
+        write.applied = Some(Applied { proxies: 1, milliseconds: 0.0 });
+        assert!(people(&write).ends_with("applied by 1 proxy in 0ms"));
         write.dry_run = true;
         assert!(people(&write).ends_with("dry run: nothing was stored"));
     }

@@ -17,6 +17,10 @@ use crate::{
 /// The state is looked at so often while a step is not safe.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// What to do when it is not safe to go on for too long.
+const OVER: &str = "what was done stays; `outrigger authority status` shows what it waits for, and the same `rotate` goes on with it \
+                    (--timeout gives it longer; --force does not wait for those that are away)";
+
 /// Runs the commands on authorities.
 pub(crate) async fn run(global: &Global, output: &Output, args: AuthorityArgs) -> Result<(), Failure> {
     let (which, step) = match args.command {
@@ -110,7 +114,7 @@ async fn rotate(global: &Global, output: &Output, args: RotateArgs) -> Result<()
         if Instant::now() >= deadline {
             let waited = duration::span(args.timeout);
             let what = format!("the rotation of the {} is not safe to go on within {waited}", word(kind));
-            return Err(failed.unwrap_or(Failure::NotConverged { what, behind: obstacles }));
+            return Err(failed.unwrap_or(Failure::NotConverged { what, behind: obstacles, remedy: OVER }));
         }
         // Not at every look: what is said counts seconds down.
         let reasons = Some((now.stage, now.lagging_count, now.incomplete_until.is_some(), failed.is_some()));
@@ -215,7 +219,7 @@ mod tests {
     #[test]
     fn a_step_that_is_refused_or_unanswered_is_tried_again() {
         let denied = || Failure::Denied { what: String::new(), remedy: String::new() };
-        let away = Failure::Unreachable { server: String::new(), cause: String::new() };
+        let away = Failure::Unreachable { server: String::new(), cause: String::new(), remedy: "" };
         for taken in [false, true] {
             assert!(passes(&Failure::refused("it is not safe yet", ""), taken));
             assert!(passes(&away, taken));

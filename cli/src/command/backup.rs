@@ -25,7 +25,10 @@ pub(crate) async fn run(global: &Global, output: &Output, args: BackupArgs) -> R
     }
     let failed_to_make = |error| Failure::io(format!("cannot make {}", args.file.display()), error);
     if args.file.try_exists().map_err(failed_to_make)? {
-        return Err(failed_to_make(io::ErrorKind::AlreadyExists.into()));
+        return Err(Failure::refused(
+            format!("{} exists already", args.file.display()),
+            "give the backup another name, or move that file away: none is overwritten",
+        ));
     }
     let part = part(&args.file);
     let mut file = create(&part).map_err(failed_to_make)?;

@@ -13,6 +13,7 @@ use std::{
     ffi::{OsStr, OsString},
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -44,6 +45,8 @@ const JOIN_TOKEN: &str = "OUTRIGGER_JOIN_TOKEN";
 const DIRECT: &str = "localhost,127.0.0.1,::1";
 /// How long one look at the sidecar's readiness may take.
 const LOOK: Duration = Duration::from_secs(1);
+/// The exit code of a proxy whose flags or settings are wrong.
+const REFUSED_SETTINGS: i32 = 2;
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -73,12 +76,7 @@ pub(crate) async fn run(output: &Output, args: RunArgs) -> Result<(), Failure> {
     let mut sidecar = Sidecar::start(&proxy, &args.sidecar, &file)?;
     let ready = tokio::select! {
         ready = ready(&file, args.ready_timeout) => ready,
-        status = sidecar.ended() => {
-            Err(Failure::refused(
-                format!("the sidecar ended before it was ready ({status})"),
-                "its own words are above; its flags stand before --, and are those of outrigger-proxy --help",
-            ))
-        }
+        status = sidecar.ended() => Err(not_started(status)),
         () = signals.stop() => Err(Failure::Interrupted),
     };
     let addresses = match ready {
@@ -100,6 +98,16 @@ pub(crate) async fn run(output: &Output, args: RunArgs) -> Result<(), Failure> {
     };
     let code = Pair::new(sidecar, child, !addresses.inbound.is_empty()).run(&mut signals, output).await?;
     if code == 0 { Ok(()) } else { Err(Failure::Passed(code)) }
+}
+
+/// Why there is no sidecar.
+fn not_started(status: ExitStatus) -> Failure {
+    const WHERE: &str =
+        "its own words are above; its flags stand before --, and are those of outrigger-proxy --help";
+    if status.code() == Some(REFUSED_SETTINGS) {
+        return Failure::Usage(format!("the sidecar refuses its flags or settings: {WHERE}"));
+    }
+    Failure::refused(format!("the sidecar ended before it was ready ({status})"), WHERE)
 }
 
 /// Looks for the command as a shell does, so that a sidecar is not started for nothing: what is wrong, and the shell's exit

@@ -28,7 +28,10 @@ async fn create(global: &Global, output: &Output, args: TokenCreateArgs) -> Resu
     // Before the token is made: it is shown only once.
     if let Some(file) = &args.output {
         if file.exists() {
-            return Err(Failure::Usage(format!("{} exists already", file.display())));
+            return Err(Failure::Usage(format!(
+                "{} exists already; name another file, or remove that one if its token is used up",
+                file.display()
+            )));
         }
         make(file).and_then(|_made| fs::remove_file(file)).map_err(|error| unwritable(file, error))?;
     }

@@ -180,7 +180,9 @@ async fn a_backup_is_its_owners_alone_is_never_overwritten_and_never_half() {
     assert!(ran.stderr.contains("private keys"), "{}", ran.stderr);
     assert_eq!(std::fs::read(&file).expect("the backup"), b"one two");
     assert_eq!(std::fs::metadata(&file).expect("the file").permissions().mode() & 0o777, 0o600);
-    assert_eq!(fake.run(&["backup", &path]).await.code, Some(1), "it is there already");
+    let again = fake.run(&["backup", &path]).await;
+    assert_eq!(again.code, Some(1), "it is there already");
+    assert!(again.stderr.contains("backup exists already\nhelp: give the backup another name"), "{again:?}");
     let printed = fake.run(&["backup", "-"]).await;
     assert_eq!((printed.code, printed.stdout.as_str()), (Some(0), "one two"));
 
@@ -211,25 +213,45 @@ async fn a_backup_that_is_killed_leaves_nothing_that_could_be_taken_for_one() {
     assert!(!part.exists());
 }
 
-/// The control plane's binary reads it; what stands for that here says what it was given.
-#[tokio::test]
-async fn a_backup_to_restore_may_come_on_standard_input() {
+/// A directory with the command, and beside it a program `name` of its version that does what `script` says.
+async fn with_sibling(name: &str, script: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    let path = |name: &str| directory.path().join(name);
-    std::fs::hard_link(env!("CARGO_BIN_EXE_outrigger"), path("outrigger")).expect("the command");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_outrigger"), directory.path().join("outrigger"))
+        .expect("the command");
     let version = env!("CARGO_PKG_VERSION");
-    let reader = format!(
-        "#!/bin/sh\nif [ \"$1\" = --version ]; then echo outrigger-control-plane {version}; else echo \"$*\"; cat; fi\n"
-    );
+    let text =
+        format!("#!/bin/sh\nif [ \"$1\" = --version ]; then echo {name} {version}; else {script}; fi\n");
     // Another process writes it: one that is forked here meanwhile would keep it open for writing, and it could not be run.
-    let write = "printf %s \"$1\" > outrigger-control-plane && chmod 755 outrigger-control-plane";
     let written = tokio::process::Command::new("sh")
-        .args(["-c", write, "sh", &reader])
+        .args(["-c", "printf %s \"$2\" > \"$1\" && chmod 755 \"$1\"", "sh", name, &text])
         .current_dir(directory.path())
         .status()
         .await
         .expect("a shell");
     assert!(written.success());
+    directory
+}
+
+#[tokio::test]
+async fn a_sidecar_that_refuses_its_flags_is_a_wrong_command_line() {
+    for (status, code) in [(2, 2), (1, 1)] {
+        let directory = with_sibling("outrigger-proxy", &format!("exit {status}")).await;
+        let ended = tokio::process::Command::new(directory.path().join("outrigger"))
+            .args(["run", "--workers", "0", "--", "true"])
+            .output()
+            .await
+            .expect("it ends");
+        let said = String::from_utf8(ended.stderr).expect("text");
+        assert_eq!(ended.status.code(), Some(code), "{said}");
+        assert!(said.contains("its flags stand before --"), "{said}");
+    }
+}
+
+/// The control plane's binary reads it; what stands for that here says what it was given.
+#[tokio::test]
+async fn a_backup_to_restore_may_come_on_standard_input() {
+    let directory = with_sibling("outrigger-control-plane", "echo \"$*\"; cat").await;
+    let path = |name: &str| directory.path().join(name);
     std::fs::write(path("backup"), "its content").expect("a backup");
     let ended = tokio::process::Command::new(path("outrigger"))
         .args(["restore", "-", "--state-dir", "fresh"])

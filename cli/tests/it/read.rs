@@ -98,6 +98,17 @@ async fn an_object_that_is_not_there_is_5() {
     let fake = Fake::start().await;
     let ran = fake.run(&["get", "route", "price"]).await;
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(5), ""), "{ran:?}");
+    for arguments in [&["get", "route", "price"][..], &["status", "price"]] {
+        let ran = fake.run(arguments).await;
+        assert_eq!(ran.code, Some(5), "{ran:?}");
+        assert!(
+            ran.stderr.contains("looked for in `default`: write NAMESPACE/NAME, or -n"),
+            "{}",
+            ran.stderr
+        );
+    }
+    let ran = fake.run(&["get", "route", "shop/price"]).await;
+    assert!(ran.code == Some(5) && !ran.stderr.contains("help:"), "{ran:?}");
 }
 
 #[tokio::test]
@@ -171,6 +182,37 @@ async fn a_port_that_answers_in_plain_is_none_of_the_control_planes() {
         assert!(ran.stderr.contains(part), "{part} in {}", ran.stderr);
     }
     answering.abort();
+}
+
+#[tokio::test]
+async fn a_call_that_took_too_long_is_told_how_to_give_it_longer() {
+    let fake = Fake::start().await;
+    // The kernel accepts, and nobody ever answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = silent.local_addr().expect("an address").to_string();
+    let ran = fake.run(&["get", "service", "--server", &address, "--call-timeout", "1ms"]).await;
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(ran.stderr.contains("help: give it longer: --call-timeout"), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_credential_of_before_a_rotation_or_in_part_is_copied_anew() {
+    let fake = Fake::start().await;
+    let admin = fake.directory.path().join("admin");
+    std::fs::rename(admin.join("tls.key"), admin.join("tls.old")).expect("gone");
+    let ran = fake.run(&["get", "service"]).await;
+    assert_eq!(ran.code, Some(6), "{ran:?}");
+    for part in ["/admin has no tls.key\n", "copy the credential anew"] {
+        assert!(ran.stderr.contains(part), "{part} in {}", ran.stderr);
+    }
+    let other = outrigger_tls::testing::Authority::new("outrigger.local");
+    let saved = outrigger_tls::credential::save(&admin, &other.operator("admin"), &other.bundle());
+    saved.expect("another root's");
+    let ran = fake.run(&["get", "service"]).await;
+    assert_eq!(ran.code, Some(6), "{ran:?}");
+    for part in ["no authority in the credential's ca.crt vouches for", "copy the credential anew"] {
+        assert!(ran.stderr.contains(part), "{part} in {}", ran.stderr);
+    }
 }
 
 #[tokio::test]

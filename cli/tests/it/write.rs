@@ -163,6 +163,7 @@ async fn a_token_in_a_file_is_its_owners_alone_and_is_never_overwritten() {
     assert_eq!(mode & 0o777, 0o600);
     let ran = fake.run(&arguments).await;
     assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains("exists already; name another file"), "{}", ran.stderr);
     let nowhere = fake.directory.path().join("no/such/directory").display().to_string();
     let ran = fake.run(&["token", "create", "--service-account", "price", "--output", &nowhere]).await;
     assert!(ran.code == Some(1) && ran.stderr.contains(&nowhere), "{ran:?}");
@@ -185,7 +186,8 @@ async fn a_control_plane_of_another_mesh_is_not_believed() {
     let (ours, other) = (Fake::start().await, Fake::start().await);
     let credential = other.directory.path().join("admin");
     let ran = ours.run(&["status", "--credential", &credential.display().to_string()]).await;
-    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert_eq!(ran.code, Some(6), "{ran:?}");
+    assert!(ran.stderr.contains("no authority in the credential's ca.crt vouches for"), "{}", ran.stderr);
 }
 
 #[tokio::test]

@@ -181,9 +181,9 @@ impl Pair {
         let certificate = certificates
             .next()
             .unwrap_or(Err(pem::Error::NoItemsFound))
-            .map_err(|error: pem::Error| damaged(&format!("no certificate: {error}")))?;
+            .map_err(|error: pem::Error| damaged(&format!("no certificate: {}", in_words(&error))))?;
         let key = PrivatePkcs8KeyDer::from_pem_slice(&text)
-            .map_err(|error| damaged(&format!("no key: {error}")))?;
+            .map_err(|error| damaged(&format!("no key: {}", in_words(&error))))?;
         let key =
             KeyPair::try_from(key.secret_pkcs8_der()).map_err(|_bad_key| damaged("the key is malformed"))?;
         let (_, parsed) = X509Certificate::from_der(&certificate)
@@ -217,6 +217,17 @@ impl Pair {
 impl std::fmt::Debug for Pair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pair").field("validity", &self.validity).finish_non_exhaustive()
+    }
+}
+
+/// The reader of PEM shows the bytes that it stumbled over.
+fn in_words(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section in it does not end",
+        pem::Error::IllegalSectionStart { .. } => "a section in it begins with a malformed line",
+        pem::Error::Base64Decode(_) => "what is in it is not base64",
+        pem::Error::NoItemsFound => "there is none in it",
+        _ => "it is not PEM",
     }
 }
 

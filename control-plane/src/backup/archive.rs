@@ -23,10 +23,10 @@ pub enum ReadError {
     #[error("it is no backup of this version's format ('outrigger-backup 1')")]
     Magic,
     /// It ends too early.
-    #[error("it is cut off")]
+    #[error("it is cut off; copy it anew, or use another")]
     Truncated,
     /// It is not what was written.
-    #[error("it is damaged: {0}")]
+    #[error("it is damaged: {0}; copy it anew, or use another")]
     Damaged(&'static str),
 }
 

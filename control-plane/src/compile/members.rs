@@ -61,6 +61,31 @@ pub fn granted(policies: &Policies, registration: &Registration) -> Vec<ServiceN
     policies.granting(namespace, account).filter(backs).cloned().collect()
 }
 
+/// Why a workload does not back a service that names its service account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Miss {
+    /// The selector wants other labels.
+    Labels,
+    /// No port of the service is that of one of the workload's pairs.
+    Ports,
+}
+
+/// The services that name the service account of `registration`, and that it does not back all the same.
+pub fn missed<'a>(
+    policies: &'a Policies,
+    registration: &'a Registration,
+) -> impl Iterator<Item = (&'a ServiceName, Miss)> {
+    let (namespace, account) = &registration.claim.account;
+    policies.granting(namespace, account).filter_map(|name| {
+        let (_, spec) = policies.service(name)?;
+        if !selected(spec, registration) {
+            return Some((name, Miss::Labels));
+        }
+        let none = spec.ports.iter().all(|port| pair(port, registration).is_none());
+        none.then_some((name, Miss::Ports))
+    })
+}
+
 fn selected(spec: &ServiceSpec, registration: &Registration) -> bool {
     spec.selector.iter().all(|(key, value)| registration.labels.get(key) == Some(value))
 }

@@ -6,7 +6,10 @@ use outrigger_core::model::{Health, ServiceName, SpiffeId};
 use outrigger_proto::{
     mesh::v1alpha1 as mesh,
     registry::v1alpha1::{
-        SessionRequest, SessionResponse, registry_service_server::RegistryService, session_request::Kind,
+        SessionRequest, SessionResponse,
+        registry_service_server::RegistryService,
+        session_request::Kind,
+        session_response::{Missed, Reason},
     },
 };
 use outrigger_tls::grpc::Peer;
@@ -29,6 +32,7 @@ use crate::{
         refusals::{Call, Refusals},
     },
     authority::labels,
+    compile::Miss,
 };
 
 /// How long a stream may be open without a registration.
@@ -40,11 +44,16 @@ const PROPAGATION: Duration = Duration::from_secs(5);
 const GIVEN_UP: Duration = Duration::from_millis(100);
 /// Answers that may wait for a slow client; then it has to read before it is heard again.
 const ANSWERS: usize = 4;
+/// Services that are told to a workload which backs none of them.
+const MISSED: usize = 8;
 
 /// What the registry asks of the mesh around it.
 pub trait Mesh: Send + Sync + 'static {
     /// The services that a registration backs now.
     fn services(&self, registration: &Registration) -> Vec<ServiceName>;
+
+    /// Those that name its service account and that it does not back all the same, at most so many.
+    fn missed(&self, registration: &Registration, most: usize) -> Vec<(ServiceName, Miss)>;
 
     /// Returns when every connected proxy runs on `revision` or a later one.
     fn propagated(&self, revision: u64) -> impl Future<Output = ()> + Send;
@@ -191,15 +200,21 @@ impl<M: Mesh> Serve<M> {
 
     fn response(&self, answer: &Answer) -> SessionResponse {
         let limits = self.inner.settings.limits;
-        let services = answer.member.as_ref().map_or_else(Vec::new, |member| {
-            self.inner.mesh.services(&member.registration).iter().map(ToString::to_string).collect()
+        let registration = answer.member.as_ref().map(|member| &member.registration);
+        let services = registration.map_or_else(Vec::new, |registration| {
+            self.inner.mesh.services(registration).iter().map(ToString::to_string).collect()
         });
+        let missed = match registration {
+            Some(registration) if services.is_empty() => self.inner.mesh.missed(registration, MISSED),
+            _ => Vec::new(),
+        };
         SessionResponse {
             lease_ttl: prost_types::Duration::try_from(limits.lease).ok(),
             // Two may be lost.
             heartbeat_interval: prost_types::Duration::try_from(limits.lease / 3).ok(),
             revision: answer.revision,
             services,
+            missed: missed.iter().map(|(service, miss)| to_wire(service, *miss)).collect(),
         }
     }
 
@@ -229,6 +244,14 @@ impl<M: Mesh> Serve<M> {
             "registry session ended");
         let _gone = self.answers.send(Err(status)).await.is_err();
     }
+}
+
+fn to_wire(service: &ServiceName, miss: Miss) -> Missed {
+    let reason = match miss {
+        Miss::Labels => Reason::Labels,
+        Miss::Ports => Reason::Ports,
+    };
+    Missed { service: service.to_string(), reason: reason.into() }
 }
 
 fn health_of(value: i32) -> Result<Health, Status> {

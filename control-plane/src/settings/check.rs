@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outrigger_core::model::TrustDomain;
-use outrigger_process::settings::Defect;
+use outrigger_process::{logging, settings::Defect};
 
 use super::Settings;
 use crate::authority::{MAX_LEAF_LIFE, MAX_PORT_NAMES, MIN_LEAF_LIFE, PortName};
@@ -32,6 +32,7 @@ pub(super) fn check(settings: &Settings) -> Vec<Defect> {
         defects.push(Defect::new("state_dir", "it is empty", "write a path, or leave it out"));
     }
     names(settings.policy.names.as_deref(), &mut defects);
+    defects.extend(logging::check_level(&settings.log.level));
     let ports = [
         ("policy.listen", settings.policy.listen),
         ("discovery.listen", settings.discovery.listen),

@@ -90,6 +90,7 @@ fn every_wrong_setting_is_named_with_its_origin_and_remedy() {
         ("OUTRIGGER_HISTORY__REVISIONS", "0"),
         ("OUTRIGGER_HEALTH__LISTEN", "127.0.0.1:17100"),
         ("OUTRIGGER_POLICY__PORT", "1"),
+        ("OUTRIGGER_LOG__LEVEL", "loud"),
     ];
     let error = load(&["--trust-domain", "Mesh"], &environment).unwrap_err();
     for part in [
@@ -100,9 +101,23 @@ fn every_wrong_setting_is_named_with_its_origin_and_remedy() {
         "history.revisions: it is 0 (environment OUTRIGGER_HISTORY__REVISIONS); write 1 to 1000000",
         "health.listen: 127.0.0.1:17100 is the address of policy.listen too",
         "policy.port: there is no such setting",
+        "log.level: 'loud' is not a level (environment OUTRIGGER_LOG__LEVEL); write error, warn, info",
     ] {
         assert!(error.contains(part), "{part} is not in {error}");
     }
+}
+
+#[test]
+fn a_list_is_no_section() {
+    for section in ["policy", "discovery", "health", "authority", "registry", "history", "drain", "log"] {
+        let variable = format!("OUTRIGGER_{}", section.to_uppercase());
+        let error = load(&[], &[(&variable, "[]")]).unwrap_err();
+        let said = format!("{section}: found a list (environment {variable}); write a section [{section}]");
+        assert!(error.contains(&said), "{said} is not in {error}");
+    }
+    let error = load(&[], &[("OUTRIGGER_LOG__FORMAT", "[]")]).unwrap_err();
+    assert!(error.contains("log.format: "), "{error}");
+    assert!(error.contains("; known: json, text"), "{error}");
 }
 
 #[test]

@@ -13,7 +13,10 @@ use outrigger_proto::{
         DeltaDiscoveryRequest, aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
     },
     mesh::v1alpha1 as mesh,
-    registry::v1alpha1::{SessionRequest, registry_service_client::RegistryServiceClient, session_request},
+    registry::v1alpha1::{
+        SessionRequest, registry_service_client::RegistryServiceClient, session_request,
+        session_response::Reason,
+    },
     status::v1alpha1::{
         Convergence, ListProxiesRequest, ListWorkloadsRequest, WaitConvergedRequest, WorkloadState,
     },
@@ -211,7 +214,23 @@ async fn labels_come_from_the_token_and_never_from_the_claim() {
         let mut session = price.session(claim).await;
         let answer = soon(session.responses.message()).await.unwrap().unwrap();
         assert_eq!(answer.services, services);
+        let missed: Vec<_> = answer.missed.iter().map(|missed| (&*missed.service, missed.reason())).collect();
+        match version {
+            "v1" => assert_eq!(missed, [("demo/price", Reason::Labels)]),
+            _ => assert!(missed.is_empty()),
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_that_is_granted_and_has_none_of_the_ports_is_told_so() {
+    let control = ControlPlane::start().await;
+    let by_name = PRICE.replace("targetPort: 8080", "name: http");
+    apply(&control, &by_name).await;
+    let mut session = proxy(&control, "price").session(workload("price-1", [10, 0, 0, 1])).await;
+    let answer = soon(session.responses.message()).await.unwrap().unwrap();
+    let missed: Vec<_> = answer.missed.iter().map(|missed| (&*missed.service, missed.reason())).collect();
+    assert_eq!((answer.services.len(), missed), (0, vec![("demo/price", Reason::Ports)]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

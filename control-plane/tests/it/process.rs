@@ -156,6 +156,11 @@ async fn a_damaged_state_is_refused_with_the_remedy() {
     let (code, text) = refused(command(&state)).await;
     assert_eq!(code, Some(1));
     assert!(text.contains("workload.pem is damaged") && text.contains("outrigger restore BACKUP"), "{text}");
+    fs::write(state.join("authority/workload.pem"), &workload[..300]).unwrap();
+    let (code, text) = refused(command(&state)).await;
+    assert_eq!(code, Some(1));
+    let said = "workload.pem is damaged (no certificate: a section in it does not end)";
+    assert!(text.contains(said), "{text}");
     fs::write(state.join("authority/workload.pem"), workload).unwrap();
 
     fs::remove_file(state.join("authority/root.pem")).unwrap();
@@ -195,7 +200,7 @@ async fn a_backup_on_standard_input_is_restored_and_started_from() {
             .unwrap();
     }
     for (content, outcome, said) in [
-        (&backup[..40], Some(1), "the backup on standard input cannot be used: it is cut off"),
+        (&backup[..40], Some(1), "the backup on standard input cannot be used: it is cut off; copy it anew"),
         (&backup, Some(0), ""),
     ] {
         let mut restoring = command(&fresh);

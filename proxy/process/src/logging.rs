@@ -8,9 +8,14 @@ use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     filter::{FilterExt as _, FilterFn, LevelFilter},
     fmt,
-    layer::SubscriberExt as _,
+    layer::{Filter, SubscriberExt as _},
     util::SubscriberInitExt as _,
 };
+
+use crate::settings::Defect;
+
+/// The target of what ends a process: it is logged whatever is filtered.
+pub const FATAL: &str = "outrigger_fatal";
 
 /// What is logged, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +69,18 @@ pub enum LoggingError {
     Started(#[source] tracing_subscriber::util::TryInitError),
 }
 
+/// What is wrong with the setting `log.level`, if anything is: for the checks of settings.
+pub fn check_level(level: &str) -> Option<Defect> {
+    let problem = match filter(level).err()? {
+        LoggingError::Word { word } => format!("'{word}' is not a level"),
+        LoggingError::Level { level, .. } => format!("'{level}' is not a list of target=level"),
+        other @ LoggingError::Started(_) => other.to_string(),
+    };
+    let remedy =
+        "write error, warn, info, debug, trace or off, or a list such as info,outrigger_proxy::pool=debug";
+    Some(Defect::new("log.level", problem, remedy))
+}
+
 /// Something that takes events beside the log. It has a filter of its own: what it switches on is not logged for that, and
 /// what nobody switched on costs nothing.
 pub type EventLayer = Box<dyn Layer<Registry> + Send + Sync>;
@@ -73,8 +90,7 @@ pub type EventLayer = Box<dyn Layer<Registry> + Send + Sync>;
 /// # Errors
 /// If the level cannot be read, or logging was started before.
 pub fn init(logging: &Logging, beside: Option<EventLayer>) -> Result<(), LoggingError> {
-    let bounded = FilterFn::new(|place: &Metadata<'_>| !is_said_at_will(place));
-    let filter = filter(&logging.level)?.and(bounded.with_max_level_hint(LevelFilter::TRACE));
+    let filter = admitted(filter(&logging.level)?);
     let lines = fmt::layer().with_writer(io::stderr);
     let lines: EventLayer = match logging.format {
         Format::Json => lines.json().flatten_event(true).with_current_span(false).with_filter(filter).boxed(),
@@ -82,6 +98,16 @@ pub fn init(logging: &Logging, beside: Option<EventLayer>) -> Result<(), Logging
     };
     let layers: Vec<EventLayer> = beside.into_iter().chain([lines]).collect();
     Registry::default().with(layers).try_init().map_err(LoggingError::Started)
+}
+
+/// What `asked` lets through, but for what a peer could say at will; and what ends the process in any case.
+fn admitted(asked: EnvFilter) -> impl Filter<Registry> + Send + Sync + 'static {
+    let bounded = FilterFn::new(|place: &Metadata<'_>| !is_said_at_will(place));
+    let fatal =
+        FilterFn::new(|place: &Metadata<'_>| place.target() == FATAL && *place.level() == Level::ERROR);
+    asked
+        .and(bounded.with_max_level_hint(LevelFilter::TRACE))
+        .or(fatal.with_max_level_hint(LevelFilter::ERROR))
 }
 
 /// A warning of the HTTP/2 parser about a frame that it ignores: a peer would fill the log with it.
@@ -102,7 +128,39 @@ fn filter(level: &str) -> Result<EnvFilter, LoggingError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tracing::Subscriber;
+    use tracing_subscriber::layer::Context;
+
     use super::*;
+
+    /// Counts what it is told.
+    struct Count(Arc<AtomicUsize>);
+
+    impl<S: Subscriber> Layer<S> for Count {
+        fn on_event(&self, _event: &tracing::Event<'_>, _context: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_ends_the_process_is_logged_whatever_is_filtered() {
+        for (level, logged) in [("foo=debug", 1), ("off", 1), ("error", 2)] {
+            let count = Arc::new(AtomicUsize::new(0));
+            let layer = Count(Arc::clone(&count)).with_filter(admitted(filter(level).unwrap()));
+            tracing::subscriber::with_default(Registry::default().with(layer), || {
+                tracing::error!(target: FATAL, "cannot go on");
+                tracing::error!("goes on");
+                tracing::info!(target: FATAL, "is none");
+            });
+            // At `error`, the level holds for this target, too.
+            assert_eq!(count.load(Ordering::Relaxed), logged, "{level}");
+        }
+    }
 
     #[test]
     fn a_level_or_levels_by_target_are_read() {
@@ -114,6 +172,18 @@ mod tests {
     fn a_misspelt_level_does_not_silence_everything() {
         for level in ["inof", "", "info,", "info,outrigger_proxy"] {
             assert!(matches!(filter(level), Err(LoggingError::Word { .. })), "{level}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_level_is_a_defect_of_its_setting() {
+        assert_eq!(check_level("info,outrigger_proxy::pool=trace"), None);
+        for (level, problem) in
+            [("loud", "'loud' is not a level"), ("pool=loud", "'pool=loud' is not a list of target=level")]
+        {
+            let defect = check_level(level).unwrap();
+            assert_eq!((defect.key.as_str(), defect.problem.as_str()), ("log.level", problem));
+            assert!(defect.remedy.starts_with("write error, warn, info"), "{defect:?}");
         }
     }
 

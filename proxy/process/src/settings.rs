@@ -206,6 +206,7 @@ impl Layers {
     where
         T: Serialize + DeserializeOwned + Default,
     {
+        self.sections(&T::default());
         let settings = loop {
             match self.merged::<T>() {
                 Ok(settings) => break settings,
@@ -223,6 +224,24 @@ impl Layers {
             self.defects.push((defect, origin));
         }
         if self.defects.is_empty() { Ok(settings) } else { Err(SettingsError(self.defects)) }
+    }
+
+    /// Takes out the lists that stand where `defaults` have a section.
+    fn sections(&mut self, defaults: &impl Serialize) {
+        // What is no section has no other place to be one: the types say the rest.
+        let Ok(Value::Dict(_, defaults)) = Value::serialize(defaults) else { return };
+        let mut paths = Vec::new();
+        sections(&defaults, &mut Vec::new(), &mut paths);
+        for path in paths {
+            for layer in &mut self.layers {
+                if let Some(Value::Array(..)) = find(&layer.values, &path)
+                    && self.defects.len() < MAX_DEFECTS
+                {
+                    remove(&mut layer.values, &path);
+                    self.defects.push((wording::no_section(&path), layer.origin.clone()));
+                }
+            }
+        }
     }
 
     fn merged<T: Serialize + DeserializeOwned + Default>(&self) -> Result<T, Box<Found>> {
@@ -302,6 +321,18 @@ fn find<'a>(values: &'a Dict, path: &[String]) -> Option<&'a Value> {
         ([], value) => Some(value),
         (rest, Value::Dict(_, inner)) => find(inner, rest),
         _ => None,
+    }
+}
+
+/// The keys of `values` that hold more of them.
+fn sections(values: &Dict, above: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+    for (key, value) in values {
+        if let Value::Dict(_, inner) = value {
+            above.push(key.clone());
+            found.push(above.clone());
+            sections(inner, above, found);
+            above.pop();
+        }
     }
 }
 

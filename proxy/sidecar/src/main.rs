@@ -86,7 +86,7 @@ fn drain(asked: &DrainFlags, environment: Vec<(String, String)>) -> ExitCode {
 }
 
 fn fail(error: &dyn Error) -> ExitCode {
-    tracing::error!(error = chain(error), "cannot go on");
+    tracing::error!(target: logging::FATAL, error = chain(error), "cannot go on");
     Exit::Failure.into()
 }
 

@@ -14,7 +14,9 @@ use outrigger_proto::{
     mesh::v1alpha1 as mesh,
     registry::v1alpha1::{
         SessionRequest, SessionResponse, Workload, WorkloadPort,
-        registry_service_client::RegistryServiceClient, session_request,
+        registry_service_client::RegistryServiceClient,
+        session_request,
+        session_response::{Missed, Reason},
     },
 };
 use tokio::{
@@ -106,7 +108,7 @@ impl Running {
 /// Registers on the current runtime and keeps it up until withdrawn.
 pub fn start(channel: Channel, registration: &Registration) -> Running {
     let withdraw = CancellationToken::new();
-    let mut lease = Lease { channel, workload: Workload::from(registration), open: None, services: None };
+    let mut lease = Lease { channel, workload: Workload::from(registration), open: None, backs: None };
     let stop = withdraw.clone();
     let task = tokio::spawn(async move {
         keep(&mut lease, &stop).await;
@@ -127,8 +129,8 @@ struct Lease {
     channel: Channel,
     workload: Workload,
     open: Option<Open>,
-    /// Services that grant membership, when they were last heard of.
-    services: Option<Vec<String>>,
+    /// What it was last told of the services that it backs.
+    backs: Option<Backs>,
 }
 
 impl Session for Lease {
@@ -155,9 +157,10 @@ impl Lease {
         let mut response = answer(open.responses.message()).await?.ok_or(StreamError::Ended)?;
         tracing::info!(id = self.workload.id, "registered");
         loop {
-            if self.services.as_ref() != Some(&response.services) {
-                log_services(&response.services);
-                self.services = Some(response.services.clone());
+            let backs = Backs { services: response.services.clone(), missed: response.missed.clone() };
+            if self.backs.as_ref() != Some(&backs) {
+                backs.log(&self.workload.ports);
+                self.backs = Some(backs);
             }
             let Some(open) = &mut self.open else { return Err(StreamError::Ended) };
             tokio::select! {
@@ -190,12 +193,67 @@ fn heartbeat(response: &SessionResponse) -> Duration {
     asked.unwrap_or(DEFAULT_HEARTBEAT).clamp(HEARTBEAT.0, HEARTBEAT.1)
 }
 
-fn log_services(services: &[String]) {
-    if services.is_empty() {
-        tracing::warn!(
-            "no service grants this workload membership: name its service account in a Service's serviceAccounts"
-        );
-    } else {
-        tracing::info!(services = services.join(" "), "this workload backs services");
+/// Which services this workload backs; if none, those that name its account and are not backed by it.
+#[derive(Debug, PartialEq, Eq)]
+struct Backs {
+    services: Vec<String>,
+    missed: Vec<Missed>,
+}
+
+impl Backs {
+    fn log(&self, ports: &[WorkloadPort]) {
+        if !self.services.is_empty() {
+            tracing::info!(services = self.services.join(" "), "this workload backs services");
+        } else if self.missed.is_empty() {
+            tracing::warn!(
+                "no service grants this workload membership: name its service account in a Service's serviceAccounts"
+            );
+        }
+        for missed in &self.missed {
+            tracing::warn!(service = missed.service, "{}", obstacle(missed.reason(), ports));
+        }
+    }
+}
+
+/// Why a service that names this workload's account is not backed by it, and what to do.
+fn obstacle(reason: Reason, ports: &[WorkloadPort]) -> String {
+    let begin = "the service grants this workload's account membership, but";
+    match reason {
+        Reason::Ports => {
+            let pair = |port: &WorkloadPort| match port.name.as_str() {
+                "" => port.application_port.to_string(),
+                name => format!("{} (name {name})", port.application_port),
+            };
+            let pairs: Vec<_> = ports.iter().map(pair).collect();
+            format!(
+                "{begin} no port of it matches an inbound pair, of which the applications' ports are {}: give a port \
+                 of the service one of these as targetPort, by number or name, or the pair's name as its own",
+                pairs.join(", ")
+            )
+        }
+        Reason::Labels => format!(
+            "{begin} its selector wants other labels than those of this workload's join token: change the selector, \
+             or join with a token that has them (outrigger token create --label)"
+        ),
+        Reason::Unspecified => format!("{begin} the workload does not match it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Reason, WorkloadPort, obstacle};
+
+    #[test]
+    fn a_workload_that_is_granted_and_does_not_match_is_told_why() {
+        let port = |name: &str, application_port| WorkloadPort {
+            name: name.to_owned(),
+            application_port,
+            ..WorkloadPort::default()
+        };
+        let told = obstacle(Reason::Ports, &[port("http", 8080), port("", 9090)]);
+        assert!(told.contains("no port of it matches an inbound pair"), "{told}");
+        assert!(told.contains("8080 (name http), 9090: give a port of the service one"), "{told}");
+        let told = obstacle(Reason::Labels, &[]);
+        assert!(told.contains("its selector wants other labels"), "{told}");
     }
 }

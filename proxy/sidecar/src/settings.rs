@@ -7,6 +7,7 @@ mod flags;
 mod inbound;
 mod listed;
 mod service;
+mod workers;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -53,6 +54,7 @@ pub struct Settings {
     /// `GET /live`, `/ready`, `/metrics`.
     pub health: Health,
     /// Threads that carry traffic, each a runtime of its own. Default 1: a sidecar seldom has more to do.
+    #[serde(deserialize_with = "workers::deserialize")]
     pub workers: NonZeroU16,
     /// Name of this instance, unique in its namespace: a DNS label. Default: made from the host's name at the first
     /// start, and kept in the state directory.

@@ -15,6 +15,8 @@ use crate::{Bundle, Identity, InvalidBundle, InvalidKey, InvalidSvid, Key, Svid,
 const CHAIN: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const ROOTS: &str = "ca.crt";
+/// The names of its files.
+pub const FILES: [&str; 3] = [CHAIN, KEY, ROOTS];
 /// No file of a credential is larger.
 const MAX_BYTES: u64 = 256 * 1024;
 

@@ -148,6 +148,28 @@ fn every_defect_is_reported_with_its_key_origin_and_remedy() {
 }
 
 #[test]
+fn a_list_in_place_of_a_section_is_refused_and_one_in_place_of_a_word_is_told_the_words() {
+    let (_dir, path) = file("outbound = []\ncredential = []\n");
+    let error = Layers::new()
+        .file(&path, true)
+        .environment(variables(&[("OUTRIGGER_OUTBOUND", "[a]")]), &[])
+        .load(fine)
+        .unwrap_err();
+    let said = error.to_string();
+    for part in [
+        "outbound: found a list (environment OUTRIGGER_OUTBOUND); write a section [outbound]",
+        "outbound: found a list (file ",
+        "credential: found a list (file ",
+        "; known: disk, memory",
+    ] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    assert_eq!(error.0.len(), 3, "{said}");
+    let error = Layers::new().flag("credential", "--credential", Some("dsk")).load(fine).unwrap_err();
+    assert!(error.to_string().ends_with("; did you mean 'disk'? known: disk, memory"), "{error}");
+}
+
+#[test]
 fn a_check_finds_what_types_cannot_say_and_its_origin() {
     let error = Layers::new()
         .environment(variables(&[("OUTRIGGER_WORKERS", "0")]), &[])

@@ -15,8 +15,15 @@ pub(super) fn describe(path: &[String], found: &Found, value: Option<&Value>) ->
         Kind::UnknownField(field, known) => {
             Defect::new(key, "there is no such setting", alternatives(field, known))
         }
-        Kind::UnknownVariant(given, known) => {
-            Defect::new(key, format!("'{given}' is not one of its values"), alternatives(given, known))
+        Kind::UnknownVariant(given, variants) => {
+            let problem = match given.as_str() {
+                A_LIST | A_TABLE => format!("found {given}"),
+                given => format!("'{given}' is not one of its values"),
+            };
+            let known = format!("known: {}", variants.join(", "));
+            let remedy = nearest(given, variants)
+                .map_or_else(|| known.clone(), |near| format!("did you mean '{near}'? {known}"));
+            Defect::new(key, problem, remedy)
         }
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
             let remedy = format!("write {}", in_words(&expected.to_string(), &key));
@@ -37,6 +44,22 @@ pub(super) fn describe(path: &[String], found: &Found, value: Option<&Value>) ->
     }
 }
 
+/// What stands for a list, and for a table.
+const A_LIST: &str = "a list";
+const A_TABLE: &str = "a table";
+
+/// A section that is written as a list: serde would take its settings from that, in their order.
+pub(super) fn no_section(path: &[String]) -> Defect {
+    let key = path.join(".");
+    let remedy = format!("write {}", section(&key));
+    Defect::new(key, format!("found {A_LIST}"), remedy)
+}
+
+fn section(key: &str) -> String {
+    let last = key.rsplit('.').next().unwrap_or_default();
+    format!("a section [{key}]: this line, and its settings below it; or {last}.SETTING = ...")
+}
+
 /// What the standard library says of every address that it cannot read.
 const NO_ADDRESS: &str = "invalid socket address syntax";
 
@@ -45,19 +68,20 @@ pub(super) fn is_of_choice(found: &Found) -> bool {
     matches!(&found.kind, Kind::InvalidType(_, expected) if expected.to_string().starts_with("enum "))
 }
 
-/// A number or a truth value, as it was written.
+/// A number or a truth value, as it was written; what no value of a choice is like, by its name.
 pub(super) fn bare(value: &Value) -> Option<String> {
     match value {
         Value::Bool(_, truth) => Some(truth.to_string()),
         Value::Num(_, number) => Some(given(&number.to_actual())),
         Value::Char(_, letter) => Some(letter.to_string()),
+        Value::Array(..) => Some(A_LIST.to_owned()),
+        Value::Dict(..) => Some(A_TABLE.to_owned()),
         _ => None,
     }
 }
 
 /// A type of Rust's, in words.
 fn in_words(expected: &str, key: &str) -> String {
-    let last = key.rsplit('.').next().unwrap_or_default();
     match expected {
         "u8" => "a whole number from 0 to 255".to_owned(),
         "u16" => "a whole number from 0 to 65535".to_owned(),
@@ -70,9 +94,7 @@ fn in_words(expected: &str, key: &str) -> String {
         "a string" | "string" => "a text, in quotes".to_owned(),
         "path string" => "a path, in quotes".to_owned(),
         "socket address" => "an IP address and a port in quotes, such as \"127.0.0.1:17001\"".to_owned(),
-        _ if expected.starts_with("struct ") => {
-            format!("a table: a line [{key}], and its settings below it; or {last}.SETTING = ...")
-        }
+        _ if expected.starts_with("struct ") => section(key),
         _ => expected.to_owned(),
     }
 }
@@ -85,18 +107,25 @@ fn given(actual: &Actual) -> String {
         Actual::Float(number) => number.to_string(),
         Actual::Char(letter) => format!("'{letter}'"),
         Actual::Str(text) => format!("'{text}'"),
-        Actual::Seq => "a list".to_owned(),
-        Actual::Map => "a table".to_owned(),
+        Actual::Seq => A_LIST.to_owned(),
+        Actual::Map => A_TABLE.to_owned(),
         other => other.to_string(),
     }
 }
 
 fn alternatives(given: &str, known: &[&str]) -> String {
-    match known.iter().min_by_key(|candidate| distance(given, candidate)) {
-        None => "there are none here".to_owned(),
-        Some(nearest) if distance(given, nearest) <= 2 => format!("did you mean '{nearest}'?"),
-        Some(_) => format!("known: {}", known.join(", ")),
+    match nearest(given, known) {
+        Some(near) => format!("did you mean '{near}'?"),
+        None if known.is_empty() => "there are none here".to_owned(),
+        None => format!("known: {}", known.join(", ")),
     }
+}
+
+/// What `given` was probably meant to be: it has something in common with it, and differs in two letters at most.
+fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+    let near = known.iter().min_by_key(|candidate| distance(given, candidate))?;
+    let apart = distance(given, near);
+    (apart <= 2 && apart < near.chars().count()).then_some(near)
 }
 
 /// Levenshtein's.

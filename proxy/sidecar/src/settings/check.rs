@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Display, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use outrigger_core::model::Name;
-use outrigger_process::settings::Defect;
+use outrigger_process::{logging, settings::Defect};
 
 use super::{Inbound, Settings};
 
@@ -46,6 +46,7 @@ pub fn check(settings: &Settings) -> Vec<Defect> {
     }
     times("drain.withdrawal", settings.drain.withdrawal, (0, 600_000), &mut defects);
     times("drain.timeout", settings.drain.timeout, (0, 3_600_000), &mut defects);
+    defects.extend(logging::check_level(&settings.log.level));
     defects
 }
 
@@ -205,6 +206,7 @@ mod tests {
         assert_eq!(delay(9), ["overload.max_delay"]);
         assert!(delay(0).is_empty() && delay(10).is_empty());
         assert_eq!(keys(|settings| settings.drain.timeout = Duration::from_secs(7200)), ["drain.timeout"]);
+        assert_eq!(keys(|settings| settings.log.level = "loud".to_owned()), ["log.level"]);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! One `listen = application` pair: how it is written, and what it means.
 
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use outrigger_core::model::{AppProtocol, Name};
 use outrigger_process::settings::address::{self, InvalidAddress};
@@ -140,6 +144,11 @@ fn read_address(key: &'static str, value: &str) -> Result<SocketAddr, InvalidInb
     address::parse(value).map_err(|cause| InvalidInbound::Address { key, cause })
 }
 
+/// A port without an address, or an address without a port: whoever wrote it meant no key.
+fn is_half_an_address(key: &str) -> bool {
+    key.trim().parse::<u16>().is_ok() || key.trim().parse::<IpAddr>().is_ok()
+}
+
 impl FromStr for Inbound {
     type Err = InvalidInbound;
 
@@ -147,8 +156,8 @@ impl FromStr for Inbound {
         let mut parts = Parts::default();
         for part in text.split(',') {
             let (key, value) = part.split_once('=').ok_or_else(|| InvalidInbound::NoPair(text.to_owned()))?;
-            // "LISTEN=APP" has an address where the others have a key.
-            if key.contains(':') {
+            // "LISTEN=APP" has an address where the others have a key, or half of one.
+            if key.contains(':') || is_half_an_address(key) {
                 parts.put("listen", key)?;
                 parts.put("app", value)?;
             } else {
@@ -262,6 +271,11 @@ mod tests {
                 "app: '8080' has no address; write it before the port, such as 127.0.0.1:8080",
             ),
             ("localhost:1=127.0.0.1:2", "listen: 'localhost' is a name, and names are not looked up here"),
+            (
+                "17006=8080",
+                "listen: '17006' has no address; write it before the port, such as 127.0.0.1:17006",
+            ),
+            ("127.0.0.1=8080", "listen: '127.0.0.1' has no port"),
             ("listne=127.0.0.1:1", "'listne' is not one of"),
             ("127.0.0.1:1=127.0.0.1:2,name=Http", "is not a DNS label"),
             ("127.0.0.1:1=127.0.0.1:2,protocol=HTTP", "'HTTP' is not one of http1, http2, grpc, tcp, detect"),

@@ -4,7 +4,7 @@ use std::{future::Future, io, pin::Pin, sync::Arc, task, time::Duration};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
+use rustls::{AlertDescription, ClientConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
@@ -116,11 +116,45 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// "Corrupt message" is what rustls calls an answer in plain.
+/// What listens at the address speaks TLS, and is none of the control plane's ports: they all speak HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "what listens there is no port of a control plane, but may be a proxy's; operators call the control plane's policy port \
+     (17100 by default), proxies its discovery port (17110 by default)"
+)]
+struct NotControlPlane;
+
+/// "Corrupt message" is what rustls calls an answer in plain, and "no application protocol" what a proxy says to a call.
 fn legible(error: io::Error) -> io::Error {
     let found = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match found {
         Some(rustls::Error::InvalidMessage(_)) => io::Error::new(error.kind(), NotTls),
+        Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            io::Error::new(error.kind(), NotControlPlane)
+        }
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_listens_and_is_no_control_plane_is_told_as_such() {
+        for (found, said) in [
+            (
+                rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType),
+                "what listens there does not speak TLS",
+            ),
+            (
+                rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol),
+                "no port of a control plane, but may be a proxy's; operators call the control plane's policy port",
+            ),
+            (rustls::Error::AlertReceived(AlertDescription::UnknownCA), "received fatal alert"),
+        ] {
+            let told = legible(io::Error::other(found)).to_string();
+            assert!(told.contains(said), "{told}");
+        }
     }
 }

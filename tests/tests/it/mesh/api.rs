@@ -39,9 +39,10 @@ async fn a_stock_client_pushes_policy_before_during_and_after_a_rotation_of_the_
     let mesh = Mesh::start().await;
     prepare(&mesh).await;
     let made = push(&mesh, "localhost", "admin").await.ok();
-    assert_eq!(made.stdout, "revision 2: ACTION_CREATED shop/price\nservice shop/price\n");
-    let found = mesh.outrigger(&["get", "service", "shop/price", "-o", "json"]).await.json();
+    assert_eq!(made.stdout, "revision 2: ACTION_CREATED shop/stock\nservice shop/stock\n");
+    let found = mesh.outrigger(&["get", "service", "shop/stock", "-o", "json"]).await.json();
     assert_eq!(found["spec"]["ports"][0]["port"], 80, "{found}");
+    assert_eq!(found["spec"]["ports"][0]["name"], "http", "{found}");
 
     let refused = push(&mesh, "localhost", "reader").await;
     assert_eq!(refused.code, 1, "{refused:?}");
@@ -52,6 +53,6 @@ async fn a_stock_client_pushes_policy_before_during_and_after_a_rotation_of_the_
     {
         mesh.outrigger(&[&["authority"], step].concat()).await.ok();
         let same = push(&mesh, "127.0.0.1", "admin").await.ok();
-        assert!(same.stdout.contains(": ACTION_UNCHANGED shop/price\n"), "{step:?}: {}", same.stdout);
+        assert!(same.stdout.contains(": ACTION_UNCHANGED shop/stock\n"), "{step:?}: {}", same.stdout);
     }
 }

@@ -393,6 +393,7 @@ impl RegistryService for Service {
                     heartbeat_interval: prost_types::Duration::try_from(Duration::from_millis(100)).ok(),
                     revision: 1,
                     services: vec!["demo/price".to_owned()],
+                    missed: Vec::new(),
                 };
                 if responses.send(Ok(response)).await.is_err() {
                     return;
