@@ -346,9 +346,10 @@ impl Inner {
         self.lost.retain(|_, node| node.lost.is_none_or(|lost| now - lost < REMEMBERED));
     }
 
-    /// Forgets the proxy of `identity` that was lost first, if it lost too many.
+    /// Forgets the proxy of `identity` that was lost first, if it lost too many. Those of an earlier process have a bound of
+    /// their own.
     fn forget_beyond_bound(&mut self, identity: &SpiffeId) {
-        let lost = self.lost.values().filter(|node| node.identity == *identity);
+        let lost = self.lost.values().filter(|node| node.identity == *identity && !node.recalled);
         let lost: Vec<_> = lost.filter_map(|node| Some((node.lost?, Arc::clone(&node.id)))).collect();
         if lost.len() > MAX_LOST_PER_IDENTITY
             && let Some((_, oldest)) = lost.into_iter().min()

@@ -134,6 +134,23 @@ fn nobody_fills_the_board_with_proxies_that_were_lost() {
 }
 
 #[test]
+fn those_of_an_earlier_process_are_not_forgotten_when_others_break() {
+    let board = Board::default();
+    let now = Instant::now();
+    let earlier = (0..1000).map(|number| (format!("front#{number}").into(), identity("front")));
+    board.recall(earlier, (now, SystemTime::UNIX_EPOCH));
+    for number in 0..1000 {
+        let stream = format!("new-{number}");
+        drop(connect(&board, &stream, "front", &stream));
+        let broke = now + Duration::from_millis(number);
+        board.disconnect(&stream, false, (broke, SystemTime::UNIX_EPOCH));
+    }
+    let nodes = board.nodes(now);
+    assert_eq!(nodes.iter().filter(|node| node.recalled()).count(), 1000);
+    assert_eq!(nodes.len(), 1000 + MAX_LOST_PER_IDENTITY);
+}
+
+#[test]
 fn of_a_report_no_more_is_kept_than_a_proxy_would_write() {
     let board = Board::default();
     let reports = connect(&board, "one", "front", "front-1");
