@@ -203,28 +203,28 @@ impl EndpointSetEntry {
 
     /// Whether a request that an endpoint refused for want of room may be sent to another one.
     pub(crate) fn has_relief(&self, now: Instant, tried: &Tried) -> bool {
-        let usable = |index: &usize| {
-            self.accruals.get(*index).is_some_and(|accrual| accrual.cost(now, Cost::default()).is_some())
-        };
-        let other = |index: usize| Other {
-            tried: tried.contains(index),
-            full: self.states.get(index).is_some_and(|state| state.refusals.is_full(now)),
-        };
-        overload::has_relief(self.eligible.indices().filter(usable).map(other))
+        let other = |index| Other { tried: tried.contains(index), full: self.is_full(index, now) };
+        overload::has_relief(self.usable(now).map(other))
     }
 
     /// Whether there is an endpoint that was not tried and may be at `now`.
     pub(crate) fn has_untried(&self, now: Instant, tried: &Tried) -> bool {
-        let usable = |index: usize| self.accruals.get(index)?.cost(now, Cost::default());
-        self.eligible.indices().any(|index| !tried.contains(index) && usable(index).is_some())
+        self.usable(now).any(|index| !tried.contains(index))
     }
 
     /// Likewise, of those that did not say lately that they have no room.
     pub(crate) fn has_untried_with_room(&self, now: Instant, tried: &Tried) -> bool {
-        let usable = |index: usize| self.accruals.get(index)?.cost(now, Cost::default());
-        let full = |index: usize| self.states.get(index).is_some_and(|state| state.refusals.is_full(now));
-        let suits = |index: usize| !tried.contains(index) && usable(index).is_some() && !full(index);
-        self.eligible.indices().any(suits)
+        self.usable(now).any(|index| !tried.contains(index) && !self.is_full(index, now))
+    }
+
+    /// Those that requests may be sent to at `now`.
+    fn usable(&self, now: Instant) -> impl Iterator<Item = usize> {
+        let usable = move |index: usize| self.accruals.get(index)?.cost(now, Cost::default());
+        self.eligible.indices().filter(move |index| usable(*index).is_some())
+    }
+
+    fn is_full(&self, index: usize, now: Instant) -> bool {
+        self.states.get(index).is_some_and(|state| state.refusals.is_full(now))
     }
 }
 

@@ -79,6 +79,28 @@ async fn endless() -> (SocketAddr, Arc<AtomicU64>) {
     (address, taken)
 }
 
+/// Until more than `each` has moved of every client's bytes, as `moved` counts them, and nothing more does.
+async fn held_up(moved: &AtomicU64, each: u64) {
+    let stuck = async {
+        loop {
+            let before = moved.load(Ordering::Relaxed);
+            sleep(Duration::from_secs(2)).await;
+            if before > ALL * each && moved.load(Ordering::Relaxed) == before {
+                break;
+            }
+        }
+    };
+    timeout(Duration::from_secs(60), stuck).await.expect("nobody was ever held up");
+}
+
+/// Since `before` each proxy has grown by less than so much for each client, and its two connections.
+fn grew_less(proxies: [&Proxy; 2], before: [u64; 2], each: [u64; 2]) {
+    for ((proxy, before), each) in proxies.into_iter().zip(before).zip(each) {
+        let (grown, each) = (proxy.memory("VmHWM") - before, each + CONNECTION * 2);
+        assert!(grown < ALL * each, "{} KiB each, {} allowed", grown / ALL / KIB, each / KIB);
+    }
+}
+
 #[tokio::test]
 async fn a_thousand_slow_readers_of_large_bodies_cost_their_windows() {
     let (app, taken) = endless().await;
@@ -88,24 +110,11 @@ async fn a_thousand_slow_readers_of_large_bodies_cost_their_windows() {
     for _ in 0..CLIENTS {
         held.push(client(&front, "GET http://price/ HTTP/1.1\r\nhost: price\r\n\r\n").await);
     }
-    // Until nothing more is taken of any.
-    let stuck = async {
-        loop {
-            let before = taken.load(Ordering::Relaxed);
-            sleep(Duration::from_secs(2)).await;
-            if before > ALL * WINDOW && taken.load(Ordering::Relaxed) == before {
-                break;
-            }
-        }
-    };
-    timeout(Duration::from_secs(60), stuck).await.expect("the application was never held up");
+    held_up(&taken, WINDOW).await;
     // The one has the stream's window and the client's connection, the other what it could not send of it, in pieces that
     // were read into buffers of up to twice their length.
     let each = [WINDOW + WAITING, WINDOW * 2 + WAITING_THERE];
-    for ((proxy, before), each) in [&front, &price].into_iter().zip(before).zip(each) {
-        let (grown, each) = (proxy.memory("VmHWM") - before, each + CONNECTION * 2);
-        assert!(grown < ALL * each, "{} KiB each, {} allowed", grown / ALL / KIB, each / KIB);
-    }
+    grew_less([&front, &price], before, each);
 }
 
 #[tokio::test]
@@ -132,23 +141,10 @@ async fn a_thousand_large_uploads_that_nobody_reads_cost_their_buffers() {
             }
         });
     }
-    // Until nothing more is taken of any.
-    let stuck = async {
-        loop {
-            let before = given.load(Ordering::Relaxed);
-            sleep(Duration::from_secs(2)).await;
-            if before > ALL * WAITING && given.load(Ordering::Relaxed) == before {
-                break;
-            }
-        }
-    };
-    timeout(Duration::from_secs(60), stuck).await.expect("the clients were never held up");
+    held_up(&given, WAITING).await;
     // The one has the client's connection and its own to the other, the other that and the application's.
     let each = [WAITING * 2 + ENCRYPTED, WAITING + ENCRYPTED + WAITING_THERE];
-    for ((proxy, before), each) in [&front, &price].into_iter().zip(before).zip(each) {
-        let (grown, each) = (proxy.memory("VmHWM") - before, each + CONNECTION * 2);
-        assert!(grown < ALL * each, "{} KiB each, {} allowed", grown / ALL / KIB, each / KIB);
-    }
+    grew_less([&front, &price], before, each);
     reading.abort();
 }
 
