@@ -1,5 +1,7 @@
 //! `outrigger-proxy`: the proxy beside a workload.
 
+mod allocator;
+
 use std::{error::Error, io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
@@ -13,7 +15,7 @@ use outrigger_proxy::{
 
 /// A request is some 60 allocations; this allocator's cost a tenth of its instructions less than glibc's (docs/adr/0012-allocator.md).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
     let environment = settings::environment();

@@ -3,11 +3,12 @@
 
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, ReadBuf};
 
 /// As much is copied at most, bytes.
 const SHORT: usize = 2048;
@@ -21,22 +22,16 @@ pub(crate) fn poll_write<T: AsyncWrite>(
     if let [one] = slices {
         return io.poll_write(cx, one);
     }
-    let mut copy = [0; SHORT];
-    match gathered(slices, &mut copy) {
-        Some(whole) => io.poll_write(cx, whole),
-        None => io.poll_write_vectored(cx, slices),
+    if slices.iter().map(|slice| slice.len()).sum::<usize>() > SHORT {
+        return io.poll_write_vectored(cx, slices);
     }
-}
-
-/// All of `slices` in `copy`, if they fit.
-fn gathered<'a>(slices: &[IoSlice<'_>], copy: &'a mut [u8; SHORT]) -> Option<&'a [u8]> {
-    let mut length = 0;
+    // Not zeroed first.
+    let mut space = [MaybeUninit::uninit(); SHORT];
+    let mut whole = ReadBuf::uninit(&mut space);
     for slice in slices {
-        let end = length + slice.len();
-        copy.get_mut(length..end)?.copy_from_slice(slice);
-        length = end;
+        whole.put_slice(slice);
     }
-    copy.get(..length)
+    io.poll_write(cx, whole.filled())
 }
 
 #[cfg(test)]
