@@ -178,13 +178,7 @@ impl Inbound {
     ) -> impl Fn(Request<Incoming>) -> Answering + Send + use<> {
         // One count for all of it, and not one for each part.
         let both = Arc::new((Arc::clone(self), downstream));
-        move |request| {
-            let both = Arc::clone(&both);
-            Box::pin(async move {
-                let (this, downstream) = &*both;
-                this.answer(request, downstream).await
-            })
-        }
+        move |request| Self::answer(&both, request)
     }
 
     async fn handshake(&self, stream: TcpStream, address: SocketAddr) -> Option<Peer> {

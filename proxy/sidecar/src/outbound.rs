@@ -148,100 +148,124 @@ impl Outbound {
     ) -> impl Fn(Request<Incoming>) -> Answering + Send + use<> {
         // One count for all of it, and not one for each part.
         let all = Arc::new((Arc::clone(self), Arc::clone(link), downstream));
-        move |request| {
-            let all = Arc::clone(&all);
-            Box::pin(async move {
-                let (this, link, downstream) = &*all;
-                this.answer(request, link, downstream).await
-            })
-        }
+        move |request| Self::answer(&all, request)
     }
 
-    async fn answer(
-        self: &Arc<Self>,
-        request: Request<Incoming>,
-        link: &Arc<Link>,
-        downstream: &Downstream,
-    ) -> Response<ResponseBody> {
+    /// Answers a request of a connection. Blocks, here and in [`Self::handle`], in place of an `async fn`, which keeps twice what
+    /// it is given: this future is made for every request, and moved as a whole.
+    fn answer(all: &Arc<(Arc<Self>, Arc<Link>, Downstream)>, request: Request<Incoming>) -> Answering {
+        let all = Arc::clone(all);
+        Box::pin(async move {
+            let (this, link, downstream) = &*all;
+            let mut exchange = this.begin(&request, link, downstream);
+            let connects = request.method() == Method::CONNECT;
+            let shape = Shape::of(request.method());
+            match this.handle(request, link, downstream, &mut exchange).await {
+                Ok(answer) => this.respond(answer, exchange),
+                Err(refusal) => refuse(&refusal, (shape, connects), exchange),
+            }
+        })
+    }
+
+    fn begin(&self, request: &Request<Incoming>, link: &Arc<Link>, downstream: &Downstream) -> Exchange {
         let mut record = Record::new(Direction::Outbound, downstream.peer);
-        record.describe(&request);
+        record.describe(request);
         record.downstream_identity = self.shared.identity.id();
         let mut exchange = Exchange::begin(&self.shared.telemetry, link, record);
         if grpc::is_grpc(request.headers().get(header::CONTENT_TYPE)) {
             exchange.set_grpc();
         }
-        let connects = request.method() == Method::CONNECT;
-        let shape = Shape::of(request.method());
-        match self.handle(request, link, downstream, &mut exchange).await {
-            Ok(Answer::Upstream(head, body, deadline)) => {
+        exchange
+    }
+
+    fn respond(&self, answer: Answer, mut exchange: Exchange) -> Response<ResponseBody> {
+        match answer {
+            Answer::Upstream(head, body, deadline) => {
                 exchange.answered(head.status, &head.headers, Instant::now());
                 let idle = exchange.idle().unwrap_or_else(|| Idle::new(self.shared.limits.body_timeout));
                 Response::from_parts(*head, ResponseBody::upstream(body, idle, deadline, exchange))
             }
-            Ok(Answer::Switched(head)) => Response::from_parts(*head, ResponseBody::own(Bytes::new(), None)),
-            Ok(Answer::Tunnel) => {
+            Answer::Switched(head) => Response::from_parts(*head, ResponseBody::own(Bytes::new(), None)),
+            Answer::Tunnel => {
                 exchange.answered(StatusCode::OK, &http::HeaderMap::new(), Instant::now());
                 accepted(exchange)
-            }
-            Err(refusal) => {
-                let shape = if exchange.is_grpc() { Shape::Grpc } else { shape };
-                let mut response = own_answer(refusal.reason, shape, exchange);
-                if refusal.is_want_of_room() {
-                    ask_patience(shape, response.headers_mut());
-                }
-                if connects {
-                    // What comes after a CONNECT was not watched: neither its framing nor how slowly it comes.
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                response
             }
         }
     }
 
-    async fn handle(
-        self: &Arc<Self>,
-        mut request: Request<Incoming>,
+    /// What is wrong with it without a look at where it goes.
+    fn check(
+        &self,
+        request: &Request<Incoming>,
         link: &Link,
-        downstream: &Downstream,
         exchange: &mut Exchange,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<Target, Reason> {
         if let Some(line) = &self.line {
             line.admit(exchange.head_read().into_std()).map_err(|refused| refused.reason)?;
         }
         if link.is_ambiguous() {
-            return Err(Reason::BadRequest.into());
+            return Err(Reason::BadRequest);
         }
-        let target = check_head(&request)?;
-        check_size(&request, &self.shared.limits)?;
+        let target = check_head(request)?;
+        check_size(request, &self.shared.limits)?;
         if self.shared.hop.is_in(request.headers()) {
-            return Err(Reason::LoopDetected.into());
+            return Err(Reason::LoopDetected);
         }
         exchange.note(|record| record.authority = Some(Authority::Target(target.authority.clone())));
-        let destination = match &downstream.captured {
-            // Where the connection was opened to decides, not the Host.
-            Some(_) if target.form == Form::Authority => {
-                return Err(Reason::BadRequest.into());
+        Ok(target)
+    }
+
+    fn handle<'a>(
+        self: &'a Arc<Self>,
+        mut request: Request<Incoming>,
+        link: &Link,
+        downstream: &'a Downstream,
+        exchange: &'a mut Exchange,
+    ) -> impl Future<Output = Result<Answer, Refusal>> + Send + 'a {
+        let target = self.check(&request, link, exchange);
+        async move {
+            let target = target?;
+            let destination = match &downstream.captured {
+                // Where the connection was opened to decides, not the Host.
+                Some(_) if target.form == Form::Authority => {
+                    return Err(Reason::BadRequest.into());
+                }
+                Some(port) => Destination::Mesh(port.renewed(&self.shared)),
+                None => self.find(&target, downstream).await?,
+            };
+            exchange.note(|record| record.generation = destination.generation());
+            match (destination, target.form) {
+                (Destination::Mesh(port), Form::Authority) => {
+                    self.tunnel_to_mesh(&mut request, port, downstream);
+                    Ok(Answer::Tunnel)
+                }
+                (Destination::Mesh(port), _) => {
+                    to_origin_form(&mut request, &target)?;
+                    let forwarded = Box::pin(self.forward(request, &port, exchange)?);
+                    forwarded.await
+                }
+                (Destination::External { host, port, traffic, .. }, Form::Authority) => {
+                    Box::pin(self.tunnel_outside(&mut request, (&host, port), traffic, downstream)).await?;
+                    Ok(Answer::Tunnel)
+                }
+                (Destination::External { .. }, _) => Err(Reason::ExternalDenied.into()),
             }
-            Some(port) => Destination::Mesh(port.renewed(&self.shared)),
-            None => self.find(&target, downstream).await?,
-        };
-        exchange.note(|record| record.generation = destination.generation());
-        match (destination, target.form) {
-            (Destination::Mesh(port), Form::Authority) => {
-                self.tunnel_to_mesh(&mut request, port, downstream);
-                Ok(Answer::Tunnel)
-            }
-            (Destination::Mesh(port), _) => {
-                to_origin_form(&mut request, &target)?;
-                Box::pin(self.forward(request, &port, exchange)).await
-            }
-            (Destination::External { host, port, traffic, .. }, Form::Authority) => {
-                self.tunnel_outside(&mut request, (&host, port), traffic, downstream).await?;
-                Ok(Answer::Tunnel)
-            }
-            (Destination::External { .. }, _) => Err(Reason::ExternalDenied.into()),
         }
     }
+}
+
+/// An answer of this proxy's own, or of a peer's in its application's place.
+fn refuse(refusal: &Refusal, (shape, connects): (Shape, bool), exchange: Exchange) -> Response<ResponseBody> {
+    let shape = if exchange.is_grpc() { Shape::Grpc } else { shape };
+    let mut response = own_answer(refusal.reason, shape, exchange);
+    if refusal.is_want_of_room() {
+        ask_patience(shape, response.headers_mut());
+    }
+    if connects {
+        // What comes after a CONNECT was not watched: neither its framing nor how slowly it comes.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 impl Outbound {

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
 
 use super::{
-    Downstream, Inbound,
+    Answering, Downstream, Inbound,
     admission::{give_back, refuse_for_now},
     application::{KEEP, keep_for},
 };
@@ -56,30 +56,35 @@ struct Prepared {
 }
 
 impl Inbound {
-    pub(super) async fn answer(
-        &self,
-        request: Request<Incoming>,
-        downstream: &Downstream,
-    ) -> Response<ResponseBody> {
+    /// Answers a request of a connection. A block in place of an `async fn`, which keeps twice what it is given: this future is made
+    /// for every request, and moved as a whole.
+    pub(super) fn answer(both: &Arc<(Arc<Self>, Downstream)>, request: Request<Incoming>) -> Answering {
+        let both = Arc::clone(both);
+        Box::pin(async move {
+            let (this, downstream) = &*both;
+            let (mut exchange, shape) = (this.begin(&request, downstream), Shape::of(request.method()));
+            match this.admit(&request, &exchange) {
+                Ok(place) => exchange.hold_place(place),
+                Err(refused) => return refuse_for_now(refused, shape, exchange),
+            }
+            let mut prepared = match this.prepare(request, downstream, &mut exchange) {
+                Ok(prepared) => prepared,
+                Err(reason) => return refuse(Failed::after(reason), shape, exchange),
+            };
+            match this.forward(&mut prepared, &mut exchange).await {
+                Ok(answer) => this.deliver(answer, (prepared.upgrade, downstream), exchange),
+                Err(failed) => refuse(failed, shape, exchange),
+            }
+        })
+    }
+
+    fn begin(&self, request: &Request<Incoming>, downstream: &Downstream) -> Exchange {
         let mut record = Record::new(Direction::Inbound, downstream.address);
-        record.describe(&request);
+        record.describe(request);
         record.generation = self.shared.snapshot.load().generation;
         record.upstream = Some(self.application.connector().address);
         record.downstream_identity = Some(downstream.identity.clone());
-        let mut exchange = Exchange::begin(&self.shared.telemetry, &downstream.link, record);
-        let shape = Shape::of(request.method());
-        match self.admit(&request, &exchange) {
-            Ok(place) => exchange.hold_place(place),
-            Err(refused) => return refuse_for_now(refused, shape, exchange),
-        }
-        let answered = match self.prepare(request, downstream, &mut exchange) {
-            Ok(prepared) => self.forward(prepared, &mut exchange).await,
-            Err(reason) => Err(Failed::after(reason)),
-        };
-        match answered {
-            Ok((answer, upgrade)) => self.deliver(answer, (upgrade, downstream), exchange),
-            Err(failed) => refuse(failed, shape, exchange),
-        }
+        Exchange::begin(&self.shared.telemetry, &downstream.link, record)
     }
 
     /// Checks the head, and makes it one for the application.
@@ -152,16 +157,12 @@ impl Inbound {
         }
     }
 
-    async fn forward(
-        &self,
-        prepared: Prepared,
-        exchange: &mut Exchange,
-    ) -> Result<(Answer, Option<OnUpgrade>), Failed> {
-        let Prepared { head, upload, leg, upgrade, deadline } = prepared;
+    async fn forward(&self, prepared: &mut Prepared, exchange: &mut Exchange) -> Result<Answer, Failed> {
+        let Prepared { head, upload, leg, deadline, .. } = prepared;
         let limits = &self.shared.limits;
         let attempt = Attempt {
             upstream: &self.application,
-            leg,
+            leg: *leg,
             demand: Demand {
                 max_idle: if is_idempotent(&head.method) { Duration::MAX } else { FRESH },
                 keep: KEEP,
@@ -178,7 +179,7 @@ impl Inbound {
         exchange.enter();
         let sent = {
             // Pinned where it is made: it is large, and would be moved twice else.
-            let mut sending = pin!(attempt.send(head, &upload, (Instant::now(), &mut *exchange)));
+            let mut sending = pin!(attempt.send(head, upload, (Instant::now(), &mut *exchange)));
             match deadline.limit() {
                 // A caller that waits no longer must not cost the application any more.
                 Some(limit) => timeout_at(Instant::from_std(limit.at), sending.as_mut())
@@ -193,7 +194,7 @@ impl Inbound {
         if let Some(Occupied::Http1(lease)) = &mut answer.occupied {
             lease.set_keep(keep_for(&answer.head.headers));
         }
-        Ok((answer, upgrade))
+        Ok(answer)
     }
 
     fn deliver(

@@ -51,7 +51,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Makes them.
-    pub(super) async fn run(mut self, exchange: &mut Exchange) -> Result<Answer, Failed> {
+    pub(super) async fn run(&mut self, exchange: &mut Exchange) -> Result<Answer, Failed> {
         let mut retries = Retries::new(&self.resilience.retry, self.prepared.idempotent);
         let mut kept = None;
         let mut retried = false;
@@ -70,8 +70,9 @@ impl<'a> Attempts<'a> {
             retried = true;
             if let Ok(answer) = end {
                 let begun = exchange.stamps().zip(exchange.upstream());
-                match self.keep(answer).await {
-                    Ok(Some(whole)) => kept = Some((whole, begun)),
+                // Boxed, as what is kept is: it is rare, and large.
+                match Box::pin(self.keep(answer)).await {
+                    Ok(Some(whole)) => kept = Some(Box::new((whole, begun))),
                     Ok(None) => {}
                     Err(end) => break end,
                 }
@@ -82,7 +83,8 @@ impl<'a> Attempts<'a> {
         self.prepared.upload.settle();
         let end = match (end, kept) {
             // What came before is better than nothing; past the deadline it is too late for it.
-            (Err(failed), Some((kept, begun))) if !is_too_late(failed.reason) => {
+            (Err(failed), Some(kept)) if !is_too_late(failed.reason) => {
+                let (kept, begun) = *kept;
                 if let Some((stamps, (address, identity))) = begun {
                     exchange.stamp(|now| *now = stamps);
                     exchange.note(|record| {
@@ -207,7 +209,7 @@ impl<'a> Attempts<'a> {
             self.set.destination.budget.request(now);
         }
         let deadline = self.prepared.deadline.attempt(now, self.resilience.timeouts.per_try);
-        let head = self.head(made, deadline.remaining(now));
+        let mut head = self.head(made, deadline.remaining(now));
         let picked = self.set.pick(now, &mut self.tried, rand::random());
         let picked = picked.ok_or(Failed::before(Reason::NoEndpoint))?;
         let (endpoint, state) = (picked.endpoint, picked.state);
@@ -221,7 +223,7 @@ impl<'a> Attempts<'a> {
         exchange.hold_trial(trial);
         let sent = {
             // Pinned where it is made: it is large, and would be moved twice else.
-            let mut sending = pin!(self.send(state, head, (begin, &mut *exchange)));
+            let mut sending = pin!(self.send(state, &mut head, (begin, &mut *exchange)));
             match deadline.limit() {
                 Some(limit) => match timeout_at(Instant::from_std(limit.at), sending.as_mut()).await {
                     Err(_elapsed) => Err(Failed::after(limit.reason)),
@@ -263,7 +265,7 @@ impl<'a> Attempts<'a> {
     async fn send(
         &self,
         state: &Arc<EndpointState>,
-        head: Head,
+        head: &mut Head,
         exchange: (Instant, &mut Exchange),
     ) -> Result<Answer, Failed> {
         let shared = &self.outbound.shared;

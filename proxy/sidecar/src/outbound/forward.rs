@@ -21,12 +21,14 @@ use crate::{
 };
 
 impl Outbound {
-    pub(super) async fn forward(
-        &self,
+    /// What can be said at once is said at once: the future that is returned, made for every request and moved as a whole, is
+    /// of what waits only.
+    pub(super) fn forward<'a>(
+        &'a self,
         request: Request<Incoming>,
-        port: &MeshPort,
-        exchange: &mut Exchange,
-    ) -> Result<Answer, Refusal> {
+        port: &'a MeshPort,
+        exchange: &'a mut Exchange,
+    ) -> Result<impl Future<Output = Result<Answer, Refusal>> + Send + 'a, Refusal> {
         let choice = port.choose(&request)?;
         exchange.note(|record| record.edges = Some(Arc::clone(choice.edges())));
         let mut prepared = self.prepare(request, (port, choice), exchange)?;
@@ -35,11 +37,12 @@ impl Outbound {
         let counted = set.destination.request(requests).ok_or(Reason::RequestLimit)?;
         exchange.hold_counted(counted);
         let upgrade = prepared.upgrade.take();
-        let limit = prepared.deadline.limit();
-        let attempts = Attempts::new(self, (port, set), prepared);
-        let answered = attempts.run(exchange).await.map_err(|failed| failed.reason)?;
-        let deadline = limit.map(|limit| Instant::from_std(limit.at));
-        self.deliver(answered, choice, (upgrade, deadline), exchange)
+        let deadline = prepared.deadline.limit().map(|limit| Instant::from_std(limit.at));
+        let mut attempts = Attempts::new(self, (port, set), prepared);
+        Ok(async move {
+            let answered = attempts.run(exchange).await.map_err(|failed| failed.reason)?;
+            self.deliver(answered, choice, (upgrade, deadline), exchange)
+        })
     }
 
     /// Makes a peer's answer one for the own workload.

@@ -4,10 +4,15 @@
 mod stream;
 mod waiting;
 
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use std::{
+    error::Error as StdError,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, response};
-use hyper::{body::Incoming, ext};
+use hyper::{body::Incoming, client::conn::TrySendError, ext};
 use outrigger_core::reason::Reason;
 use tokio::time::{Instant, sleep};
 
@@ -27,6 +32,9 @@ use waiting::wait;
 
 /// Longest body that is taken for written together with its head, bytes.
 const SHORT: u64 = 16 * 1024;
+
+/// What becomes of a request that is given to the parser.
+type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
 
 /// What a request is written with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,19 +103,20 @@ impl<C: Connect> Attempt<'_, C> {
     ///
     /// A pooled connection may have been closed by the other side in the meantime. Then the request is sent once more,
     /// on a new one: any request of which nothing was written, or of which a peer says by its close that it looked at
-    /// nothing; else only one that is idempotent; and only while the body is still there. Cancel safe: dropped, the request is aborted upstream.
+    /// nothing; else only one that is idempotent; and only while the body is still there. Cancel safe: dropped, the request is
+    /// aborted upstream. Takes `head` when it is polled first.
     pub(crate) async fn send(
         &self,
-        head: Head,
+        head: &mut Head,
         upload: &Arc<Upload>,
         (begin, exchange): (Instant, &mut Exchange),
     ) -> Result<Answer, Failed> {
         exchange.stamp(|stamps| stamps.begin_attempt(begin.into_std()));
         match self.leg {
-            // Boxed: twice the other one.
+            // Boxed: larger than the other one.
             Leg::Http1 => Box::pin(self.send_http1(head, upload, (begin, exchange))).await,
             Leg::Http2 => {
-                let mut request = head.stream_request();
+                let mut request = head.take().stream_request();
                 self.send_http2(&mut request, (&self.demand, false), upload, (begin, exchange)).await
             }
         }
@@ -128,19 +137,21 @@ impl<C: Connect> Attempt<'_, C> {
 
     async fn send_http1(
         &self,
-        head: Head,
+        head: &mut Head,
         upload: &Arc<Upload>,
         (mut begin, exchange): (Instant, &mut Exchange),
     ) -> Result<Answer, Failed> {
         let repeatable = is_idempotent(&head.method);
-        let mut request = head.request(upload);
+        let mut request = head.take().request(upload);
         let mut demand = self.demand.clone();
         // Something was sent, on a connection that broke: whatever comes now, it may have been processed.
         let mut broke = false;
         loop {
             let pool = &self.upstream.http1;
-            let acquiring = pool.acquire(&demand, begin);
-            let acquired = wait(acquiring, || pool.is_connecting(), (begin, &mut *exchange)).await;
+            let acquired = {
+                let acquiring = pin!(pool.acquire(&demand, begin));
+                wait(acquiring, || pool.is_connecting(), (begin, &mut *exchange)).await
+            };
             let (mut lease, waited) = acquired.map_err(|failed| failed.or_processed(broke))?;
             self.waited(waited, begin, exchange);
             let again = repeatable || lease.connection().is_of_a_peer();
@@ -149,7 +160,13 @@ impl<C: Connect> Attempt<'_, C> {
                 uri: request.uri().clone(),
                 headers: request.headers().clone(),
             });
-            let sent = self.send_on(&mut lease, request, upload).await;
+            self.make_ready(&mut lease, &mut request, upload);
+            let asked = request.headers().get(header::UPGRADE).cloned();
+            let how = (asked.as_ref(), upload.is_expecting());
+            let sent = {
+                let sending = pin!(lease.connection().sender().try_send_request(request));
+                self.answered(sending, how, upload, &mut lease).await
+            };
             // What was sent meanwhile may have been too much to keep.
             let kept = kept.filter(|_| upload.is_replayable());
             match sent {
@@ -157,7 +174,8 @@ impl<C: Connect> Attempt<'_, C> {
                     exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
                     pause_upload(&response, upload);
                     let (head, body) = response.into_parts();
-                    let body = UpstreamBody::Http1(body).with_begin(is_short(&head.headers)).await;
+                    let mut body = UpstreamBody::Http1(body);
+                    body.begin(is_short(&head.headers)).await;
                     let occupied = Some(Occupied::Http1(lease));
                     return Ok(Answer { head, body, occupied, refused: None });
                 }
@@ -192,22 +210,24 @@ impl<C: Connect> Attempt<'_, C> {
         }
     }
 
-    async fn send_on(
-        &self,
-        lease: &mut Lease,
-        mut request: Request<RequestBody>,
-        upload: &Arc<Upload>,
-    ) -> Result<Response<Incoming>, NoAnswer> {
-        self.on_informational(&mut request, upload);
-        let asked = request.headers().get(header::UPGRADE).cloned();
-        if asked.is_some() {
+    /// Makes everything ready for the next request of `lease`.
+    fn make_ready(&self, lease: &mut Lease, request: &mut Request<RequestBody>, upload: &Arc<Upload>) {
+        self.on_informational(request, upload);
+        if request.headers().contains_key(header::UPGRADE) {
             lease.connection().may_switch();
         }
         lease.connection().may_be(upload.idle());
-        let expects = upload.is_expecting();
         lease.connection().begin();
-        let answer = lease.connection().sender().try_send_request(request);
-        tokio::pin!(answer);
+    }
+
+    /// Waits for the answer to a request that was sent.
+    async fn answered(
+        &self,
+        mut answer: Pin<&mut impl Future<Output = Sent>>,
+        (asked, expects): (Option<&HeaderValue>, bool),
+        upload: &Arc<Upload>,
+        lease: &mut Lease,
+    ) -> Result<Response<Incoming>, NoAnswer> {
         let answer = tokio::select! {
             biased;
             answer = answer.as_mut() => answer,
@@ -217,20 +237,16 @@ impl<C: Connect> Attempt<'_, C> {
                 answer.await
             }
         };
-        match answer {
-            Ok(response) => match check_response(&response, asked.as_ref()) {
-                Ok(()) => Ok(response),
-                Err(reason) => Err(NoAnswer::For(reason)),
-            },
-            Err(mut error) => {
-                if let Some(request) = error.take_message() {
-                    return Err(NoAnswer::Unsent(Box::new(request)));
-                }
-                let error = error.into_error();
-                tracing::debug!(error = &error as &dyn StdError, "attempt failed");
-                Err(no_answer(&error, upload, lease.connection()))
-            }
+        let mut error = match answer {
+            Ok(response) => return check_response(response, asked),
+            Err(error) => error,
+        };
+        if let Some(request) = error.take_message() {
+            return Err(NoAnswer::Unsent(Box::new(request)));
         }
+        let error = error.into_error();
+        tracing::debug!(error = &error as &dyn StdError, "attempt failed");
+        Err(no_answer(&error, upload, lease.connection()))
     }
 
     /// `100 Continue` opens the way for the body, which makes the parser on the other side say it there. Others cannot be
@@ -251,8 +267,11 @@ impl<C: Connect> Attempt<'_, C> {
     }
 }
 
-/// A response that could be understood in two ways, or that leaves HTTP although nobody asked for it.
-fn check_response(response: &Response<Incoming>, asked: Option<&HeaderValue>) -> Result<(), Reason> {
+/// Refuses a response that could be understood in two ways, or that leaves HTTP although nobody asked for it.
+fn check_response(
+    response: Response<Incoming>,
+    asked: Option<&HeaderValue>,
+) -> Result<Response<Incoming>, NoAnswer> {
     let headers = response.headers();
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let coding = match (codings.next(), codings.next()) {
@@ -268,7 +287,11 @@ fn check_response(response: &Response<Incoming>, asked: Option<&HeaderValue>) ->
         (StatusCode::SWITCHING_PROTOCOLS, None) => false,
         _ => true,
     };
-    if coding && switched && has_one_length(headers) { Ok(()) } else { Err(Reason::BadResponse) }
+    if coding && switched && has_one_length(headers) {
+        Ok(response)
+    } else {
+        Err(NoAnswer::For(Reason::BadResponse))
+    }
 }
 
 /// Whether the body is one that a server writes together with its head.

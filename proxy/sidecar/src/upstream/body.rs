@@ -4,6 +4,7 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -50,27 +51,33 @@ impl UpstreamBody {
     /// Takes the first frame along if it is there, or comes in a moment: so a head and the begin of its body go into one
     /// write, and for most answers there is no other. `short`: whether the head says that there is little to come; then
     /// it is worth giving others a turn, among them whoever reads it.
-    pub(crate) async fn with_begin(mut self, short: bool) -> Self {
+    pub(crate) async fn begin(&mut self, short: bool) {
         let turns = if short { 2 } else { 0 };
         for turn in 0..=turns {
-            if self.is_end_stream() {
-                return self;
+            let begun = poll_fn(|cx| Poll::Ready(self.has_begun(cx))).await;
+            if begun || turn == turns {
+                return;
             }
-            let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut self).poll_frame(cx))).await;
-            match polled {
-                Poll::Ready(Some(Ok(frame))) => {
-                    return match frame.into_data() {
-                        Ok(data) => Self::Begun(VecDeque::from([data]), Box::new(self)),
-                        Err(frame) => Self::Kept(VecDeque::new(), frame.into_trailers().ok()),
-                    };
-                }
-                Poll::Ready(Some(Err(error))) => return Self::Broken(Some(error)),
-                Poll::Ready(None) => return Self::Kept(VecDeque::new(), None),
-                Poll::Pending if turn < turns => tokio::task::yield_now().await,
-                Poll::Pending => {}
-            }
+            tokio::task::yield_now().await;
         }
-        self
+    }
+
+    /// Whether there is nothing to wait for: its first frame came, which is kept, or its end.
+    fn has_begun(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.is_end_stream() {
+            return true;
+        }
+        let Poll::Ready(polled) = Pin::new(&mut *self).poll_frame(cx) else {
+            return false;
+        };
+        let none = Self::Kept(VecDeque::new(), None);
+        *self = match polled.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(data))) => Self::Begun(VecDeque::from([data]), Box::new(mem::replace(self, none))),
+            Some(Ok(Err(frame))) => Self::Kept(VecDeque::new(), frame.into_trailers().ok()),
+            Some(Err(error)) => Self::Broken(Some(error)),
+            None => none,
+        };
+        true
     }
 
     /// Reads it whole, if it is at most `limit` bytes.

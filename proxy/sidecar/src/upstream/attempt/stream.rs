@@ -13,7 +13,7 @@ use super::{Answer, Attempt, Demand, Failed, is_short, no_response, not_sent, wa
 use crate::{
     http::{RequestBody, Upload, has_one_length, is_idempotent},
     telemetry::Exchange,
-    upstream::{Connect, Occupied, UpstreamBody, body},
+    upstream::{Connect, Occupied, Stream, UpstreamBody, body},
 };
 
 impl<C: Connect> Attempt<'_, C> {
@@ -56,16 +56,7 @@ impl<C: Connect> Attempt<'_, C> {
                 push_on(RequestBody::of(upload), send).await;
             }
             let error = match self.final_response(response).await {
-                Ok(response) => {
-                    exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
-                    stream.is_heard();
-                    if !has_one_length(response.headers()) {
-                        return Err(Failed::after(Reason::BadResponse));
-                    }
-                    let (head, body) = response.into_parts();
-                    let body = UpstreamBody::http2(body).with_begin(is_short(&head.headers)).await;
-                    return Ok(Answer { head, body, occupied: Some(Occupied::Http2(stream)), refused: None });
-                }
+                Ok(response) => return begun(response, stream, exchange).await,
                 Err(error) => error,
             };
             tracing::debug!(%error, "attempt failed");
@@ -108,6 +99,25 @@ impl<C: Connect> Attempt<'_, C> {
             Pin::new(&mut response).poll(cx)
         })
         .await
+    }
+}
+
+/// Makes an answer of a response whose head came, and of as much of its body as came with it.
+fn begun(
+    response: Response<RecvStream>,
+    stream: Stream,
+    exchange: &mut Exchange,
+) -> impl Future<Output = Result<Answer, Failed>> + Send + use<> {
+    exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
+    stream.is_heard();
+    let (head, body) = response.into_parts();
+    let mut body = UpstreamBody::http2(body);
+    async move {
+        if !has_one_length(&head.headers) {
+            return Err(Failed::after(Reason::BadResponse));
+        }
+        body.begin(is_short(&head.headers)).await;
+        Ok(Answer { head, body, occupied: Some(Occupied::Http2(stream)), refused: None })
     }
 }
 
