@@ -11,6 +11,7 @@
 //! `outrigger-timeout` of the own workload is a deadline that it may set for itself: it can only shorten (see `deadline`).
 
 mod names;
+mod naming;
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -22,6 +23,7 @@ use outrigger_core::{
 };
 
 pub(crate) use names::{Names, REQUEST_ID, TRACEPARENT};
+pub(crate) use naming::Naming;
 
 use crate::upstream::Leg;
 
@@ -108,16 +110,6 @@ pub(crate) fn outbound_response(headers: &mut HeaderMap) {
 pub(crate) fn switch(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(header::UPGRADE, protocol);
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-}
-
-/// One in so many values that are another one in each message is put into the table of what is sent often.
-const TELLS_NAME: u32 = 64;
-
-/// A value that is another one in each message is of no use to that table (HPACK), and what is `sensitive` is kept out of it (RFC
-/// 7541 §7.1.3). But a name that is in the table is not written out again, and names come in with values: so one in 64 is let in,
-/// by `number`, which differs from message to message. Whatever is let in pushes others out, and pushed out it comes back.
-pub(crate) fn set_unlike(value: &mut HeaderValue, number: u32) {
-    value.set_sensitive(!number.is_multiple_of(TELLS_NAME));
 }
 
 /// Tells the callee's sidecar how long the bodies may stand still.

@@ -29,7 +29,7 @@ use crate::{
     accept,
     data_path::Shared,
     endpoint::DestinationState,
-    headers,
+    headers::{self, Naming},
     http::{Clients, Closing, Guarded, Link, Overheard, ResponseBody, overhear, serve_http1, serve_http2},
     io::Ahead,
     overload::Line,
@@ -66,13 +66,15 @@ struct Peer {
 }
 
 /// The downstream of a request.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Downstream {
     address: SocketAddr,
     identity: SpiffeId,
     /// The same, for the application.
     client_cert: HeaderValue,
     link: Arc<Link>,
+    /// Of the timing in its answers.
+    naming: Naming,
     /// Connections that left HTTP: at most this one.
     switched: TaskTracker,
     /// Cuts it.
@@ -130,6 +132,7 @@ impl Inbound {
             address,
             identity,
             link: Arc::default(),
+            naming: Naming::new(),
             switched: TaskTracker::new(),
             cut: CancellationToken::new(),
         };

@@ -209,7 +209,9 @@ impl Inbound {
         headers::inbound_response(&mut head.headers);
         head.version = Version::HTTP_11;
         let now = Instant::now();
-        head.headers.insert(timing::HEADER, timing_value(&exchange, now));
+        let mut timing = timing_value(&exchange, now);
+        peer.naming.mark(&mut timing, now);
+        head.headers.insert(timing::HEADER, timing);
         exchange.answered(head.status, &head.headers, now);
         if head.status == StatusCode::SWITCHING_PROTOCOLS
             && let (Some(protocol), Some(downstream), Some(upstream)) = (switched, upgrade, upstream)
@@ -230,11 +232,10 @@ impl Inbound {
     }
 }
 
-/// Another one in each answer, see [`headers::set_unlike`].
+/// Another one in each answer, see [`headers::Naming`].
 fn timing_value(exchange: &Exchange, now: Instant) -> HeaderValue {
-    let figures = exchange.inbound_figures(now);
-    let mut value = timing::encode(&figures);
-    headers::set_unlike(&mut value, figures.total.subsec_micros());
+    let mut value = timing::encode(&exchange.inbound_figures(now));
+    value.set_sensitive(true);
     value
 }
 

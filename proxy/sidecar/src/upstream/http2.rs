@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     endpoint::{Counted, DestinationState},
+    headers::Naming,
     http::{Limits, overhear},
     io::Gather,
 };
@@ -92,6 +93,8 @@ struct Load {
     keep: Duration,
     /// An answer came on it since it was idle last: it was not closed then.
     proven: AtomicBool,
+    /// Of the trace in its requests.
+    naming: Naming,
     standing: Standing,
     over: AtomicBool,
     freed: Arc<Notify>,
@@ -324,6 +327,7 @@ impl<C: Connect> Multiplexer<C> {
             idle_since: AtomicU64::new(UNUSED),
             keep,
             proven: AtomicBool::new(false),
+            naming: Naming::new(),
             standing,
             over: AtomicBool::new(false),
             freed: Arc::clone(&self.freed),
@@ -399,6 +403,11 @@ impl Stream {
     /// Whether the peer refused us.
     pub(super) fn is_refused(&self) -> bool {
         self.load.standing.is_refused()
+    }
+
+    /// What its connection knows of the names in requests.
+    pub(super) fn naming(&self) -> &Naming {
+        &self.load.naming
     }
 
     /// An answer came on its connection.

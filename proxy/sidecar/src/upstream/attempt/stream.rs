@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Answer, Attempt, Demand, Failed, is_short, no_response, not_sent, wait};
 use crate::{
+    headers::TRACEPARENT,
     http::{RequestBody, Upload, has_one_length, is_idempotent},
     telemetry::Exchange,
     upstream::{Connect, Occupied, Stream, UpstreamBody, body},
@@ -46,6 +47,11 @@ impl<C: Connect> Attempt<'_, C> {
             let doubtful = demand.closes_silently && stream.is_doubtful() && !waited.fresh && !broke;
             let repeatable = is_idempotent(request.method()) && upload.is_replayable();
             let kept = (doubtful && repeatable).then(|| Box::new(request.clone()));
+            if stream.naming().is_due(begin)
+                && let Some(trace) = request.headers_mut().get_mut(TRACEPARENT)
+            {
+                trace.set_sensitive(false);
+            }
             let (response, send) = sender.send_request(mem::take(request), bodiless).map_err(|error| {
                 tracing::debug!(%error, "request could not be written");
                 stream.is_last();
