@@ -241,8 +241,8 @@ impl Outbound {
                 }
                 (Destination::Mesh(port), _) => {
                     to_origin_form(&mut request, &target)?;
-                    let forwarded = Box::pin(self.forward(request, &port, exchange)?);
-                    forwarded.await
+                    let forwarding = self.forward(request, &port, exchange)?;
+                    forwarding.await
                 }
                 (Destination::External { host, port, traffic, .. }, Form::Authority) => {
                     Box::pin(self.tunnel_outside(&mut request, (&host, port), traffic, downstream)).await?;

@@ -4,7 +4,6 @@
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
-    pin::pin,
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -25,25 +24,35 @@ struct Taken {
     given_up: bool,
 }
 
-tokio::task_local! {
-    /// Of the stream that runs.
-    static TAKEN: Cell<Taken>;
+/// What a stream that runs and its body know of each other.
+#[derive(Debug, Default)]
+struct Running {
+    taken: Cell<Taken>,
     /// How long it may stand still, once that is known.
-    static IDLE: RefCell<Option<Arc<Idle>>>;
+    idle: RefCell<Option<Arc<Idle>>>,
+}
+
+impl Running {
+    fn change(&self, change: impl FnOnce(&mut Taken)) {
+        let mut now = self.taken.get();
+        change(&mut now);
+        self.taken.set(now);
+    }
+}
+
+tokio::task_local! {
+    /// The stream that runs.
+    static RUNNING: Running;
 }
 
 /// The stream that runs may be `idle`. Of no effect where none does.
 pub(super) fn may_be(idle: &Arc<Idle>) {
-    let _not_a_stream = IDLE.try_with(|governing| governing.replace(Some(Arc::clone(idle))));
+    let _not_a_stream = RUNNING.try_with(|running| running.idle.replace(Some(Arc::clone(idle))));
 }
 
 fn change(change: impl FnOnce(&mut Taken)) {
     // A body that is not a stream's is looked after by its socket.
-    let _not_a_stream = TAKEN.try_with(|taken| {
-        let mut now = taken.get();
-        change(&mut now);
-        taken.set(now);
-    });
+    let _not_a_stream = RUNNING.try_with(|running| running.change(change));
 }
 
 /// The body of the stream that runs is asked for a piece.
@@ -61,7 +70,7 @@ pub(super) fn gave() {
 
 /// Whether the stream that runs is dropped because it stood still.
 pub(super) fn is_given_up() -> bool {
-    TAKEN.try_with(Cell::get).is_ok_and(|taken| taken.given_up)
+    RUNNING.try_with(|running| running.taken.get().given_up).unwrap_or_default()
 }
 
 /// Runs each stream in a task of its own, and gives it up when what it is sent finds no room for as long as its exchange
@@ -77,27 +86,30 @@ where
 {
     fn execute(&self, stream: F) {
         let timeout = self.timeout;
+        // Boxed: a task is moved as a whole several times, when it begins and when it ends.
+        let mut stream = Box::pin(stream);
         let run = async move {
-            let mut stream = pin!(stream);
             let (mut patience, mut before) = (Patience::new(None), Taken::default());
             poll_fn(|cx| {
                 if stream.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                let now = TAKEN.with(Cell::get);
-                if now != before {
-                    patience.reset();
-                    before = now;
-                }
-                if !now.waiting {
-                    return Poll::Pending;
-                }
-                let idle =
-                    IDLE.with(|idle| Arc::clone(idle.borrow_mut().get_or_insert_with(|| Idle::new(timeout))));
-                patience.poll_idle(cx, &idle).map(|()| change(|taken| taken.given_up = true))
+                RUNNING.with(|running| {
+                    let now = running.taken.get();
+                    if now != before {
+                        patience.reset();
+                        before = now;
+                    }
+                    if !now.waiting {
+                        return Poll::Pending;
+                    }
+                    let mut idle = running.idle.borrow_mut();
+                    let idle = idle.get_or_insert_with(|| Idle::new(timeout));
+                    patience.poll_idle(cx, idle).map(|()| running.change(|taken| taken.given_up = true))
+                })
             })
             .await;
         };
-        tokio::spawn(TAKEN.scope(Cell::default(), IDLE.scope(RefCell::default(), run)));
+        tokio::spawn(RUNNING.scope(Running::default(), run));
     }
 }

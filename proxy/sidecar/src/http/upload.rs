@@ -69,8 +69,8 @@ pub(crate) struct Upload {
     idle: Arc<Idle>,
     /// `None`: it may be of any length, or there is none.
     length: Option<u64>,
-    /// `None`: there is none.
-    source: Option<Mutex<Source>>,
+    /// `None`: there is none, as with most requests; for whose sake it is boxed.
+    source: Option<Box<Mutex<Source>>>,
 }
 
 #[derive(Debug)]
@@ -126,7 +126,7 @@ impl Upload {
             attempt: AtomicU32::new(0),
             idle: Idle::since(begun, timeout),
             length,
-            source: Some(Mutex::new(source)),
+            source: Some(Box::new(Mutex::new(source))),
         })
     }
 
@@ -185,7 +185,7 @@ impl Upload {
 
     /// How many messages of gRPC it carried so far; 0 where they are not counted.
     pub(crate) fn messages(&self) -> u64 {
-        let source = self.source.as_ref().map(Mutex::lock);
+        let source = self.source.as_ref().map(|source| source.lock());
         source.and_then(|source| source.messages.as_ref()?.count()).unwrap_or(0)
     }
 

@@ -1,6 +1,6 @@
 //! One request to a destination of the mesh: attempts, until one has an answer to deliver.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use http::{HeaderMap, Request, StatusCode, Version, header};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -20,15 +20,18 @@ use crate::{
     upstream::{self, Occupied},
 };
 
+/// A request under way to its peer.
+type Forwarding<'a> = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send + 'a>>;
+
 impl Outbound {
-    /// What can be said at once is said at once: the future that is returned, made for every request and moved as a whole, is
-    /// of what waits only.
+    /// What can be said at once is said at once: what is returned, which is made for every request and moved as a whole, is of what
+    /// waits only.
     pub(super) fn forward<'a>(
         &'a self,
         request: Request<Incoming>,
         port: &'a MeshPort,
         exchange: &'a mut Exchange,
-    ) -> Result<impl Future<Output = Result<Answer, Refusal>> + Send + 'a, Refusal> {
+    ) -> Result<Forwarding<'a>, Refusal> {
         let choice = port.choose(&request)?;
         exchange.note(|record| record.edges = Some(Arc::clone(choice.edges())));
         let mut prepared = self.prepare(request, (port, choice), exchange)?;
@@ -39,10 +42,10 @@ impl Outbound {
         let upgrade = prepared.upgrade.take();
         let deadline = prepared.deadline.limit().map(|limit| Instant::from_std(limit.at));
         let mut attempts = Attempts::new(self, (port, set), prepared);
-        Ok(async move {
+        Ok(Box::pin(async move {
             let answered = attempts.run(exchange).await.map_err(|failed| failed.reason)?;
             self.deliver(answered, choice, (upgrade, deadline), exchange)
-        })
+        }))
     }
 
     /// Makes a peer's answer one for the own workload.
