@@ -14,10 +14,10 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::{Record, line::Lines};
 
-/// So long lines are gathered after the first.
+/// So long lines are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(20);
 /// As much is written at once at the latest.
-const ENOUGH: usize = 64 * 1024;
+const ENOUGH: usize = 256 * 1024;
 /// More does not wait to be written.
 const TOO_MUCH: usize = 4 << 20;
 
@@ -49,6 +49,8 @@ struct Shared {
 struct State {
     lines: Lines,
     buffer: Vec<u8>,
+    /// The writer waits for a first line, and not only for more.
+    asleep: bool,
     /// Somebody waits for everything to be written.
     hurry: bool,
     writing: bool,
@@ -62,6 +64,7 @@ impl AccessLog {
             state: Mutex::new(State {
                 lines: Lines::new(format),
                 buffer: Vec::new(),
+                asleep: false,
                 hurry: false,
                 writing: false,
                 closed: false,
@@ -87,7 +90,7 @@ impl AccessLog {
     pub(crate) fn record(&self, record: &Record) {
         let shared = &self.0.0;
         let mut state = shared.state.lock();
-        let State { lines, buffer, .. } = &mut *state;
+        let State { lines, buffer, asleep, .. } = &mut *state;
         if buffer.len() > TOO_MUCH {
             drop(state);
             shared.dropped.inc();
@@ -95,8 +98,8 @@ impl AccessLog {
         }
         let before = buffer.len();
         lines.write(buffer, record, SystemTime::now());
-        // The writer is woken by the first line, and once more when it need not gather any longer.
-        let wake = before == 0 || (before < ENOUGH && buffer.len() >= ENOUGH);
+        // The writer is woken by the first line if it sleeps, and when it need not gather any longer.
+        let wake = std::mem::take(asleep) || (before < ENOUGH && buffer.len() >= ENOUGH);
         drop(state);
         if wake {
             shared.wake.notify_one();
@@ -114,27 +117,38 @@ impl AccessLog {
     }
 }
 
+/// While lines keep coming it wakes by itself, once for all that came meanwhile: to wake it costs a worker more than a line.
 fn write(shared: &Shared, mut writer: impl Write) {
     let mut out = Vec::new();
     let mut state = shared.state.lock();
     loop {
-        let nothing = |state: &mut State| state.buffer.is_empty() && !state.closed;
-        shared.wake.wait_while(&mut state, nothing);
+        let before = state.buffer.len();
         let more = |state: &mut State| state.buffer.len() < ENOUGH && !state.closed && !state.hurry;
         shared.wake.wait_while_for(&mut state, more, GATHER);
-        std::mem::swap(&mut out, &mut state.buffer);
-        state.writing = true;
-        let closed = state.closed;
-        drop(state);
-        // Nobody reads it: there is nobody to tell either.
-        let _unread = writer.write_all(&out).and_then(|()| writer.flush());
-        out.clear();
-        state = shared.state.lock();
-        state.writing = false;
-        state.hurry = false;
-        shared.idle.notify_all();
-        if closed && state.buffer.is_empty() {
+        let quiet = state.buffer.len() == before;
+        if !state.buffer.is_empty() {
+            std::mem::swap(&mut out, &mut state.buffer);
+            state.writing = true;
+            drop(state);
+            // Nobody reads it: there is nobody to tell either.
+            let _unread = writer.write_all(&out).and_then(|()| writer.flush());
+            out.clear();
+            state = shared.state.lock();
+            state.writing = false;
+            state.hurry = false;
+            shared.idle.notify_all();
+        }
+        if !state.buffer.is_empty() {
+            continue;
+        }
+        if state.closed {
             return;
+        }
+        if quiet {
+            // What a burst needed is not kept for the next one.
+            (out, state.buffer) = (Vec::new(), Vec::new());
+            state.asleep = true;
+            shared.wake.wait_while(&mut state, |state| state.asleep && !state.closed);
         }
     }
 }
@@ -181,6 +195,21 @@ mod tests {
         assert_eq!(log.dropped().get(), 0);
         drop(log);
         assert!(receiver.recv().is_err(), "the thread has ended");
+    }
+
+    #[test]
+    fn one_that_has_nothing_to_do_sleeps_with_empty_hands_until_a_line_comes() {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let log = AccessLog::start(Format::Json, Chunks(sender));
+        let state = || log.0.0.state.lock();
+        for _ in 0..3 {
+            log.record(&record());
+            receiver.recv().unwrap();
+            while !state().asleep {
+                thread::yield_now();
+            }
+            assert_eq!(state().buffer.capacity(), 0);
+        }
     }
 
     #[test]
