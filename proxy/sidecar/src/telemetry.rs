@@ -15,7 +15,7 @@ use outrigger_tls::Refusal;
 use prometheus_client::registry::Registry;
 
 pub use access::{AccessLog, Direction};
-pub(crate) use access::{Authority, Record};
+pub(crate) use access::{Authority, Party, Record};
 pub(crate) use edges::{EdgeHandles, Edges};
 pub(crate) use exchange::Exchange;
 pub(crate) use metrics::{Metrics, Open};
@@ -176,7 +176,7 @@ impl Telemetry {
 
     /// Counts and logs an answer to a head that never became a request.
     pub(crate) fn refused_head(&self, direction: Direction, peer: SocketAddr, reason: Reason) {
-        let mut record = Record::new(direction, peer);
+        let mut record = Record::new(direction, Party::downstream(peer, None));
         record.refuse(reason);
         self.record(&record);
     }

@@ -61,11 +61,10 @@ impl Inbound {
         request: Request<Incoming>,
         downstream: &Downstream,
     ) -> Response<ResponseBody> {
-        let mut record = Record::new(Direction::Inbound, downstream.address);
+        let mut record = Record::new(Direction::Inbound, Arc::clone(&downstream.party));
         record.describe(&request);
         record.generation = self.shared.snapshot.load().generation;
-        record.upstream = Some(self.application.connector().address);
-        record.downstream_identity = Some(downstream.identity.clone());
+        record.upstream = Some(Arc::clone(&self.application.connector().party));
         let mut exchange = Exchange::begin(&self.shared.telemetry, &downstream.link, record);
         let shape = Shape::of(request.method());
         match self.admit(&request, &exchange) {

@@ -1,18 +1,20 @@
 //! One line per request.
 
 mod line;
+mod party;
 mod sink;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, uri::PathAndQuery};
 use outrigger_core::{
     grpc::Code,
-    model::SpiffeId,
     reason::Reason,
     telemetry::{Class, PhaseTimes},
 };
 
+pub(super) use party::Fields;
+pub(crate) use party::Party;
 pub use sink::AccessLog;
 
 use super::EdgeHandles;
@@ -57,8 +59,7 @@ pub(crate) enum Authority {
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) direction: Direction,
-    pub(crate) downstream: SocketAddr,
-    pub(crate) downstream_identity: Option<SpiffeId>,
+    pub(crate) downstream: Arc<Party>,
     pub(crate) method: Option<Method>,
     pub(crate) version: Option<Version>,
     pub(crate) authority: Option<Authority>,
@@ -71,8 +72,8 @@ pub(crate) struct Record {
     /// How often it was sent; more than once: some of it was retried.
     pub(crate) attempts: u32,
     pub(crate) grpc_status: Option<Code>,
-    pub(crate) upstream: Option<SocketAddr>,
-    pub(crate) upstream_identity: Option<SpiffeId>,
+    /// Where the last attempt went.
+    pub(crate) upstream: Option<Arc<Party>>,
     pub(crate) generation: u64,
     pub(crate) status: Option<StatusCode>,
     pub(crate) reason: Option<Reason>,
@@ -85,11 +86,10 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn new(direction: Direction, downstream: SocketAddr) -> Self {
+    pub(crate) fn new(direction: Direction, downstream: Arc<Party>) -> Self {
         Self {
             direction,
             downstream,
-            downstream_identity: None,
             method: None,
             version: None,
             authority: None,
@@ -101,7 +101,6 @@ impl Record {
             attempts: 0,
             grpc_status: None,
             upstream: None,
-            upstream_identity: None,
             generation: 0,
             status: None,
             reason: None,

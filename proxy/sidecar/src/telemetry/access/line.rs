@@ -4,7 +4,6 @@
 use std::{
     fmt::Display,
     io::Write as _,
-    net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,7 +18,8 @@ use outrigger_core::{
 use outrigger_process::logging::Format;
 use time::{OffsetDateTime, macros::format_description};
 
-use super::{Direction, Record};
+use super::{Direction, Party, Record};
+use crate::telemetry::{EdgeHandles, Role};
 
 /// Writes lines; keeps what is the same from one to the next.
 #[derive(Debug, Default)]
@@ -70,11 +70,7 @@ macro_rules! name {
 /// What is known, in the order in which a reader wants it; what is not is left out.
 fn fields(line: &mut Line<'_>, record: &Record) {
     line.plain(&name!("direction"), record.direction.as_str());
-    line.address(&name!("downstream.addr"), record.downstream);
-    line.maybe_plain(
-        &name!("downstream.identity"),
-        record.downstream_identity.as_ref().map(SpiffeId::as_str),
-    );
+    line.party(&record.downstream);
     line.maybe_plain(&name!("method"), record.method.as_ref().map(Method::as_str));
     line.maybe_plain(&name!("version"), record.version.map(version));
     line.maybe(&name!("authority"), record.authority());
@@ -82,18 +78,15 @@ fn fields(line: &mut Line<'_>, record: &Record) {
     line.maybe(&name!("request_id"), record.request_id.as_ref().and_then(text));
     line.maybe(&name!("traceparent"), record.traceparent.as_ref().and_then(text));
     if let Some(edges) = &record.edges {
-        line.plain(&name!("destination"), &edges.shown);
-        line.number(&name!("port"), u64::from(edges.destination.1));
-        line.maybe(&name!("route"), edges.rule.as_deref());
+        line.edges(edges);
     }
     line.maybe_plain(&name!("class"), (record.class != Class::Request).then(|| record.class.as_str()));
     if record.attempts > 1 {
         line.number(&name!("attempts"), u64::from(record.attempts));
     }
-    if let Some(upstream) = record.upstream {
-        line.address(&name!("upstream.addr"), upstream);
+    if let Some(upstream) = &record.upstream {
+        line.party(upstream);
     }
-    line.maybe_plain(&name!("upstream.identity"), record.upstream_identity.as_ref().map(SpiffeId::as_str));
     line.number(&name!("generation"), record.generation);
     if let Some(status) = record.status {
         line.number(&name!("status"), u64::from(status.as_u16()));
@@ -209,27 +202,33 @@ impl Line<'_> {
         self.digits(value);
     }
 
-    /// By hand where it is short: the formatter takes longer for it than for the rest of the line.
-    fn address(&mut self, name: &Name, address: SocketAddr) {
-        let SocketAddr::V4(address) = address else {
-            return self.shown(name, address);
-        };
-        self.name(name);
-        let mut before = b'"';
-        for part in address.ip().octets() {
-            self.buffer.push(before);
-            self.digits(part);
-            before = b'.';
-        }
-        self.buffer.push(b':');
-        self.digits(address.port());
-        self.buffer.push(b'"');
-    }
-
-    /// Other addresses.
     fn shown(&mut self, name: &Name, value: impl Display) {
         self.name(name);
         let _infallible = write!(self.buffer, "\"{value}\"");
+    }
+
+    fn party(&mut self, party: &Party) {
+        let json = self.json;
+        self.buffer.extend_from_slice(party.fields.get(|buffer| {
+            let mut line = Line { buffer, json };
+            let (address, identity) = match party.role {
+                Role::Downstream => (name!("downstream.addr"), name!("downstream.identity")),
+                Role::Upstream => (name!("upstream.addr"), name!("upstream.identity")),
+            };
+            line.shown(&address, party.address);
+            line.maybe_plain(&identity, party.identity.as_ref().map(SpiffeId::as_str));
+        }));
+    }
+
+    fn edges(&mut self, edges: &EdgeHandles) {
+        let json = self.json;
+        self.buffer.extend_from_slice(edges.fields.get(|buffer| {
+            let mut line = Line { buffer, json };
+            let (service, port) = &edges.destination;
+            line.shown(&name!("destination"), service);
+            line.number(&name!("port"), u64::from(*port));
+            line.maybe(&name!("route"), edges.rule.as_deref());
+        }));
     }
 
     /// `client_proxy=12 network=340`, microseconds, those that are not zero.
@@ -251,6 +250,8 @@ impl Line<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http::{Request, StatusCode};
     use outrigger_core::telemetry::Phase;
     use proptest::prelude::*;
@@ -259,7 +260,8 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        let mut record = Record::new(Direction::Outbound, "127.0.0.1:1".parse().unwrap());
+        let downstream = Party::downstream("127.0.0.1:1".parse().unwrap(), None);
+        let mut record = Record::new(Direction::Outbound, downstream);
         let request = Request::get("/a\"b?secret=1").header("host", "price\"\\").body(()).unwrap();
         record.describe(&request);
         record.status = Some(StatusCode::OK);
@@ -293,10 +295,10 @@ mod tests {
     fn addresses_are_written_as_everybody_writes_them() {
         for address in ["127.0.0.1:1", "10.0.255.100:65535", "0.0.0.0:0", "[::1]:80", "[fe80::1%3]:443"] {
             let mut record = record();
-            record.downstream = address.parse().unwrap();
-            record.upstream = Some(record.downstream);
+            record.downstream = Party::downstream(address.parse().unwrap(), None);
+            record.upstream = Some(Party::upstream(address.parse().unwrap(), None));
             let read: Value = serde_json::from_str(&written(Format::Json, &record)).unwrap();
-            assert_eq!(read["downstream.addr"], record.downstream.to_string());
+            assert_eq!(read["downstream.addr"], address);
             assert_eq!(read["upstream.addr"], address);
         }
     }
@@ -308,6 +310,24 @@ mod tests {
             Line { buffer: &mut buffer, json: true }.text(&name!("name"), &text);
             let read: Value = serde_json::from_slice(&[b"{", &buffer[1..], b"}"].concat()).unwrap();
             prop_assert_eq!(&read["name"], &text);
+        }
+    }
+
+    #[test]
+    fn what_is_said_again_is_what_was_said_and_in_its_place() {
+        let identity = |name: &str| format!("spiffe://outrigger.local/ns/demo/sa/{name}").parse().ok();
+        let mut record = record();
+        record.downstream = Party::downstream("127.0.0.1:1".parse().unwrap(), identity("front"));
+        record.upstream = Some(Party::upstream("127.0.0.1:2".parse().unwrap(), identity("price")));
+        let destination = ("demo/price".parse().unwrap(), 80);
+        record.edges = Some(Arc::new(EdgeHandles::new(destination, Some("a\"b".into()))));
+        let first = written(Format::Json, &record);
+        assert_eq!(written(Format::Json, &record), first);
+        for fields in [
+            r#","direction":"outbound","downstream.addr":"127.0.0.1:1","downstream.identity":"spiffe://outrigger.local/ns/demo/sa/front","method":"#,
+            r#","destination":"demo/price","port":80,"route":"a\"b","upstream.addr":"127.0.0.1:2","upstream.identity":"spiffe://outrigger.local/ns/demo/sa/price","generation":"#,
+        ] {
+            assert!(first.contains(fields), "{first}");
         }
     }
 

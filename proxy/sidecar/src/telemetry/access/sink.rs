@@ -158,7 +158,7 @@ mod tests {
     use std::{io, sync::mpsc};
 
     use super::*;
-    use crate::telemetry::Direction;
+    use crate::telemetry::{Direction, Party};
 
     struct Chunks(mpsc::SyncSender<Vec<u8>>);
 
@@ -174,7 +174,7 @@ mod tests {
     }
 
     fn record() -> Record {
-        Record::new(Direction::Inbound, "127.0.0.1:1".parse().unwrap())
+        Record::new(Direction::Inbound, Party::downstream("127.0.0.1:1".parse().unwrap(), None))
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Application {
     }
 
     fn request(&self, far: Far) -> Exchange {
-        let record = Record::new(Direction::Inbound, ([127, 0, 0, 1], 1).into());
+        let record = Record::new(Direction::Inbound, Party::downstream(([127, 0, 0, 1], 1).into(), None));
         let mut exchange = Exchange::begin(&self.telemetry, &Arc::default(), record);
         let now = Instant::now().into_std();
         exchange.hold_place(Place::take(&self.concurrency, now, false, &self.telemetry).ok());
