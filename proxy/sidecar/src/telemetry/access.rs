@@ -119,14 +119,6 @@ impl Record {
         self.authority = request.headers().get(header::HOST).cloned().map(Authority::Host);
     }
 
-    /// Whom it was sent to.
-    pub(crate) fn authority(&self) -> Option<&str> {
-        match self.authority.as_ref()? {
-            Authority::Host(value) => value.to_str().ok(),
-            Authority::Target(authority) => Some(authority.as_str()),
-        }
-    }
-
     /// What it is called.
     pub(crate) fn name(&mut self, names: Names) {
         self.request_id = Some(names.request_id);
