@@ -81,8 +81,13 @@ pub(crate) struct Record {
     pub(crate) bytes: u64,
     /// From the downstream, where it is not a request's body.
     pub(crate) received: u64,
+}
+
+/// How long a request took, and where that time went: beside its [`Record`], which is carried while it lasts.
+#[derive(Debug)]
+pub(crate) struct Times<'a> {
     pub(crate) duration: Duration,
-    pub(crate) phases: PhaseTimes,
+    pub(crate) phases: &'a PhaseTimes,
 }
 
 impl Record {
@@ -106,8 +111,6 @@ impl Record {
             reason: None,
             bytes: 0,
             received: 0,
-            duration: Duration::ZERO,
-            phases: PhaseTimes::default(),
         }
     }
 

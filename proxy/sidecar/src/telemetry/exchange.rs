@@ -17,7 +17,7 @@ use outrigger_core::{
 };
 use tokio::time::Instant;
 
-use super::{Calling, Direction, Inside, Party, Record, Telemetry};
+use super::{Calling, Direction, Inside, Party, Record, Telemetry, Times};
 use crate::{
     endpoint::{Counted, Trial},
     http::{Gate, Idle, Link, Upload},
@@ -441,7 +441,7 @@ impl Inner {
             self.record.class = Class::Stream;
         }
         self.stamps.end = at.into_std();
-        self.record.duration = self.stamps.end.saturating_duration_since(self.stamps.head_read);
+        let duration = self.stamps.end.saturating_duration_since(self.stamps.head_read);
         // How long the others were open says nothing of a delay.
         self.stamps.end = match self.record.class {
             Class::Request => self.stamps.end,
@@ -453,12 +453,11 @@ impl Inner {
         if split.clamped {
             self.telemetry.metrics().timings_clamped.inc();
         }
-        self.record.phases = split.phases;
         if let Some(edges) = &self.record.edges {
             let edge = edges.of(self.record.class, self.telemetry.edge_table());
             edge.record(&split, self.record.is_failure());
         }
-        self.telemetry.record(&self.record);
+        self.telemetry.record(&self.record, &Times { duration, phases: &split.phases });
     }
 }
 

@@ -18,7 +18,7 @@ use outrigger_core::{
 use outrigger_process::logging::Format;
 use time::{OffsetDateTime, macros::format_description};
 
-use super::{Authority, Direction, Party, Record};
+use super::{Authority, Direction, Party, Record, Times};
 use crate::telemetry::{EdgeHandles, Role};
 
 /// Longer than nearly all lines.
@@ -37,8 +37,8 @@ impl Lines {
         Self { format, second: (0, String::new()) }
     }
 
-    /// Appends the line of `record`, which is over at `now`, to `buffer`.
-    pub(super) fn write(&mut self, buffer: &mut Vec<u8>, record: &Record, now: SystemTime) {
+    /// Appends the line of a request that is over at `now` to `buffer`.
+    pub(super) fn write(&mut self, buffer: &mut Vec<u8>, what: (&Record, &Times<'_>), now: SystemTime) {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         if since.as_secs() != self.second.0 || self.second.1.is_empty() {
             self.second = (since.as_secs(), begin(self.format, now));
@@ -46,8 +46,8 @@ impl Lines {
         buffer.reserve(ROOM);
         let when = (self.second.1.as_str(), since.subsec_micros());
         match self.format {
-            Format::Json => Line::<true> { buffer }.whole(when, record),
-            Format::Text => Line::<false> { buffer }.whole(when, record),
+            Format::Json => Line::<true> { buffer }.whole(when, what),
+            Format::Text => Line::<false> { buffer }.whole(when, what),
         }
     }
 }
@@ -137,14 +137,14 @@ struct Line<'a, const JSON: bool> {
 }
 
 impl<const JSON: bool> Line<'_, JSON> {
-    fn whole(&mut self, (second, micros): (&str, u32), record: &Record) {
+    fn whole(&mut self, (second, micros): (&str, u32), (record, times): (&Record, &Times<'_>)) {
         self.raw(second);
         // All six digits, led by a one that makes them so.
         let mut digits = Digits::new();
         self.raw(digits.format(1_000_000 + micros).get(1..).unwrap_or_default());
         self.piece(BEGUN);
         self.request(record);
-        self.end(record);
+        self.end(record, times);
         self.raw(if JSON { "}\n" } else { "\n" });
     }
 
@@ -176,7 +176,7 @@ impl<const JSON: bool> Line<'_, JSON> {
     }
 
     /// What became of it.
-    fn end(&mut self, record: &Record) {
+    fn end(&mut self, record: &Record, times: &Times<'_>) {
         self.maybe_plain(quoted!("class"), (record.class != Class::Request).then(|| record.class.as_str()));
         if record.attempts > 1 {
             self.number(name!("attempts"), u64::from(record.attempts));
@@ -197,9 +197,9 @@ impl<const JSON: bool> Line<'_, JSON> {
         if record.received > 0 {
             self.number(name!("received"), record.received);
         }
-        self.number(name!("duration_us"), micros(record.duration));
+        self.number(name!("duration_us"), micros(times.duration));
         if record.direction == Direction::Outbound {
-            self.phases(quoted!("phases_us"), &record.phases);
+            self.phases(quoted!("phases_us"), times.phases);
         }
     }
 
@@ -322,16 +322,16 @@ mod tests {
         let request = Request::get("/a\"b?secret=1").header("host", "price\"\\").body(()).unwrap();
         record.describe(&request);
         record.status = Some(StatusCode::OK);
-        record.duration = Duration::from_millis(2);
-        record.phases.add(Phase::ClientProxy, Duration::from_micros(12));
-        record.phases.add(Phase::App, Duration::from_micros(340));
         record
     }
 
     fn written(format: Format, record: &Record) -> String {
         let mut buffer = Vec::new();
+        let phases = [(Phase::ClientProxy, 12), (Phase::App, 340)];
+        let phases = phases.into_iter().map(|(phase, time)| (phase, Duration::from_micros(time))).collect();
+        let times = Times { duration: Duration::from_millis(2), phases: &phases };
         let now = UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_042);
-        Lines::new(format).write(&mut buffer, record, now);
+        Lines::new(format).write(&mut buffer, (record, &times), now);
         String::from_utf8(buffer).unwrap()
     }
 

@@ -12,7 +12,7 @@ use outrigger_process::logging::Format;
 use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::counter::Counter;
 
-use super::{Record, line::Lines};
+use super::{Record, Times, line::Lines};
 
 /// So long lines are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(20);
@@ -87,7 +87,7 @@ impl AccessLog {
         self.0.0.dropped.clone()
     }
 
-    pub(crate) fn record(&self, record: &Record) {
+    pub(crate) fn record(&self, record: &Record, times: &Times<'_>) {
         let shared = &self.0.0;
         let mut state = shared.state.lock();
         let State { lines, buffer, asleep, .. } = &mut *state;
@@ -97,7 +97,7 @@ impl AccessLog {
             return;
         }
         let before = buffer.len();
-        lines.write(buffer, record, SystemTime::now());
+        lines.write(buffer, (record, times), SystemTime::now());
         // The writer is woken by the first line if it sleeps, and when it need not gather any longer.
         let wake = std::mem::take(asleep) || (before < ENOUGH && buffer.len() >= ENOUGH);
         drop(state);
@@ -155,7 +155,12 @@ fn write(shared: &Shared, mut writer: impl Write) {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::mpsc};
+    use std::{
+        io,
+        sync::{LazyLock, mpsc},
+    };
+
+    use outrigger_core::telemetry::PhaseTimes;
 
     use super::*;
     use crate::telemetry::{Direction, Party};
@@ -177,12 +182,17 @@ mod tests {
         Record::new(Direction::Inbound, Party::downstream("127.0.0.1:1".parse().unwrap(), None))
     }
 
+    fn times() -> Times<'static> {
+        static PHASES: LazyLock<PhaseTimes> = LazyLock::new(PhaseTimes::default);
+        Times { duration: Duration::ZERO, phases: &PHASES }
+    }
+
     #[test]
     fn every_line_is_written_whole_and_in_order_before_the_end() {
         let (sender, receiver) = mpsc::sync_channel(1000);
         let log = AccessLog::start(Format::Json, Chunks(sender));
         for generation in 0..5000 {
-            log.record(&Record { generation, ..record() });
+            log.record(&Record { generation, ..record() }, &times());
         }
         log.flush(Duration::from_secs(10));
         let bytes: Vec<u8> = receiver.try_iter().flatten().collect();
@@ -203,7 +213,7 @@ mod tests {
         let log = AccessLog::start(Format::Json, Chunks(sender));
         let state = || log.0.0.state.lock();
         for _ in 0..3 {
-            log.record(&record());
+            log.record(&record(), &times());
             receiver.recv().unwrap();
             while !state().asleep {
                 thread::yield_now();
@@ -218,7 +228,7 @@ mod tests {
         let (sender, receiver) = mpsc::sync_channel(0);
         let log = AccessLog::start(Format::Json, Chunks(sender));
         while log.dropped().get() < 1000 {
-            log.record(&record());
+            log.record(&record(), &times());
         }
         let held = log.0.0.state.lock().buffer.len();
         assert!(held <= TOO_MUCH + 1024, "{held}");

@@ -82,6 +82,13 @@ async fn is_limited(far: Far, late: bool) -> bool {
     application.concurrency.limit().is_some()
 }
 
+/// Beyond that mimalloc takes another way, of some two hundred instructions.
+#[test]
+fn what_is_known_of_an_exchange_is_a_small_piece_of_memory() {
+    let size = size_of::<Inner>();
+    assert!(size < 1024, "{size} bytes");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_application_is_slow_only_with_requests_that_it_has_whole() {
     for late in [false, true] {
