@@ -89,6 +89,7 @@ macro_rules! field {
     };
 }
 
+/// What comes after the time.
 const BEGUN: Piece = Piece {
     json: "Z\",\"level\":\"INFO\",\"target\":\"access\",\"message\":\"request\"",
     text: "Z  INFO access: request",
@@ -346,6 +347,15 @@ mod tests {
         assert_eq!((&read["status"], &read["duration_us"]), (&Value::from(200), &Value::from(2000)));
         assert_eq!(read["phases_us"], "client_proxy=12 app=340");
         assert_eq!(read.get("reason"), None);
+    }
+
+    #[test]
+    fn a_direction_is_called_as_in_the_metrics() {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let record = Record { direction, ..record() };
+            let read: Value = serde_json::from_str(&written(Format::Json, &record)).unwrap();
+            assert_eq!(read["direction"], direction.as_str());
+        }
     }
 
     #[test]
