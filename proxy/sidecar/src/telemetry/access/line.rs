@@ -60,6 +60,7 @@ fn begin(format: Format, now: SystemTime) -> String {
 }
 
 /// What is the same in each line: in both formats, put together beforehand, for it is a third of it. Needs no escape.
+#[derive(Clone, Copy)]
 struct Piece {
     json: &'static str,
     text: &'static str,
