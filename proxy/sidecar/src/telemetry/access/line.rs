@@ -381,7 +381,10 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_as_it_is_needs_no_escape(text in proptest::collection::vec(any::<u8>(), 0..40), at in 0..40_usize) {
+        fn what_is_written_as_it_is_needs_no_escape(
+            text in proptest::collection::vec(any::<u8>(), 0..40),
+            at in 0..40_usize,
+        ) {
             let plain = |byte: &u8| (b' '..0x80).contains(byte) && !b"\"\\".contains(byte);
             prop_assert_eq!(is_plain(&text), text.iter().all(plain));
             // One that does, in the middle of what does not.
