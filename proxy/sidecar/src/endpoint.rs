@@ -23,6 +23,8 @@ use outrigger_core::{
 };
 use parking_lot::Mutex;
 
+use crate::telemetry::Party;
+
 /// What makes two endpoints the same one: another identity behind an address is another endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EndpointKey {
@@ -42,6 +44,8 @@ impl From<&Endpoint> for EndpointKey {
 #[derive(Debug)]
 pub struct EndpointState {
     key: EndpointKey,
+    /// The same as it is logged.
+    party: Arc<Party>,
     in_flight: AtomicU64,
     connections: AtomicU64,
     latency: PeakEwma,
@@ -56,6 +60,11 @@ impl EndpointState {
     /// Which endpoint.
     pub fn key(&self) -> &EndpointKey {
         &self.key
+    }
+
+    /// Whom requests to it are logged with.
+    pub(crate) fn party(&self) -> &Arc<Party> {
+        &self.party
     }
 
     /// Requests sent to it whose last byte has not been delivered yet.
@@ -290,6 +299,7 @@ impl States {
         let key = EndpointKey::from(endpoint);
         existing(&self.endpoints, &key, || EndpointState {
             key: key.clone(),
+            party: Party::upstream(key.address, Some(key.identity.clone())),
             in_flight: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             latency: PeakEwma::new(now()),

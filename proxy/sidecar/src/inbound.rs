@@ -34,7 +34,7 @@ use crate::{
     io::Ahead,
     overload::Line,
     settings::InboundProtocol,
-    telemetry::{Direction, Role},
+    telemetry::{Direction, Party, Role},
     trust::{Trusted, Watch},
     upstream::{Protocol, Upstream},
 };
@@ -68,9 +68,8 @@ struct Peer {
 /// The downstream of a request.
 #[derive(Debug)]
 struct Downstream {
-    address: SocketAddr,
-    identity: SpiffeId,
-    /// The same, for the application.
+    party: Arc<Party>,
+    /// Who that is, for the application.
     client_cert: HeaderValue,
     link: Arc<Link>,
     /// Of the timing in its answers.
@@ -89,7 +88,8 @@ impl Inbound {
         line: Option<Arc<Line>>,
     ) -> Arc<Self> {
         let concurrency = shared.applications.of(app);
-        let application = Application { address: app, telemetry: shared.telemetry.clone() };
+        let (party, telemetry) = (Party::upstream(app, None), shared.telemetry.clone());
+        let application = Application { address: app, party, telemetry };
         let destination = Arc::new(DestinationState::new(Instant::now().into_std()));
         let buffer = shared.limits.http1_application_buffer();
         let application = Upstream::new(application, &destination, &shared.limits, buffer);
@@ -129,8 +129,7 @@ impl Inbound {
         let own = shared.identity.id();
         let mut downstream = Downstream {
             client_cert: headers::client_cert(&identity, own.as_ref()),
-            address,
-            identity,
+            party: Party::downstream(address, Some(identity)),
             link: Arc::default(),
             naming: Naming::new(),
             switched: TaskTracker::new(),

@@ -26,6 +26,7 @@ use outrigger_core::{
     grpc,
     reason::Reason,
 };
+use outrigger_tls::Identity;
 use tokio::{net::TcpStream, time::Instant};
 
 pub use discover::{Discover, DiscoverError, Resolving};
@@ -40,7 +41,7 @@ use crate::{
         to_origin_form,
     },
     overload::Line,
-    telemetry::{Authority, Direction, Exchange, Record, Role},
+    telemetry::{Authority, Direction, Exchange, Party, Record, Role},
     upstream::UpstreamBody,
     worker::Loaded,
 };
@@ -65,6 +66,8 @@ pub(crate) struct Outbound {
 #[derive(Debug, Clone)]
 struct Downstream {
     peer: SocketAddr,
+    /// The same as it is logged.
+    party: OnceLock<Arc<Party>>,
     occupied: Occupied,
     captured: Option<Arc<MeshPort>>,
     last: Arc<Last>,
@@ -90,6 +93,24 @@ struct Refusal {
     of_peer: bool,
 }
 
+impl Downstream {
+    fn new(peer: SocketAddr, occupied: Occupied, captured: Option<Arc<MeshPort>>) -> Self {
+        Self { peer, party: OnceLock::new(), occupied, captured, last: Arc::default() }
+    }
+
+    /// The own workload at the peer's address. It has no name before the credential came.
+    fn party(&self, identity: &Identity) -> Arc<Party> {
+        if let Some(party) = self.party.get() {
+            return Arc::clone(party);
+        }
+        let party = Party::downstream(self.peer, identity.id());
+        if party.is_known() {
+            let _other_was_first = self.party.set(Arc::clone(&party));
+        }
+        party
+    }
+}
+
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
         Self { reason, of_peer: false }
@@ -109,7 +130,7 @@ impl Outbound {
 
     /// Serves one connection to its end.
     pub(crate) async fn serve(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, occupied: Occupied) {
-        let downstream = Downstream { peer, occupied, captured: None, last: Arc::default() };
+        let downstream = Downstream::new(peer, occupied, None);
         if let Some(begun) = Begun::of(&mut stream, Bytes::new(), &self.shared.limits).await {
             self.serve_http(stream, begun, downstream).await;
         }
@@ -168,9 +189,8 @@ impl Outbound {
     }
 
     fn begin(&self, request: &Request<Incoming>, link: &Arc<Link>, downstream: &Downstream) -> Exchange {
-        let mut record = Record::new(Direction::Outbound, downstream.peer);
+        let mut record = Record::new(Direction::Outbound, downstream.party(&self.shared.identity));
         record.describe(request);
-        record.downstream_identity = self.shared.identity.id();
         let mut exchange = Exchange::begin(&self.shared.telemetry, link, record);
         if grpc::is_grpc(request.headers().get(header::CONTENT_TYPE)) {
             exchange.set_grpc();

@@ -6,9 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use arc_swap::ArcSwap;
 use outrigger_core::{
     balance::{self, Cost, Eligible},
-    model::{
-        Endpoint, EndpointSet, ProxyConfig, RouteRule, Service, ServiceName, ServicePort, WeightedBackend,
-    },
+    model::{EndpointSet, ProxyConfig, RouteRule, Service, ServiceName, ServicePort, WeightedBackend},
     outlier::{Accrual, Admission},
     overload::{self, Other},
     retry::Tried,
@@ -146,7 +144,6 @@ const PICKS: usize = 4;
 /// An endpoint that was picked, with leave to send one request there.
 #[derive(Debug)]
 pub(crate) struct Picked<'a> {
-    pub(crate) endpoint: &'a Endpoint,
     pub(crate) state: &'a Arc<EndpointState>,
     pub(crate) accrual: &'a Arc<Accrual>,
     pub(crate) admission: Admission,
@@ -193,12 +190,7 @@ impl EndpointSetEntry {
     }
 
     fn picked(&self, index: usize, admission: Admission) -> Option<Picked<'_>> {
-        Some(Picked {
-            endpoint: self.set.endpoints.get(index)?,
-            state: self.states.get(index)?,
-            accrual: self.accruals.get(index)?,
-            admission,
-        })
+        Some(Picked { state: self.states.get(index)?, accrual: self.accruals.get(index)?, admission })
     }
 
     /// Whether a request that an endpoint refused for want of room may be sent to another one.

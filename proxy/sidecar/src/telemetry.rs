@@ -8,14 +8,22 @@ mod metrics;
 mod sparing;
 mod traces;
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use outrigger_core::{model::SpiffeId, reason::Reason, telemetry::Edge};
+use outrigger_core::{
+    model::SpiffeId,
+    reason::Reason,
+    telemetry::{Edge, PhaseTimes},
+};
 use outrigger_tls::Refusal;
 use prometheus_client::registry::Registry;
 
 pub use access::{AccessLog, Direction};
-pub(crate) use access::{Authority, Record};
+pub(crate) use access::{Authority, Party, Record, Times};
 pub(crate) use edges::{EdgeHandles, Edges};
 pub(crate) use exchange::Exchange;
 pub(crate) use metrics::{Metrics, Open};
@@ -166,18 +174,19 @@ impl Telemetry {
     }
 
     /// Counts and logs the end of an exchange.
-    pub(crate) fn record(&self, record: &Record) {
+    pub(crate) fn record(&self, record: &Record, times: &Times<'_>) {
         self.0.metrics.count(record);
         self.0.activity.note();
         if let Some(log) = &self.0.access_log {
-            log.record(record);
+            log.record(record, times);
         }
     }
 
     /// Counts and logs an answer to a head that never became a request.
     pub(crate) fn refused_head(&self, direction: Direction, peer: SocketAddr, reason: Reason) {
-        let mut record = Record::new(direction, peer);
+        let mut record = Record::new(direction, Party::downstream(peer, None));
         record.refuse(reason);
-        self.record(&record);
+        let times = Times { duration: Duration::ZERO, phases: &PhaseTimes::default() };
+        self.record(&record, &times);
     }
 }

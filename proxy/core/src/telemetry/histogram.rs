@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     PHASES, Phase, PhaseTimes,
+    phase::nanos,
     sparse::{AppSplit, BUCKETS, Bucket, FIRST_BUCKET, Sparse, place},
 };
 
@@ -102,10 +103,6 @@ impl std::fmt::Debug for Histogram {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Histogram").field(&self.snapshot()).finish()
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Phase, PhaseTimes, timing::Figures};
+use super::{Phase, PhaseTimes, phase::nanos, timing::Figures};
 
 /// What the outbound side saw of one request. A stamp that was never reached is `None`.
 ///
@@ -88,26 +88,33 @@ impl Split {
 /// not valid; the time after the hand-over is then [`Phase::Upstream`], never [`Phase::Network`].
 pub fn split(stamps: &Stamps, inbound: Option<&Figures>) -> Split {
     let total = stamps.end.saturating_duration_since(stamps.head_read);
-    let mut ledger = Ledger { left: total, phases: PhaseTimes::default() };
+    // Nanoseconds since the head was read.
+    let since = |stamp: Instant| nanos(stamp.saturating_duration_since(stamps.head_read));
+    let (head_read, end) = (Some(0), nanos(total));
+    let (first_attempt, attempt) = (stamps.first_attempt.map(since), stamps.attempt.map(since));
+    let (handed_on, uploaded) = (stamps.handed_on.map(since), stamps.uploaded.map(since));
+    let (response_head, settled) = (stamps.response_head.map(since), stamps.settled.map(since));
+    let head_sent = stamps.head_sent.map(since);
+    let elapsed = |from: Option<u64>, to: Option<u64>| match (from, to) {
+        (Some(from), Some(to)) => to.saturating_sub(from),
+        _ => 0,
+    };
+    let mut ledger = Ledger { left: end, phases: PhaseTimes::default() };
     let mut clamped = false;
     let mut waiting = None;
-    let elapsed = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
-        (Some(from), Some(to)) => to.saturating_duration_since(from),
-        _ => Duration::ZERO,
-    };
     // An answer of our own has no response's head of somebody else's before it.
-    let done = stamps.head_sent.or(Some(stamps.end));
-    let started = stamps.first_attempt.or(done);
-    ledger.charge(Phase::ClientProxy, elapsed(Some(stamps.head_read), started));
-    ledger.charge(Phase::Retry, elapsed(stamps.first_attempt, stamps.attempt));
-    ledger.charge(Phase::Queue, stamps.queued);
-    ledger.charge(Phase::Connect, stamps.connecting);
-    if stamps.handed_on.is_some() {
-        let answered = stamps.response_head.or(done);
-        let wait = elapsed(stamps.handed_on, answered);
-        let upload = elapsed(stamps.handed_on, stamps.uploaded.or(answered)).min(wait);
+    let done = head_sent.or(Some(end));
+    let started = first_attempt.or(done);
+    ledger.charge(Phase::ClientProxy, elapsed(head_read, started));
+    ledger.charge(Phase::Retry, elapsed(first_attempt, attempt));
+    ledger.charge(Phase::Queue, nanos(stamps.queued));
+    ledger.charge(Phase::Connect, nanos(stamps.connecting));
+    if handed_on.is_some() {
+        let answered = response_head.or(done);
+        let wait = elapsed(handed_on, answered);
+        let upload = elapsed(handed_on, uploaded.or(answered)).min(wait);
         // Figures come with a response head only.
-        match inbound.filter(|_| stamps.response_head.is_some()) {
+        match inbound.filter(|_| response_head.is_some()) {
             Some(figures) => {
                 clamped = ledger.charge_inbound(figures, wait, upload);
                 waiting = figures.waiting.map(|waiting| waiting.min(ledger.phases.get(Phase::App)));
@@ -118,41 +125,41 @@ pub fn split(stamps: &Stamps, inbound: Option<&Figures>) -> Split {
             }
         }
     }
-    if stamps.response_head.is_some() {
+    if response_head.is_some() {
         // Other attempts came after the one whose answer is delivered, and were no better.
-        ledger.charge(Phase::Retry, elapsed(stamps.response_head, stamps.settled));
-        let settled = stamps.settled.max(stamps.response_head);
-        ledger.charge(Phase::ClientProxy, elapsed(settled, stamps.head_sent));
+        ledger.charge(Phase::Retry, elapsed(response_head, settled));
+        ledger.charge(Phase::ClientProxy, elapsed(settled.max(response_head), head_sent));
     }
-    ledger.charge(Phase::Stream, elapsed(stamps.head_sent, Some(stamps.end)));
+    ledger.charge(Phase::Stream, elapsed(head_sent, Some(end)));
     Split { total, phases: ledger.phases, waiting, clamped }
 }
 
-/// Keeps the sum of the phases within the total, whatever the stamps say.
+/// Keeps the sum of the phases within the total, whatever the stamps say. Nanoseconds.
 struct Ledger {
-    left: Duration,
+    left: u64,
     phases: PhaseTimes,
 }
 
 impl Ledger {
-    fn charge(&mut self, phase: Phase, time: Duration) {
+    fn charge(&mut self, phase: Phase, time: u64) {
         let time = time.min(self.left);
         self.left -= time;
-        self.phases.add(phase, time);
+        self.phases.add_nanos(phase, time);
     }
 
     /// Splits `wait` by the inbound's figures; whether they had to be cut.
-    fn charge_inbound(&mut self, figures: &Figures, wait: Duration, upload: Duration) -> bool {
-        let inbound = figures.total.min(wait);
-        let app = figures.app.min(inbound);
-        let inbound_upload = figures.upload.min(inbound - app);
+    fn charge_inbound(&mut self, figures: &Figures, wait: u64, upload: u64) -> bool {
+        let [told, told_app, told_upload] = [figures.total, figures.app, figures.upload].map(nanos);
+        let inbound = told.min(wait);
+        let app = told_app.min(inbound);
+        let inbound_upload = told_upload.min(inbound - app);
         let network = wait - inbound;
         let before_inbound = upload.saturating_sub(inbound_upload).min(network);
         self.charge(Phase::Upload, inbound_upload + before_inbound);
         self.charge(Phase::Network, network - before_inbound);
         self.charge(Phase::ServerProxy, inbound - app - inbound_upload);
         self.charge(Phase::App, app);
-        figures.total > wait || figures.app.saturating_add(figures.upload) > figures.total
+        told > wait || told_app.saturating_add(told_upload) > told
     }
 }
 

@@ -69,18 +69,22 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Time per phase.
+/// Time per phase: whole nanoseconds, at most 584 years.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PhaseTimes([Duration; PHASES]);
+pub struct PhaseTimes([u64; PHASES]);
 
 impl PhaseTimes {
     /// Time in `phase`.
     pub fn get(&self, phase: Phase) -> Duration {
-        self.0.get(phase as usize).copied().unwrap_or_default()
+        Duration::from_nanos(self.0.get(phase as usize).copied().unwrap_or_default())
     }
 
     /// Adds `time` to `phase`; saturates.
     pub fn add(&mut self, phase: Phase, time: Duration) {
+        self.add_nanos(phase, nanos(time));
+    }
+
+    pub(super) fn add_nanos(&mut self, phase: Phase, time: u64) {
         if let Some(slot) = self.0.get_mut(phase as usize) {
             *slot = slot.saturating_add(time);
         }
@@ -88,13 +92,18 @@ impl PhaseTimes {
 
     /// Sum of all phases; saturates.
     pub fn sum(&self) -> Duration {
-        self.0.iter().fold(Duration::ZERO, |sum, time| sum.saturating_add(*time))
+        Duration::from_nanos(self.0.iter().fold(0, |sum, time| sum.saturating_add(*time)))
     }
 
     /// Each phase with its time, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Phase, Duration)> + '_ {
-        Phase::ALL.into_iter().zip(self.0.iter().copied())
+        Phase::ALL.into_iter().zip(self.0.iter().copied().map(Duration::from_nanos))
     }
+}
+
+/// Saturates after 584 years.
+pub(super) fn nanos(time: Duration) -> u64 {
+    time.as_secs().saturating_mul(1_000_000_000).saturating_add(time.subsec_nanos().into())
 }
 
 impl FromIterator<(Phase, Duration)> for PhaseTimes {

@@ -9,7 +9,7 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     accept, headers,
     http::Overheard,
-    telemetry::{Direction, Role, Telemetry},
+    telemetry::{Direction, Party, Role, Telemetry},
     upstream::{Connect, Connected, FirstWord, Io, Protocol},
 };
 
@@ -24,6 +24,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Application {
     pub(crate) address: SocketAddr,
+    /// The same as it is logged.
+    pub(crate) party: Arc<Party>,
     pub(crate) telemetry: Telemetry,
 }
 

@@ -79,11 +79,10 @@ impl Inbound {
     }
 
     fn begin(&self, request: &Request<Incoming>, downstream: &Downstream) -> Exchange {
-        let mut record = Record::new(Direction::Inbound, downstream.address);
+        let mut record = Record::new(Direction::Inbound, Arc::clone(&downstream.party));
         record.describe(request);
         record.generation = self.shared.snapshot.load().generation;
-        record.upstream = Some(self.application.connector().address);
-        record.downstream_identity = Some(downstream.identity.clone());
+        record.upstream = Some(Arc::clone(&self.application.connector().party));
         Exchange::begin(&self.shared.telemetry, &downstream.link, record)
     }
 

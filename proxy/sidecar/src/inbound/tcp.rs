@@ -10,7 +10,7 @@ use crate::{
     carry,
     http::Transport as _,
     tcp::Side,
-    telemetry::{Direction, Exchange, Record},
+    telemetry::{Direction, Exchange, Party, Record},
     trust::Trusted,
 };
 
@@ -18,11 +18,10 @@ impl Inbound {
     /// Carries one connection to its end.
     pub(super) async fn serve_tcp(&self, peer: Peer, mut trusted: Trusted) {
         let Peer { address, identity, stream, .. } = peer;
-        let mut record = Record::new(Direction::Inbound, address);
+        let mut record = Record::new(Direction::Inbound, Party::downstream(address, Some(identity)));
         record.class = Class::Tcp;
         record.generation = self.shared.snapshot.load().generation;
-        record.upstream = Some(self.application.connector().address);
-        record.downstream_identity = Some(identity);
+        record.upstream = Some(Arc::clone(&self.application.connector().party));
         let exchange = Exchange::begin(&self.shared.telemetry, &Arc::default(), record);
         let connections = self.shared.limits.app_connections;
         match self.application.raw(CONNECT_TIMEOUT, connections).await {

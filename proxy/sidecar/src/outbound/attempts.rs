@@ -69,7 +69,7 @@ impl<'a> Attempts<'a> {
             }
             retried = true;
             if let Ok(answer) = end {
-                let begun = exchange.stamps().zip(exchange.upstream());
+                let begun = exchange.stamps().map(|stamps| (stamps, exchange.upstream()));
                 // Boxed, as what is kept is: it is rare, and large.
                 match Box::pin(self.keep(answer)).await {
                     Ok(Some(whole)) => kept = Some(Box::new((whole, begun))),
@@ -85,12 +85,9 @@ impl<'a> Attempts<'a> {
             // What came before is better than nothing; past the deadline it is too late for it.
             (Err(failed), Some(kept)) if !is_too_late(failed.reason) => {
                 let (kept, begun) = *kept;
-                if let Some((stamps, (address, identity))) = begun {
+                if let Some((stamps, upstream)) = begun {
                     exchange.stamp(|now| *now = stamps);
-                    exchange.note(|record| {
-                        record.upstream = address;
-                        record.upstream_identity = identity;
-                    });
+                    exchange.note(|record| record.upstream = upstream);
                 }
                 Ok(kept)
             }
@@ -212,11 +209,10 @@ impl<'a> Attempts<'a> {
         let mut head = self.head(made, deadline.remaining(now));
         let picked = self.set.pick(now, &mut self.tried, rand::random());
         let picked = picked.ok_or(Failed::before(Reason::NoEndpoint))?;
-        let (endpoint, state) = (picked.endpoint, picked.state);
+        let state = picked.state;
         exchange.note(|record| {
             record.attempts = made + 1;
-            record.upstream = Some(endpoint.address);
-            record.upstream_identity = Some(endpoint.identity.clone());
+            record.upstream = Some(Arc::clone(state.party()));
         });
         let destination = (&self.set.destination, &self.set.set);
         let trial = Trial::begin(destination, state, (picked.accrual, picked.admission), now);

@@ -46,7 +46,7 @@ impl Outbound {
         };
         match found {
             Ok(port) => {
-                let downstream = Downstream { peer, occupied, captured: Some(port), last: Arc::default() };
+                let downstream = Downstream::new(peer, occupied, Some(port));
                 self.serve_captured(stream, Bytes::new(), downstream).await;
             }
             Err(reason) => {

@@ -34,9 +34,8 @@ impl Outbound {
         downstream: Downstream,
         port: &MeshPort,
     ) {
-        let mut record = Record::new(Direction::Outbound, downstream.peer);
+        let mut record = Record::new(Direction::Outbound, downstream.party(&self.shared.identity));
         record.class = Class::Tcp;
-        record.downstream_identity = self.shared.identity.id();
         record.generation = port.generation();
         let mut exchange = Exchange::begin(&self.shared.telemetry, &Arc::default(), record);
         let connected = match self.reach(port, &mut exchange).await {
@@ -74,8 +73,7 @@ impl Outbound {
             let picked = picked.ok_or(Reason::NoEndpoint)?;
             exchange.note(|record| {
                 record.attempts = retries.made() + 1;
-                record.upstream = Some(picked.endpoint.address);
-                record.upstream_identity = Some(picked.endpoint.identity.clone());
+                record.upstream = Some(Arc::clone(picked.state.party()));
             });
             exchange.stamp(|stamps| stamps.begin_attempt(started.into_std()));
             let destination = (&set.destination, &set.set);

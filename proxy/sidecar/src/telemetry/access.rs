@@ -1,18 +1,20 @@
 //! One line per request.
 
 mod line;
+mod party;
 mod sink;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, StatusCode, Version, header, uri::PathAndQuery};
 use outrigger_core::{
     grpc::Code,
-    model::SpiffeId,
     reason::Reason,
     telemetry::{Class, PhaseTimes},
 };
 
+pub(super) use party::Fields;
+pub(crate) use party::Party;
 pub use sink::AccessLog;
 
 use super::EdgeHandles;
@@ -57,8 +59,7 @@ pub(crate) enum Authority {
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) direction: Direction,
-    pub(crate) downstream: SocketAddr,
-    pub(crate) downstream_identity: Option<SpiffeId>,
+    pub(crate) downstream: Arc<Party>,
     pub(crate) method: Option<Method>,
     pub(crate) version: Option<Version>,
     pub(crate) authority: Option<Authority>,
@@ -71,8 +72,8 @@ pub(crate) struct Record {
     /// How often it was sent; more than once: some of it was retried.
     pub(crate) attempts: u32,
     pub(crate) grpc_status: Option<Code>,
-    pub(crate) upstream: Option<SocketAddr>,
-    pub(crate) upstream_identity: Option<SpiffeId>,
+    /// Where the last attempt went.
+    pub(crate) upstream: Option<Arc<Party>>,
     pub(crate) generation: u64,
     pub(crate) status: Option<StatusCode>,
     pub(crate) reason: Option<Reason>,
@@ -80,16 +81,20 @@ pub(crate) struct Record {
     pub(crate) bytes: u64,
     /// From the downstream, where it is not a request's body.
     pub(crate) received: u64,
+}
+
+/// How long a request took, and where that time went: beside its [`Record`], which is carried while it lasts.
+#[derive(Debug)]
+pub(crate) struct Times<'a> {
     pub(crate) duration: Duration,
-    pub(crate) phases: PhaseTimes,
+    pub(crate) phases: &'a PhaseTimes,
 }
 
 impl Record {
-    pub(crate) fn new(direction: Direction, downstream: SocketAddr) -> Self {
+    pub(crate) fn new(direction: Direction, downstream: Arc<Party>) -> Self {
         Self {
             direction,
             downstream,
-            downstream_identity: None,
             method: None,
             version: None,
             authority: None,
@@ -101,14 +106,11 @@ impl Record {
             attempts: 0,
             grpc_status: None,
             upstream: None,
-            upstream_identity: None,
             generation: 0,
             status: None,
             reason: None,
             bytes: 0,
             received: 0,
-            duration: Duration::ZERO,
-            phases: PhaseTimes::default(),
         }
     }
 
@@ -118,14 +120,6 @@ impl Record {
         self.version = Some(request.version());
         self.path = request.uri().path_and_query().cloned();
         self.authority = request.headers().get(header::HOST).cloned().map(Authority::Host);
-    }
-
-    /// Whom it was sent to.
-    pub(crate) fn authority(&self) -> Option<&str> {
-        match self.authority.as_ref()? {
-            Authority::Host(value) => value.to_str().ok(),
-            Authority::Target(authority) => Some(authority.as_str()),
-        }
     }
 
     /// What it is called.

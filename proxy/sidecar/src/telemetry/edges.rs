@@ -22,7 +22,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use super::Traces;
+use super::{Traces, access::Fields};
 
 /// Edges with figures of their own; the requests of all others are counted on one edge without a name.
 pub(crate) const MAX_EDGES: usize = 1000;
@@ -79,15 +79,14 @@ pub(crate) struct EdgeHandles {
     pub(crate) destination: (ServiceName, u16),
     /// The rule that chose it.
     pub(crate) rule: Option<Arc<str>>,
-    /// The backend as it is written in each line of the log.
-    pub(super) shown: String,
+    /// Both as they are written in each line of the log.
+    pub(super) fields: Fields,
     held: [OnceLock<Arc<EdgeCounters>>; Class::ALL.len()],
 }
 
 impl EdgeHandles {
     pub(crate) fn new(destination: (ServiceName, u16), rule: Option<Arc<str>>) -> Self {
-        let shown = destination.0.to_string();
-        Self { destination, rule, shown, held: Default::default() }
+        Self { destination, rule, fields: Fields::default(), held: Default::default() }
     }
 
     /// The figures of `class`.

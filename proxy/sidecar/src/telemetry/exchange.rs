@@ -1,12 +1,11 @@
 //! One request from its head to its last byte: what it holds, when each step was, and how it ended. However it ends,
 //! it is recorded exactly once.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, StatusCode, header};
 use outrigger_core::{
     grpc::{self, Messages},
-    model::SpiffeId,
     outlier::verdict,
     reason::Reason,
     telemetry::{
@@ -18,7 +17,7 @@ use outrigger_core::{
 };
 use tokio::time::Instant;
 
-use super::{Calling, Direction, Inside, Record, Telemetry};
+use super::{Calling, Direction, Inside, Party, Record, Telemetry, Times};
 use crate::{
     endpoint::{Counted, Trial},
     http::{Gate, Idle, Link, Upload},
@@ -28,9 +27,6 @@ use crate::{
 
 /// What a stream's window is unless its receiver says that it is smaller (RFC 9113 §6.9.2).
 const LEAST_WINDOW: u64 = 65_535;
-
-/// Where an attempt went, and to whom.
-type Upstream = (Option<SocketAddr>, Option<SpiffeId>);
 
 /// What an exchange holds until the response's last byte came from the upstream.
 #[derive(Debug, Default)]
@@ -101,9 +97,9 @@ impl Exchange {
         }
     }
 
-    /// Where the last attempt went, and to whom.
-    pub(crate) fn upstream(&self) -> Option<Upstream> {
-        self.0.as_ref().map(|inner| (inner.record.upstream, inner.record.upstream_identity.clone()))
+    /// Where the last attempt went.
+    pub(crate) fn upstream(&self) -> Option<Arc<Party>> {
+        self.0.as_ref().and_then(|inner| inner.record.upstream.clone())
     }
 
     /// The steps so far.
@@ -445,7 +441,7 @@ impl Inner {
             self.record.class = Class::Stream;
         }
         self.stamps.end = at.into_std();
-        self.record.duration = self.stamps.end.saturating_duration_since(self.stamps.head_read);
+        let duration = self.stamps.end.saturating_duration_since(self.stamps.head_read);
         // How long the others were open says nothing of a delay.
         self.stamps.end = match self.record.class {
             Class::Request => self.stamps.end,
@@ -457,12 +453,11 @@ impl Inner {
         if split.clamped {
             self.telemetry.metrics().timings_clamped.inc();
         }
-        self.record.phases = split.phases;
         if let Some(edges) = &self.record.edges {
             let edge = edges.of(self.record.class, self.telemetry.edge_table());
             edge.record(&split, self.record.is_failure());
         }
-        self.telemetry.record(&self.record);
+        self.telemetry.record(&self.record, &Times { duration, phases: &split.phases });
     }
 }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     http::{Closing, ResponseBody, serve_http1},
     signal::Signal,
-    telemetry::{Direction, Exchange, Record, Telemetry},
+    telemetry::{Direction, Exchange, Party, Record, Telemetry},
 };
 
 impl Transport for DuplexStream {
@@ -34,7 +34,7 @@ async fn read_slowly(behind: &str) -> String {
     let link = Arc::clone(io.link());
     let body = Bytes::from(vec![b'x'; 64 * 1024]);
     let service = |_request| {
-        let record = Record::new(Direction::Outbound, ([127, 0, 0, 1], 1).into());
+        let record = Record::new(Direction::Outbound, Party::downstream(([127, 0, 0, 1], 1).into(), None));
         let mut exchange = Exchange::begin(&telemetry, &link, record);
         exchange.answered(StatusCode::OK, &http::HeaderMap::new(), Instant::now());
         let response = Response::new(ResponseBody::own(body.clone(), Some(exchange)));

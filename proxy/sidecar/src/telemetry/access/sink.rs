@@ -12,12 +12,14 @@ use outrigger_process::logging::Format;
 use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::counter::Counter;
 
-use super::{Record, line::Lines};
+use super::{Record, Times, line::Lines};
 
-/// So long lines are gathered after the first.
+/// So long lines are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(20);
 /// As much is written at once at the latest.
-const ENOUGH: usize = 64 * 1024;
+const ENOUGH: usize = 256 * 1024;
+/// What a burst needed is not kept for the next one, but for this much.
+const KEPT: usize = 64 * 1024;
 /// More does not wait to be written.
 const TOO_MUCH: usize = 4 << 20;
 
@@ -49,6 +51,8 @@ struct Shared {
 struct State {
     lines: Lines,
     buffer: Vec<u8>,
+    /// The writer waits for a first line, and not only for more.
+    asleep: bool,
     /// Somebody waits for everything to be written.
     hurry: bool,
     writing: bool,
@@ -62,6 +66,7 @@ impl AccessLog {
             state: Mutex::new(State {
                 lines: Lines::new(format),
                 buffer: Vec::new(),
+                asleep: false,
                 hurry: false,
                 writing: false,
                 closed: false,
@@ -84,19 +89,19 @@ impl AccessLog {
         self.0.0.dropped.clone()
     }
 
-    pub(crate) fn record(&self, record: &Record) {
+    pub(crate) fn record(&self, record: &Record, times: &Times<'_>) {
         let shared = &self.0.0;
         let mut state = shared.state.lock();
-        let State { lines, buffer, .. } = &mut *state;
+        let State { lines, buffer, asleep, .. } = &mut *state;
         if buffer.len() > TOO_MUCH {
             drop(state);
             shared.dropped.inc();
             return;
         }
         let before = buffer.len();
-        lines.write(buffer, record, SystemTime::now());
-        // The writer is woken by the first line, and once more when it need not gather any longer.
-        let wake = before == 0 || (before < ENOUGH && buffer.len() >= ENOUGH);
+        lines.write(buffer, (record, times), SystemTime::now());
+        // The writer is woken by the first line if it sleeps, and when it need not gather any longer.
+        let wake = std::mem::take(asleep) || (before < ENOUGH && buffer.len() >= ENOUGH);
         drop(state);
         if wake {
             shared.wake.notify_one();
@@ -114,37 +119,53 @@ impl AccessLog {
     }
 }
 
+/// While lines keep coming it wakes by itself, once for all that came meanwhile: to wake it costs a worker more than a line.
 fn write(shared: &Shared, mut writer: impl Write) {
     let mut out = Vec::new();
     let mut state = shared.state.lock();
     loop {
-        let nothing = |state: &mut State| state.buffer.is_empty() && !state.closed;
-        shared.wake.wait_while(&mut state, nothing);
+        let before = state.buffer.len();
         let more = |state: &mut State| state.buffer.len() < ENOUGH && !state.closed && !state.hurry;
         shared.wake.wait_while_for(&mut state, more, GATHER);
-        std::mem::swap(&mut out, &mut state.buffer);
-        state.writing = true;
-        let closed = state.closed;
-        drop(state);
-        // Nobody reads it: there is nobody to tell either.
-        let _unread = writer.write_all(&out).and_then(|()| writer.flush());
-        out.clear();
-        state = shared.state.lock();
-        state.writing = false;
-        state.hurry = false;
-        shared.idle.notify_all();
-        if closed && state.buffer.is_empty() {
+        let quiet = state.buffer.len() == before;
+        if !state.buffer.is_empty() {
+            std::mem::swap(&mut out, &mut state.buffer);
+            state.writing = true;
+            drop(state);
+            // Nobody reads it: there is nobody to tell either.
+            let _unread = writer.write_all(&out).and_then(|()| writer.flush());
+            out.clear();
+            state = shared.state.lock();
+            state.writing = false;
+            state.hurry = false;
+            shared.idle.notify_all();
+        }
+        if !state.buffer.is_empty() {
+            continue;
+        }
+        if state.closed {
             return;
+        }
+        if quiet {
+            out.shrink_to(KEPT);
+            state.buffer.shrink_to(KEPT);
+            state.asleep = true;
+            shared.wake.wait_while(&mut state, |state| state.asleep && !state.closed);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::mpsc};
+    use std::{
+        io,
+        sync::{LazyLock, mpsc},
+    };
+
+    use outrigger_core::telemetry::PhaseTimes;
 
     use super::*;
-    use crate::telemetry::Direction;
+    use crate::telemetry::{Direction, Party};
 
     struct Chunks(mpsc::SyncSender<Vec<u8>>);
 
@@ -160,7 +181,12 @@ mod tests {
     }
 
     fn record() -> Record {
-        Record::new(Direction::Inbound, "127.0.0.1:1".parse().unwrap())
+        Record::new(Direction::Inbound, Party::downstream("127.0.0.1:1".parse().unwrap(), None))
+    }
+
+    fn times() -> Times<'static> {
+        static PHASES: LazyLock<PhaseTimes> = LazyLock::new(PhaseTimes::default);
+        Times { duration: Duration::ZERO, phases: &PHASES }
     }
 
     #[test]
@@ -168,7 +194,7 @@ mod tests {
         let (sender, receiver) = mpsc::sync_channel(1000);
         let log = AccessLog::start(Format::Json, Chunks(sender));
         for generation in 0..5000 {
-            log.record(&Record { generation, ..record() });
+            log.record(&Record { generation, ..record() }, &times());
         }
         log.flush(Duration::from_secs(10));
         let bytes: Vec<u8> = receiver.try_iter().flatten().collect();
@@ -184,12 +210,30 @@ mod tests {
     }
 
     #[test]
+    fn one_that_has_nothing_to_do_sleeps_and_keeps_little_until_a_line_comes() {
+        let (sender, receiver) = mpsc::sync_channel(1000);
+        let log = AccessLog::start(Format::Json, Chunks(sender));
+        let state = || log.0.0.state.lock();
+        for _ in 0..3 {
+            let mut written = 0;
+            while written <= ENOUGH {
+                log.record(&record(), &times());
+                written += receiver.try_iter().map(|chunk| chunk.len()).sum::<usize>();
+            }
+            while !state().asleep {
+                thread::yield_now();
+            }
+            assert!(state().buffer.capacity() <= KEPT);
+        }
+    }
+
+    #[test]
     fn a_reader_that_stands_still_costs_bounded_memory_and_no_worker_s_time() {
         // Nothing is taken after the first chunk.
         let (sender, receiver) = mpsc::sync_channel(0);
         let log = AccessLog::start(Format::Json, Chunks(sender));
         while log.dropped().get() < 1000 {
-            log.record(&record());
+            log.record(&record(), &times());
         }
         let held = log.0.0.state.lock().buffer.len();
         assert!(held <= TOO_MUCH + 1024, "{held}");
