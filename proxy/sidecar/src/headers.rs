@@ -10,22 +10,25 @@
 //!
 //! `outrigger-timeout` of the own workload is a deadline that it may set for itself: it can only shorten (see `deadline`).
 
+mod fields;
 mod names;
 mod naming;
 
 use std::{fmt::Write as _, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use outrigger_core::{
-    deadline::header::{self as timeouts, OUTRIGGER_TIMEOUT as TIMEOUT},
+    deadline::header::{self as timeouts, InvalidTimeout},
     model::SpiffeId,
     reason::Reason,
 };
 
+pub(crate) use fields::{Field, Fields};
 pub(crate) use names::{Names, REQUEST_ID, TRACEPARENT};
 pub(crate) use naming::Naming;
 
 use crate::upstream::Leg;
+use fields::Set;
 
 /// Which proxy a request left last: one that comes back to it runs in a circle.
 pub(crate) const HOP: HeaderName = HeaderName::from_static("outrigger-hop");
@@ -46,7 +49,26 @@ pub(crate) const NEVER: HeaderValue = HeaderValue::from_static("never");
 pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 const OWN_PREFIX: &str = "outrigger-";
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+const HOP_BY_HOP: Set = Set::of(&[
+    Field::Connection,
+    Field::KeepAlive,
+    Field::ProxyConnection,
+    Field::Te,
+    Field::TransferEncoding,
+    Field::Upgrade,
+]);
+const OWN: Set =
+    Set::of(&[Field::Timeout, Field::Hop, Field::Version, Field::Idle, Field::Unprocessed, Field::Reason])
+        .and(Set::OTHERS_OF_OURS);
+/// What crosses no leg of either direction.
+const NEVER_CROSS: Set = HOP_BY_HOP.and(OWN);
+/// Credentials for a proxy are meant for this one, not for whom it talks to (RFC 9110 §11.7.2).
+const NOT_OUT: Set = NEVER_CROSS.and(Set::of(&[Field::ProxyAuthorization, Field::ClientCert]));
+const NOT_IN: Set = NEVER_CROSS.without(Set::of(&[Field::Hop, Field::Timeout]));
+/// What frames or routes a message comes before its body (RFC 9110 §6.5.1), and HTTP/2 breaks off a message that says
+/// anything of a connection at its end.
+const NOT_TRAILING: Set = NEVER_CROSS.and(Set::of(&[Field::ContentLength, Field::Host]));
 
 /// The name of this proxy among the hops of a request: random per process, so that it says nothing about it.
 #[derive(Debug, Clone)]
@@ -58,9 +80,9 @@ impl Hop {
         Self(HeaderValue::from_str(&name).unwrap_or_else(|_| HeaderValue::from_static("0")))
     }
 
-    /// Whether `headers` left this proxy before.
-    pub(crate) fn is_in(&self, headers: &HeaderMap) -> bool {
-        headers.get_all(HOP).iter().any(|value| value == self.0)
+    /// Whether a head with these `fields` left this proxy before.
+    pub(crate) fn is_in(&self, fields: Fields<'_>) -> bool {
+        fields.all(Field::Hop).any(|value| value == self.0)
     }
 }
 
@@ -75,35 +97,39 @@ pub(crate) struct Way {
 
 /// Own workload -> mesh leg. `version`: what is to be spoken to the application, where its sidecar does not know better.
 pub(crate) fn outbound_request(headers: &mut HeaderMap, hop: &Hop, version: Version, way: &Way) -> Names {
-    let trailers = accepts_trailers(headers);
-    // Credentials for a proxy are meant for this one, not for whom it talks to (RFC 9110 §11.7.2).
-    let also = |name: &str| is_own(name) || matches!(name, "proxy-authorization" | "x-forwarded-client-cert");
-    strip(headers, also);
+    let fields = Fields::of(headers);
+    let (trailers, given, gone) = (accepts_trailers(fields), names::given(fields), fields.among(NOT_OUT));
+    strip(headers, gone);
     headers.insert(HOP, hop.0.clone());
     if version == Version::HTTP_2 {
         headers.insert(VERSION, HeaderValue::from_static("2"));
     }
     pass_options(headers, trailers, way);
-    names::make(headers)
+    names::make(headers, given)
 }
 
 /// Mesh leg -> application. `peer`: who was verified by the handshake, see [`client_cert`].
 pub(crate) fn inbound_request(headers: &mut HeaderMap, peer: &HeaderValue, way: &Way) -> Names {
-    let trailers = accepts_trailers(headers);
-    strip(headers, |name| is_own(name) && name != HOP && name != TIMEOUT);
+    let fields = Fields::of(headers);
+    let (trailers, given, gone) = (accepts_trailers(fields), names::given(fields), fields.among(NOT_IN));
+    strip(headers, gone);
     headers.insert(CLIENT_CERT, peer.clone());
     pass_options(headers, trailers, way);
-    names::complete(headers)
+    names::complete(headers, given)
 }
 
-/// Application -> mesh leg; the timing is set by whoever measured it.
-pub(crate) fn inbound_response(headers: &mut HeaderMap) {
-    strip(headers, is_own);
+/// Application -> mesh leg; the timing is set by whoever measured it. Returns what is lost by it: how long the application
+/// says that it keeps an HTTP/1.1 connection (`Keep-Alive: timeout=5`), seconds.
+pub(crate) fn inbound_response(headers: &mut HeaderMap) -> Option<u64> {
+    let fields = Fields::of(headers);
+    let (kept, gone) = (keep_alive_timeout(fields), fields.among(NEVER_CROSS));
+    strip(headers, gone);
+    kept
 }
 
 /// Mesh leg -> own workload.
 pub(crate) fn outbound_response(headers: &mut HeaderMap) {
-    strip(headers, is_own);
+    strip_all(headers, NEVER_CROSS);
 }
 
 /// The answer that leaves HTTP says so on each leg anew (RFC 9110 §7.8); `protocol`: what it goes on with.
@@ -120,23 +146,23 @@ pub(crate) fn set_idle(headers: &mut HeaderMap, idle: Option<Duration>) {
 }
 
 /// How long the bodies may stand still, if the caller of an inbound says so.
-pub(crate) fn idle(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(IDLE).and_then(|value| timeouts::parse(value).ok())
+pub(crate) fn idle(fields: Fields<'_>) -> Option<Duration> {
+    fields.get(Field::Idle).and_then(|value| timeouts::parse(value).ok())
 }
 
 /// Whether the caller of an inbound wants its application spoken to in HTTP/2.
-pub(crate) fn wants_http2(headers: &HeaderMap) -> bool {
-    headers.get(VERSION).is_some_and(|version| version == "2")
+pub(crate) fn wants_http2(fields: Fields<'_>) -> bool {
+    fields.get(Field::Version).is_some_and(|version| version == "2")
 }
 
 /// Why a peer's sidecar answered in place of its application, and whether no application saw the request.
-pub(crate) fn peer_reason(headers: &HeaderMap) -> Option<(Reason, bool)> {
-    let named = |name: &HeaderName| {
-        let text = headers.get(name)?.as_bytes();
+pub(crate) fn peer_reason(fields: Fields<'_>) -> Option<(Reason, bool)> {
+    let named = |field: Field| {
+        let text = fields.get(field)?.as_bytes();
         Reason::ALL.iter().copied().find(|reason| reason.as_str().as_bytes() == text)
     };
-    let unprocessed = named(&UNPROCESSED).map(|reason| (reason, true));
-    unprocessed.or_else(|| named(&REASON).map(|reason| (reason, false)))
+    let unprocessed = named(Field::Unprocessed).map(|reason| (reason, true));
+    unprocessed.or_else(|| named(Field::Reason).map(|reason| (reason, false)))
 }
 
 /// Whether a peer's sidecar asks not to be sent anything again.
@@ -144,13 +170,22 @@ pub(crate) fn asks_not_again(headers: &HeaderMap) -> bool {
     headers.get(RETRY).is_some_and(|value| value == NEVER)
 }
 
-/// What a request wants its connection to become, as far as it can be had: not HTTP/2, which is spoken from the begin or
-/// not at all, and not where `Connection` does not name it, or of HTTP/1.0 (RFC 9110 §7.8).
-pub(crate) fn asked_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
-    let headers = request.headers();
-    if request.version() != Version::HTTP_11 || !headers.contains_key(header::UPGRADE) {
+/// How long the caller of a request still waits, see [`timeouts::read`].
+pub(crate) fn timeout(fields: Fields<'_>, grpc: bool) -> Result<Option<Duration>, InvalidTimeout> {
+    if fields.has(Field::Timeout) || fields.has(Field::GrpcTimeout) {
+        timeouts::read(fields.map(), grpc)
+    } else {
+        Ok(None)
+    }
+}
+
+/// What a request of this `version` wants its connection to become, as far as it can be had: not HTTP/2, which is spoken
+/// from the begin or not at all, and not where `Connection` does not name it, or of HTTP/1.0 (RFC 9110 §7.8).
+pub(crate) fn asked_upgrade(version: Version, fields: Fields<'_>) -> Option<HeaderValue> {
+    if version != Version::HTTP_11 || !fields.has(Field::Upgrade) {
         return None;
     }
+    let headers = fields.map();
     let named = list(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
     let wanted: Vec<&str> = list(headers, &header::UPGRADE)
         .filter(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case("h2c"))
@@ -181,20 +216,16 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 /// On both legs of a request. What may not come in the head does not come in by the back door: some applications merge
 /// the two.
 pub(crate) fn request_trailers(trailers: &mut HeaderMap) {
-    remove_framing(trailers);
-    remove_own(trailers);
-    trailers.remove(CLIENT_CERT);
+    strip_all(trailers, NOT_TRAILING.and(Set::of(&[Field::ClientCert])));
 }
 
 /// On both legs of a response.
 pub(crate) fn response_trailers(trailers: &mut HeaderMap) {
-    remove_framing(trailers);
-    remove_own(trailers);
+    strip_all(trailers, NOT_TRAILING);
 }
 
-/// How long the peer of an HTTP/1.1 connection says that it keeps it (`Keep-Alive: timeout=5`), seconds.
-pub(crate) fn keep_alive_timeout(headers: &HeaderMap) -> Option<u64> {
-    let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
+fn keep_alive_timeout(fields: Fields<'_>) -> Option<u64> {
+    let value = fields.get(Field::KeepAlive)?.to_str().ok()?;
     value.split(',').find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
         let named = name.trim().eq_ignore_ascii_case("timeout");
@@ -203,41 +234,44 @@ pub(crate) fn keep_alive_timeout(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Whether the sender of a message closes the connection after it.
-pub(crate) fn says_close(headers: &HeaderMap) -> bool {
-    list(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("close"))
+pub(crate) fn says_close(fields: Fields<'_>) -> bool {
+    elements(fields.all(Field::Connection)).any(|token| token.eq_ignore_ascii_case("close"))
 }
 
 /// The elements of a field that is a comma-separated list, in one line or more.
 pub(crate) fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(name).iter();
+    elements(headers.get_all(name).iter())
+}
+
+fn elements<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a str> {
     values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
 }
 
-/// Removes the fields of one connection, those that `Connection` names, and those that are to go `also`. End-to-end fields
-/// that frame or route a message cannot be removed by naming them there: that would let a client strip what the next hop
-/// relies on. One pass in place of a look-up for each: most messages have none of them.
-fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) {
-    let goes = |name: &&HeaderName| is_hop_by_hop(name.as_str()) || also(name.as_str());
-    let mut gone: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
-    if gone.contains(&header::CONNECTION) {
+fn strip_all(headers: &mut HeaderMap, goes: Set) {
+    let gone = Fields::of(headers).among(goes);
+    strip(headers, gone);
+}
+
+/// Removes `gone`, which are there, and what `Connection` names if it goes. End-to-end fields that frame or route a message
+/// cannot be removed by naming them there: that would let a client strip what the next hop relies on.
+fn strip(headers: &mut HeaderMap, gone: Set) {
+    if gone.is_empty() {
+        return;
+    }
+    let mut names: Vec<HeaderName> =
+        Field::ALL.iter().filter(|field| gone.has(**field)).map(|field| field.name()).collect();
+    if gone.has_of(Set::OTHERS_OF_OURS) {
+        names.extend(headers.keys().filter(|name| fields::is_other_of_ours(name)).cloned());
+    }
+    if gone.has(Field::Connection) {
         let named = list(headers, &header::CONNECTION)
             .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
             .filter(|name| !is_kept(name));
-        gone.extend(named);
+        names.extend(named);
     }
-    for name in gone {
+    for name in names {
         headers.remove(name);
     }
-}
-
-fn is_hop_by_hop(name: &str) -> bool {
-    matches!(name, "connection" | "te" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection")
-}
-
-/// What frames or routes a message comes before its body (RFC 9110 §6.5.1), and HTTP/2 breaks off a message that says
-/// anything of a connection at its end.
-fn remove_framing(trailers: &mut HeaderMap) {
-    strip(trailers, |name| matches!(name, "content-length" | "host"));
 }
 
 /// Names that arrived are lower-case already: `http` keeps no other.
@@ -258,15 +292,8 @@ fn is_kept(name: &HeaderName) -> bool {
         || name.as_str().starts_with("x-forwarded-")
 }
 
-fn remove_own(headers: &mut HeaderMap) {
-    let own: Vec<HeaderName> = headers.keys().filter(|name| is_own(name.as_str())).cloned().collect();
-    for name in own {
-        headers.remove(name);
-    }
-}
-
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    headers.get_all(header::TE).iter().any(|value| {
+fn accepts_trailers(fields: Fields<'_>) -> bool {
+    fields.all(Field::Te).any(|value| {
         let mut codings = value.to_str().unwrap_or_default().split(',');
         codings.any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
     })

@@ -27,7 +27,8 @@ pub(crate) use patience::Patience;
 pub(crate) use refusal::{Fault, Refusal};
 pub(crate) use reply::{Shape, accepted, ask_patience, own_answer};
 pub(crate) use request::{
-    Form, Target, check_head, check_size, expects_continue, has_one_length, is_idempotent, to_origin_form,
+    Form, InvalidLength, Target, check_head, check_size, expects_continue, is_idempotent, length,
+    to_origin_form,
 };
 pub(crate) use serve::{Clients, Closing, serve_http1, serve_http2};
 pub(crate) use upload::{Gate, RequestBody, Upload};

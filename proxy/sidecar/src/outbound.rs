@@ -35,6 +35,7 @@ use crate::{
     accept::Connection,
     data_path::Shared,
     detect::Detection,
+    headers::{Field, Fields},
     http::{
         Clients, Closing, Form, Guarded, Idle, Limits, Link, Overheard, ResponseBody, Shape, Target,
         accepted, ask_patience, check_head, check_size, overhear, own_answer, serve_http1, serve_http2,
@@ -191,11 +192,7 @@ impl Outbound {
     fn begin(&self, request: &Request<Incoming>, link: &Arc<Link>, downstream: &Downstream) -> Exchange {
         let mut record = Record::new(Direction::Outbound, downstream.party(&self.shared.identity));
         record.describe(request);
-        let mut exchange = Exchange::begin(&self.shared.telemetry, link, record);
-        if grpc::is_grpc(request.headers().get(header::CONTENT_TYPE)) {
-            exchange.set_grpc();
-        }
-        exchange
+        Exchange::begin(&self.shared.telemetry, link, record)
     }
 
     fn respond(&self, answer: Answer, mut exchange: Exchange) -> Response<ResponseBody> {
@@ -213,22 +210,27 @@ impl Outbound {
         }
     }
 
-    /// What is wrong with it without a look at where it goes.
+    /// What kind it is, and what is wrong with it, without a look at where it goes.
     fn check(
         &self,
         request: &Request<Incoming>,
         link: &Link,
         exchange: &mut Exchange,
     ) -> Result<Target, Reason> {
+        let fields = Fields::of(request.headers());
+        // First of all: a refusal is put in gRPC's words.
+        if grpc::is_grpc(fields.get(Field::ContentType)) {
+            exchange.set_grpc();
+        }
         if let Some(line) = &self.line {
             line.admit(exchange.head_read().into_std()).map_err(|refused| refused.reason)?;
         }
         if link.is_ambiguous() {
             return Err(Reason::BadRequest);
         }
-        let target = check_head(request)?;
+        let target = check_head(request, fields)?;
         check_size(request, &self.shared.limits)?;
-        if self.shared.hop.is_in(request.headers()) {
+        if self.shared.hop.is_in(fields) {
             return Err(Reason::LoopDetected);
         }
         exchange.note(|record| record.authority = Some(Authority::Target(target.authority.clone())));

@@ -67,11 +67,14 @@ pub fn read(headers: &HeaderMap, grpc: bool) -> Result<Option<Duration>, Invalid
 /// Says on a request that is sent on how long there is left for it: in `grpc-timeout` if it is gRPC, else in
 /// `outrigger-timeout`. What the latter said before is gone in any case.
 pub fn write(headers: &mut HeaderMap, grpc: bool, remaining: Option<Duration>) {
-    headers.remove(OUTRIGGER_TIMEOUT);
     match remaining {
-        Some(remaining) if grpc => drop(headers.insert(GRPC_TIMEOUT, encode_grpc(remaining))),
+        Some(remaining) if grpc => {
+            headers.remove(OUTRIGGER_TIMEOUT);
+            headers.insert(GRPC_TIMEOUT, encode_grpc(remaining));
+        }
+        // In the place of what it said before.
         Some(remaining) => drop(headers.insert(OUTRIGGER_TIMEOUT, encode(remaining))),
-        None => {}
+        None => drop(headers.remove(OUTRIGGER_TIMEOUT)),
     }
 }
 

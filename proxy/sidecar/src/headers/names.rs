@@ -7,6 +7,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_core::telemetry::traces::{TraceId, trace_id};
 
+use super::{Field, Fields};
+
 /// Names a request in every log.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// W3C trace context.
@@ -17,69 +19,89 @@ pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 pub(crate) struct Names {
     pub(crate) request_id: HeaderValue,
     pub(crate) traceparent: HeaderValue,
+    /// The trace that it names.
+    pub(crate) trace: TraceId,
+}
+
+/// What a request came with.
+pub(super) struct Given {
+    /// If it can be used.
+    request_id: Option<HeaderValue>,
+    /// Likewise.
+    traceparent: Option<(TraceId, HeaderValue)>,
+    /// Whether there is a request id, even one that cannot be used.
+    any_id: bool,
+    tracestate: bool,
+}
+
+/// Finds out what a request came with.
+pub(super) fn given(fields: Fields<'_>) -> Given {
+    let request_id = only(fields, Field::RequestId).filter(|value| is_request_id(value));
+    let traceparent = only(fields, Field::Traceparent)
+        .and_then(|value| trace_id(value).map(|trace| (trace, value.clone())));
+    Given {
+        request_id: request_id.cloned(),
+        traceparent,
+        any_id: fields.has(Field::RequestId),
+        tracestate: fields.has(Field::Tracestate),
+    }
 }
 
 /// Names a request of the own workload, which is about to leave for another sidecar.
-pub(super) fn make(headers: &mut HeaderMap) -> Names {
-    let (request_id, traceparent) = found(headers);
-    if let Some(traceparent) = traceparent {
+pub(super) fn make(headers: &mut HeaderMap, given: Given) -> Names {
+    let Given { request_id, traceparent, any_id, tracestate } = given;
+    if let Some(found) = traceparent {
         let request_id = request_id.unwrap_or_else(|| request_id_of(rand::random()));
-        return set(headers, request_id, traceparent);
+        return set(headers, request_id, found);
     }
-    let trace = new_trace();
-    let traceparent = begin(headers, trace);
+    let (trace, traceparent) = begin(headers, tracestate);
     match request_id {
-        Some(request_id) => set(headers, request_id, traceparent),
+        Some(request_id) => set(headers, request_id, (trace, traceparent)),
         None => {
-            headers.remove(REQUEST_ID);
+            if any_id {
+                headers.remove(REQUEST_ID);
+            }
             headers.insert(TRACEPARENT, traceparent.clone());
-            Names { request_id: request_id_of(trace), traceparent }
+            Names { request_id: request_id_of(trace), traceparent, trace }
         }
     }
 }
 
 /// Names a request of another sidecar, or finds out how that named it.
-pub(super) fn complete(headers: &mut HeaderMap) -> Names {
-    let (request_id, traceparent) = found(headers);
-    let (trace, traceparent) = match traceparent.as_ref().and_then(trace_id).zip(traceparent) {
-        Some(found) => found,
-        None => {
-            let trace = new_trace();
-            (trace, begin(headers, trace))
-        }
-    };
-    let request_id = request_id.unwrap_or_else(|| request_id_of(trace));
-    set(headers, request_id, traceparent)
-}
-
-/// The names that it has, as far as they can be used.
-fn found(headers: &HeaderMap) -> (Option<HeaderValue>, Option<HeaderValue>) {
-    let request_id = only(headers, &REQUEST_ID).filter(|value| is_request_id(value));
-    let traceparent = only(headers, &TRACEPARENT).filter(|value| trace_id(value).is_some());
-    (request_id.cloned(), traceparent.cloned())
+pub(super) fn complete(headers: &mut HeaderMap, given: Given) -> Names {
+    let found = given.traceparent.unwrap_or_else(|| begin(headers, given.tracestate));
+    let request_id = given.request_id.unwrap_or_else(|| request_id_of(found.0));
+    set(headers, request_id, found)
 }
 
 /// Both values are others in each request: no use to a table of what is sent often, which `sensitive` keeps them out of
 /// (RFC 7541 §7.1.3).
-fn set(headers: &mut HeaderMap, mut request_id: HeaderValue, mut traceparent: HeaderValue) -> Names {
+fn set(
+    headers: &mut HeaderMap,
+    mut request_id: HeaderValue,
+    (trace, mut traceparent): (TraceId, HeaderValue),
+) -> Names {
     request_id.set_sensitive(true);
     traceparent.set_sensitive(true);
     headers.insert(REQUEST_ID, request_id.clone());
     headers.insert(TRACEPARENT, traceparent.clone());
-    Names { request_id, traceparent }
+    Names { request_id, traceparent, trace }
 }
 
 /// Begins a trace. What was said of another one does not belong to it.
-fn begin(headers: &mut HeaderMap, trace: TraceId) -> HeaderValue {
-    headers.remove("tracestate");
+fn begin(headers: &mut HeaderMap, tracestate: bool) -> (TraceId, HeaderValue) {
+    if tracestate {
+        headers.remove("tracestate");
+    }
+    let trace = new_trace();
     let mut traceparent = traceparent_of(trace);
     traceparent.set_sensitive(true);
-    traceparent
+    (trace, traceparent)
 }
 
 /// The value of a field that there is once. Of two, each reader would take another one (W3C Trace Context §3.2).
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = headers.get_all(name).iter();
+fn only(fields: Fields<'_>, field: Field) -> Option<&HeaderValue> {
+    let mut values = fields.all(field);
     values.next().filter(|_| values.next().is_none())
 }
 
@@ -140,6 +162,16 @@ mod tests {
 
     fn map(lines: &[(&'static str, &str)]) -> HeaderMap {
         lines.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    fn make(headers: &mut HeaderMap) -> Names {
+        let given = given(Fields::of(headers));
+        super::make(headers, given)
+    }
+
+    fn complete(headers: &mut HeaderMap) -> Names {
+        let given = given(Fields::of(headers));
+        super::complete(headers, given)
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What a request's head must look like before anything is done with it (RFC 9112 §3.2, §6; RFC 9113 §8.3.1).
 
 use http::{
-    HeaderMap, Method, Request, Uri, Version, header,
+    HeaderValue, Method, Request, Uri, Version, header,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use outrigger_core::reason::Reason;
 
 use super::Limits;
+use crate::headers::{Field, Fields};
 
 /// The form of a request's target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,11 @@ pub(crate) enum Form {
     /// `CONNECT authority:port`.
     Authority,
 }
+
+/// A message with a length that is none, or with more than one.
+#[derive(Debug, thiserror::Error)]
+#[error("not one length of digits only")]
+pub(crate) struct InvalidLength;
 
 /// Where a request wants to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,21 +47,19 @@ pub(crate) fn check_size<B>(request: &Request<B>, limits: &Limits) -> Result<(),
     Ok(())
 }
 
-/// Reads the target of a request, and checks that its head can be understood in one way only.
-pub(crate) fn check_head<B>(request: &Request<B>) -> Result<Target, Reason> {
+/// Reads the target of a request, and checks that its head can be understood in one way only. `fields`: its own.
+pub(crate) fn check_head<B>(request: &Request<B>, fields: Fields<'_>) -> Result<Target, Reason> {
     check_version(request.version())?;
-    check_coding(request)?;
-    if !has_one_length(request.headers()) {
-        return Err(Reason::BadRequest);
-    }
-    let host = host(request)?;
+    check_coding(fields)?;
+    length(fields.all(Field::ContentLength)).map_err(|InvalidLength| Reason::BadRequest)?;
+    let host = host(request.version(), fields)?;
     let uri = request.uri();
     if request.version() == Version::HTTP_2 {
         check_stream(request, host.as_ref())?;
     }
     let target = if request.method() == Method::CONNECT {
         let authority = uri.authority().filter(|authority| authority.port_u16().is_some());
-        if !is_bodiless(request.headers()) {
+        if !is_bodiless(fields) {
             return Err(Reason::BadRequest);
         }
         let bare = uri.scheme().is_none() && uri.path_and_query().is_none_or(|path| path.as_str().is_empty());
@@ -87,8 +91,7 @@ pub(crate) fn to_origin_form<B>(request: &mut Request<B>, target: &Target) -> Re
         return Ok(());
     }
     // The received Host is ignored, whatever it says (RFC 9112 §3.2.2).
-    let host =
-        http::HeaderValue::from_str(target.authority.as_str()).map_err(|_invalid| Reason::BadRequest)?;
+    let host = HeaderValue::from_str(target.authority.as_str()).map_err(|_invalid| Reason::BadRequest)?;
     request.headers_mut().insert(header::HOST, host);
     let path = request.uri().path_and_query().cloned();
     let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -105,8 +108,8 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
 }
 
 /// Whether the client waits for `100 Continue` before it sends the body.
-pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
-    let expect = headers.get(header::EXPECT);
+pub(crate) fn expects_continue(fields: Fields<'_>) -> bool {
+    let expect = fields.get(Field::Expect);
     expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
@@ -132,38 +135,42 @@ fn check_stream<B>(request: &Request<B>, host: Option<&Authority>) -> Result<(),
     }
 }
 
-/// Whether a message has one length at most, of digits only. Of two, each reader could take another one.
-pub(crate) fn has_one_length(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+/// The length of a message among those that it says: one at most, of digits only. Of two, each reader could take another
+/// one.
+pub(crate) fn length<'a>(
+    mut lengths: impl Iterator<Item = &'a HeaderValue>,
+) -> Result<Option<&'a HeaderValue>, InvalidLength> {
+    let is_length =
+        |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
     match (lengths.next(), lengths.next()) {
-        (None, _) => true,
-        (Some(length), None) => !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit),
-        _ => false,
+        (None, _) => Ok(None),
+        (Some(length), None) if is_length(length) => Ok(Some(length)),
+        _ => Err(InvalidLength),
     }
 }
 
 /// Whether nothing is said of a body. After a CONNECT it could be the begin of what goes through the tunnel just as
 /// well (RFC 9110 §9.3.6).
-fn is_bodiless(headers: &HeaderMap) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH);
-    !headers.contains_key(header::TRANSFER_ENCODING) && length.is_none_or(|length| length == "0")
+fn is_bodiless(fields: Fields<'_>) -> bool {
+    let length = fields.get(Field::ContentLength);
+    !fields.has(Field::TransferEncoding) && length.is_none_or(|length| length == "0")
 }
 
 /// Codings other than `chunked` would be lost: the next connection is coded anew.
-fn check_coding<B>(request: &Request<B>) -> Result<(), Reason> {
-    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+fn check_coding(fields: Fields<'_>) -> Result<(), Reason> {
+    let mut codings = fields.all(Field::TransferEncoding);
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
         // The parser removes such a length without a word; where it did not, the two together are refused here.
-        (Some(_), None) if request.headers().contains_key(header::CONTENT_LENGTH) => Err(Reason::BadRequest),
+        (Some(_), None) if fields.has(Field::ContentLength) => Err(Reason::BadRequest),
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
         _ => Err(Reason::UnsupportedProtocol),
     }
 }
 
 /// The `Host` header: exactly one, except that HTTP/1.0 may have none.
-fn host<B>(request: &Request<B>) -> Result<Option<Authority>, Reason> {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
+fn host(version: Version, fields: Fields<'_>) -> Result<Option<Authority>, Reason> {
+    let mut hosts = fields.all(Field::Host);
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if host.is_empty() => Ok(None),
         (Some(host), None) => {
@@ -171,7 +178,7 @@ fn host<B>(request: &Request<B>) -> Result<Option<Authority>, Reason> {
             Ok(Some(authority))
         }
         // HTTP/2 says it otherwise.
-        (None, _) if matches!(request.version(), Version::HTTP_10 | Version::HTTP_2) => Ok(None),
+        (None, _) if matches!(version, Version::HTTP_10 | Version::HTTP_2) => Ok(None),
         _ => Err(Reason::BadRequest),
     }
 }
@@ -186,6 +193,10 @@ mod tests {
             builder = builder.header(*name, *value);
         }
         builder.body(()).unwrap()
+    }
+
+    fn check_head(request: &Request<()>) -> Result<Target, Reason> {
+        super::check_head(request, Fields::of(request.headers()))
     }
 
     #[test]

@@ -2,12 +2,11 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::HeaderMap;
 use outrigger_core::reason::Reason;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
-    accept, headers,
+    accept,
     http::Overheard,
     telemetry::{Direction, Party, Role, Telemetry},
     upstream::{Connect, Connected, FirstWord, Io, Protocol},
@@ -54,9 +53,9 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// How long a connection may be idle after this response: one second less than what the application announces.
-pub(crate) fn keep_for(response: &HeaderMap) -> Duration {
-    match headers::keep_alive_timeout(response) {
+/// How long a connection may be idle after a response: one second less than what the application `announced` in it, seconds.
+pub(crate) fn keep_for(announced: Option<u64>) -> Duration {
+    match announced {
         Some(seconds) => KEEP.min(Duration::from_secs(seconds.saturating_sub(1))),
         None => KEEP,
     }
@@ -66,10 +65,12 @@ pub(crate) fn keep_for(response: &HeaderMap) -> Duration {
 mod tests {
     use std::net::{TcpListener, TcpStream as Blocking};
 
+    use http::HeaderMap;
     use socket2::{Domain, Socket, Type};
     use tokio::{task::yield_now, time::pause};
 
     use super::*;
+    use crate::headers::inbound_response;
 
     #[tokio::test]
     async fn a_place_that_becomes_free_is_had_before_the_kernel_asks_again() {
@@ -101,7 +102,7 @@ mod tests {
             if let Some(value) = value {
                 headers.insert("keep-alive", value.parse().unwrap());
             }
-            assert_eq!(keep_for(&headers), Duration::from_secs(seconds), "{value:?}");
+            assert_eq!(keep_for(inbound_response(&mut headers)), Duration::from_secs(seconds), "{value:?}");
         }
     }
 }

@@ -12,7 +12,7 @@ use outrigger_core::{
     deadline::{Deadline, header as timeouts},
     grpc,
     reason::Reason,
-    telemetry::timing,
+    telemetry::{timing, traces::TraceId},
 };
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     carry,
-    headers::{self, Way},
+    headers::{self, Field, Fields, Way},
     http::{
         Form, Gate, Idle, ResponseBody, Shape, Upload, check_head, check_size, expects_continue,
         is_idempotent, own_answer,
@@ -53,6 +53,7 @@ struct Prepared {
     /// The downstream's side of an upgrade that was asked for.
     upgrade: Option<OnUpgrade>,
     deadline: Deadline,
+    trace: TraceId,
 }
 
 impl Inbound {
@@ -96,33 +97,28 @@ impl Inbound {
         if downstream.link.is_ambiguous() {
             return Err(Reason::BadRequest);
         }
+        let fields = Fields::of(request.headers());
         // A sidecar sends the target's own form, never what is said to a proxy.
-        if check_head(&request)?.form != Form::Origin {
+        if check_head(&request, fields)?.form != Form::Origin {
             return Err(Reason::BadRequest);
         }
         check_size(&request, &self.shared.limits)?;
-        let grpc = grpc::is_grpc(request.headers().get(header::CONTENT_TYPE));
+        let grpc = grpc::is_grpc(fields.get(Field::ContentType));
         if grpc {
             exchange.set_grpc();
         }
-        let wants_http2 = headers::wants_http2(request.headers());
+        let wants_http2 = headers::wants_http2(fields);
         let leg = self.leg(wants_http2);
-        let idle = self.idle(headers::idle(request.headers()));
-        let asked = headers::asked_upgrade(&request).filter(|_| leg == Leg::Http1);
+        let idle = self.idle(headers::idle(fields));
+        let expects = fields.has(Field::Expect);
+        let asked = headers::asked_upgrade(request.version(), fields).filter(|_| leg == Leg::Http1);
         let upgrade = asked.is_some().then(|| hyper::upgrade::on(&mut request));
         let (mut head, body) = request.into_parts();
         let way = Way { leg, upgrade: asked };
         let names = headers::inbound_request(&mut head.headers, &downstream.client_cert, &way);
+        let trace = names.trace;
         exchange.note(|record| record.name(names));
-        let gate = match leg {
-            Leg::Http1 if head.version != Version::HTTP_2 && expects_continue(&head.headers) => {
-                Gate::Expecting
-            }
-            _ => Gate::Open,
-        };
-        if gate == Gate::Open {
-            head.headers.remove(header::EXPECT);
-        }
+        let gate = if expects { open_gate(leg, &mut head) } else { Gate::Open };
         let upload = Upload::new(body, exchange.head_read(), head.version, gate, idle, grpc);
         exchange.set_upload(&upload);
         let left = timeouts::read(&head.headers, grpc).map_err(|_malformed| Reason::BadRequest)?;
@@ -136,7 +132,7 @@ impl Inbound {
             }
             Leg::Http2 => absolute(head)?,
         };
-        Ok(Prepared { head, upload, leg, upgrade, deadline })
+        Ok(Prepared { head, upload, leg, upgrade, deadline, trace })
     }
 
     /// How long the bodies may stand still: as long as the caller's policy says, if it does, and the own limit allows.
@@ -157,7 +153,7 @@ impl Inbound {
     }
 
     async fn forward(&self, prepared: &mut Prepared, exchange: &mut Exchange) -> Result<Answer, Failed> {
-        let Prepared { head, upload, leg, deadline, .. } = prepared;
+        let Prepared { head, upload, leg, upgrade, deadline, trace } = prepared;
         let limits = &self.shared.limits;
         let attempt = Attempt {
             upstream: &self.application,
@@ -173,9 +169,10 @@ impl Inbound {
             },
             limits,
             telemetry: &self.shared.telemetry,
+            may_switch: upgrade.is_some(),
             counts_informational: true,
         };
-        exchange.enter();
+        exchange.enter(*trace);
         let sent = {
             // Pinned where it is made: it is large, and would be moved twice else.
             let mut sending = pin!(attempt.send(head, upload, (Instant::now(), &mut *exchange)));
@@ -188,11 +185,8 @@ impl Inbound {
             }
         };
         give_back(&sent, exchange);
-        let mut answer = sent?;
+        let answer = sent?;
         upload.settle();
-        if let Some(Occupied::Http1(lease)) = &mut answer.occupied {
-            lease.set_keep(keep_for(&answer.head.headers));
-        }
         Ok(answer)
     }
 
@@ -202,18 +196,21 @@ impl Inbound {
         (upgrade, peer): (Option<OnUpgrade>, &Downstream),
         mut exchange: Exchange,
     ) -> Response<ResponseBody> {
-        let Answer { mut head, body, occupied, refused: _ } = answer;
-        let switched = head.headers.get(header::UPGRADE).cloned();
+        let Answer { mut head, body, mut occupied, refused: _ } = answer;
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let switched = switches.then(|| head.headers.get(header::UPGRADE).cloned()).flatten();
         let upstream = head.extensions.remove::<OnUpgrade>();
-        headers::inbound_response(&mut head.headers);
+        let kept = headers::inbound_response(&mut head.headers);
+        if let Some(Occupied::Http1(lease)) = &mut occupied {
+            lease.set_keep(keep_for(kept));
+        }
         head.version = Version::HTTP_11;
         let now = Instant::now();
         let mut timing = timing_value(&exchange, now);
         peer.naming.mark(&mut timing, now);
         head.headers.insert(timing::HEADER, timing);
         exchange.answered(head.status, &head.headers, now);
-        if head.status == StatusCode::SWITCHING_PROTOCOLS
-            && let (Some(protocol), Some(downstream), Some(upstream)) = (switched, upgrade, upstream)
+        if switches && let (Some(protocol), Some(downstream), Some(upstream)) = (switched, upgrade, upstream)
         {
             headers::switch(&mut head.headers, protocol);
             exchange.hold_upstream(occupied);
@@ -229,6 +226,16 @@ impl Inbound {
         let idle = exchange.idle().unwrap_or_else(|| Idle::new(self.shared.limits.inbound_idle));
         Response::from_parts(head, ResponseBody::upstream(body, idle, None, exchange))
     }
+}
+
+/// Whether the body of a request that expects something waits for leave to be sent; what else is expected is not passed on.
+fn open_gate(leg: Leg, head: &mut Parts) -> Gate {
+    let continues = expects_continue(Fields::of(&head.headers));
+    if leg == Leg::Http1 && head.version != Version::HTTP_2 && continues {
+        return Gate::Expecting;
+    }
+    head.headers.remove(header::EXPECT);
+    Gate::Open
 }
 
 /// Another one in each answer, see [`headers::Naming`].

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{Outbound, destination::MeshPort, leg::Prepared};
 use crate::{
     endpoint::{EndpointState, Trial},
-    headers,
+    headers::{self, Fields},
     http::Gate,
     snapshot::EndpointSetEntry,
     telemetry::Exchange,
@@ -161,8 +161,9 @@ impl<'a> Attempts<'a> {
                     Some((_reason, true)) => return Outcome::Unprocessed,
                     _ => {}
                 }
-                let grpc = self.prepared.grpc.then(|| grpc::status(&answer.head.headers)).flatten();
-                return Outcome::Status(grpc.map_or(answer.head.status, grpc::Code::http_status));
+                return Outcome::Status(
+                    self.grpc_status(answer).map_or(answer.head.status, grpc::Code::http_status),
+                );
             }
         };
         let distrust = matches!(failed.reason, Reason::TlsFailed | Reason::PeerRejected);
@@ -175,6 +176,11 @@ impl<'a> Attempts<'a> {
             }
             outcome => outcome,
         }
+    }
+
+    /// What an answer without a body says of a gRPC call in its head.
+    fn grpc_status(&self, answer: &Answer) -> Option<grpc::Code> {
+        self.prepared.grpc.then(|| grpc::status(&answer.head.headers)).flatten()
     }
 
     fn situation(&self, outcome: Outcome, end: &Result<Answer, Failed>) -> Situation {
@@ -195,7 +201,10 @@ impl<'a> Attempts<'a> {
     fn head(&mut self, made: u32, remaining: Option<Duration>) -> Head {
         let last = made >= self.resilience.retry.attempts;
         let mut head = if last { self.prepared.head.take() } else { self.prepared.head.clone() };
-        deadline::header::write(&mut head.headers, self.prepared.grpc, remaining);
+        // What the own workload said of it is gone with all other fields of the mesh's own.
+        if remaining.is_some() {
+            deadline::header::write(&mut head.headers, self.prepared.grpc, remaining);
+        }
         head
     }
 
@@ -246,7 +255,7 @@ impl<'a> Attempts<'a> {
                     trial.judge(now, verdict_of_peer(*reason, head.status));
                 }
                 Ok(answer) => {
-                    let status = grpc::status(&answer.head.headers).filter(|_| self.prepared.grpc);
+                    let status = self.grpc_status(answer);
                     match verdict(None, status, Some(answer.head.status)) {
                         // The rest may still break off, and trailers may tell another tale.
                         outlier::Verdict::Success if status.is_none() => trial.answered(now),
@@ -281,10 +290,11 @@ impl<'a> Attempts<'a> {
             },
             limits: &shared.limits,
             telemetry: &shared.telemetry,
+            may_switch: self.prepared.leg == Leg::Http1,
             counts_informational: false,
         };
         let mut answer = attempt.send(head, &self.prepared.upload, exchange).await?;
-        answer.refused = headers::peer_reason(&answer.head.headers);
+        answer.refused = headers::peer_reason(Fields::of(&answer.head.headers));
         if let Some(Occupied::Http1(lease)) = &mut answer.occupied {
             lease.set_keep(shared.limits.pool_idle);
         }

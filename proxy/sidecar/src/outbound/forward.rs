@@ -57,7 +57,7 @@ impl Outbound {
         exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
         let upstream::Answer { mut head, body, occupied, refused } = answered;
-        self.read_figures(&head.headers, exchange);
+        self.take_figures(&mut head.headers, exchange);
         let mut deadline = deadline;
         if let Some((reason, _unprocessed)) = refused {
             exchange.note(|record| record.refuse(reason));
@@ -68,7 +68,8 @@ impl Outbound {
             // A few bytes that say that it is over may come when it is.
             deadline = None;
         }
-        let switched = head.headers.get(header::UPGRADE).cloned();
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let switched = switches.then(|| head.headers.get(header::UPGRADE).cloned()).flatten();
         let upstream = head.extensions.remove::<OnUpgrade>();
         headers::outbound_response(&mut head.headers);
         if refused.is_some_and(|(reason, _)| reason.is_want_of_room_there()) {
@@ -76,7 +77,6 @@ impl Outbound {
         }
         edit_response(choice.rule, &mut head.headers);
         head.version = Version::HTTP_11;
-        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let cut = occupied.as_ref().filter(|_| switches).map(Occupied::cut);
         exchange.hold_upstream(occupied);
         if switches {
@@ -96,9 +96,9 @@ impl Outbound {
         Ok(Answer::Upstream(Box::new(head), body, deadline))
     }
 
-    /// The peer is authenticated and the connection our own: its figures are read here, and stripped with all others.
-    fn read_figures(&self, headers: &HeaderMap, exchange: &mut Exchange) {
-        match headers.get(timing::HEADER).map(timing::parse) {
+    /// The peer is authenticated and the connection our own: its figures are believed. They go no further.
+    fn take_figures(&self, headers: &mut HeaderMap, exchange: &mut Exchange) {
+        match headers.remove(timing::HEADER).as_ref().map(timing::parse) {
             Some(Ok(figures)) => exchange.set_figures(figures),
             Some(Err(_)) => {
                 self.shared.telemetry.metrics().timings_invalid.inc();

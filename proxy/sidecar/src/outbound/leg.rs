@@ -16,7 +16,7 @@ use super::{
     destination::{Choice, MeshPort},
 };
 use crate::{
-    headers::{self, Way},
+    headers::{self, Field, Fields, Way},
     http::{Gate, Upload, expects_continue, is_idempotent},
     telemetry::Exchange,
     upstream::{Head, Leg},
@@ -47,13 +47,17 @@ impl Outbound {
         exchange: &mut Exchange,
     ) -> Result<Prepared, Reason> {
         let grpc = exchange.is_grpc();
-        let asked = headers::asked_upgrade(&request);
-        let upgrade = asked.is_some().then(|| hyper::upgrade::on(&mut request));
-        let (mut head, body) = request.into_parts();
-        let caller = deadline::header::read(&head.headers, grpc).map_err(|error| {
+        let over_http1 = request.version() != Version::HTTP_2;
+        let fields = Fields::of(request.headers());
+        let asked = headers::asked_upgrade(request.version(), fields);
+        let caller = headers::timeout(fields, grpc).map_err(|error| {
             tracing::debug!(%error, "timeout of the caller");
             Reason::BadRequest
         })?;
+        let expects = over_http1 && expects_continue(fields);
+        let expects_other = fields.has(Field::Expect) && !expects;
+        let upgrade = asked.is_some().then(|| hyper::upgrade::on(&mut request));
+        let (mut head, body) = request.into_parts();
         let policy = choice.set().ok().map(|set| &set.set.resilience.timeouts);
         let idle = policy.and_then(|timeouts| timeouts.idle);
         let policy = policy.and_then(|timeouts| timeouts.request);
@@ -61,9 +65,7 @@ impl Outbound {
         let configured = deadline::request_timeout(rule, policy, port.config().request_timeout);
         let deadline = Deadline::new(exchange.head_read().into_std(), configured, caller);
 
-        let over_http1 = head.version != Version::HTTP_2;
-        let expects = over_http1 && expects_continue(&head.headers);
-        if !expects {
+        if expects_other {
             head.headers.remove(header::EXPECT);
         }
         let gate = if expects { Gate::Expecting } else { Gate::Open };
@@ -86,8 +88,8 @@ impl Outbound {
         }
         let names = headers::outbound_request(&mut head.headers, &self.shared.hop, version, &way);
         headers::set_idle(&mut head.headers, idle);
+        exchange.call(names.trace);
         exchange.note(|record| record.name(names));
-        exchange.call();
         exchange.set_upload(&upload);
         let idempotent = is_idempotent(&head.method);
         let head = Head { method: head.method, uri: head.uri, headers: head.headers };

@@ -12,7 +12,7 @@ use outrigger_core::{
         Class,
         hop::{self, Stamps},
         timing::Figures,
-        traces::trace_id,
+        traces::TraceId,
     },
 };
 use tokio::time::Instant;
@@ -200,22 +200,20 @@ impl Exchange {
         }
     }
 
-    /// The request goes to the application now: calls of the same trace are its own.
-    pub(crate) fn enter(&mut self) {
+    /// The request goes to the application now: calls of the same `trace` are its own.
+    pub(crate) fn enter(&mut self, trace: TraceId) {
         if let Some(inner) = &mut self.0 {
-            let trace = inner.record.traceparent.as_ref().and_then(trace_id);
-            inner.held.inside = trace.map(|trace| inner.telemetry.traces().enter(trace));
+            inner.held.inside = Some(inner.telemetry.traces().enter(trace));
         }
     }
 
     /// It is a call of the own workload, perhaps on behalf of a request that it works on.
-    pub(crate) fn call(&mut self) {
+    pub(crate) fn call(&mut self, trace: TraceId) {
         if let Some(inner) = &mut self.0
             && inner.telemetry.traces().is_used()
         {
-            let trace = inner.record.traceparent.as_ref().and_then(trace_id);
             let begun = Instant::from_std(inner.stamps.head_read);
-            inner.held.calling = trace.map(|trace| inner.telemetry.traces().call(trace, begun));
+            inner.held.calling = Some(inner.telemetry.traces().call(trace, begun));
         }
     }
 

@@ -24,8 +24,8 @@ use super::{
     http1::Lease,
 };
 use crate::{
-    headers,
-    http::{Gate, Limits, RequestBody, Upload, has_one_length, is_idempotent},
+    headers::{self, Field, Fields},
+    http::{Gate, InvalidLength, Limits, RequestBody, Upload, is_idempotent, length},
     telemetry::{Exchange, Telemetry},
 };
 use waiting::wait;
@@ -86,6 +86,14 @@ pub(crate) struct Answer {
     pub(crate) refused: Option<(Reason, bool)>,
 }
 
+/// What the head of an HTTP/1.1 response says of what comes after it.
+struct Said {
+    /// Whether the body is one that a server writes together with its head.
+    short: bool,
+    /// Whether the connection is closed after it.
+    closes: bool,
+}
+
 /// Where and how.
 #[derive(Debug)]
 pub(crate) struct Attempt<'a, C> {
@@ -94,6 +102,8 @@ pub(crate) struct Attempt<'a, C> {
     pub(crate) demand: Demand,
     pub(crate) limits: &'a Limits,
     pub(crate) telemetry: &'a Telemetry,
+    /// Whether the request may ask for an upgrade.
+    pub(crate) may_switch: bool,
     /// Whether `1xx` answers that are not passed on are counted here.
     pub(crate) counts_informational: bool,
 }
@@ -160,8 +170,8 @@ impl<C: Connect> Attempt<'_, C> {
                 uri: request.uri().clone(),
                 headers: request.headers().clone(),
             });
-            self.make_ready(&mut lease, &mut request, upload);
-            let asked = request.headers().get(header::UPGRADE).cloned();
+            let asked = self.may_switch.then(|| request.headers().get(header::UPGRADE).cloned()).flatten();
+            self.make_ready((&mut lease, asked.is_some()), &mut request, upload);
             let how = (asked.as_ref(), upload.is_expecting());
             let sent = {
                 let sending = pin!(lease.connection().sender().try_send_request(request));
@@ -170,12 +180,12 @@ impl<C: Connect> Attempt<'_, C> {
             // What was sent meanwhile may have been too much to keep.
             let kept = kept.filter(|_| upload.is_replayable());
             match sent {
-                Ok(response) => {
+                Ok((response, said)) => {
                     exchange.stamp(|stamps| stamps.response_head = Some(Instant::now().into_std()));
-                    pause_upload(&response, upload);
+                    pause_upload(response.status(), said.closes, upload);
                     let (head, body) = response.into_parts();
                     let mut body = UpstreamBody::Http1(body);
-                    body.begin(is_short(&head.headers)).await;
+                    body.begin(said.short).await;
                     let occupied = Some(Occupied::Http1(lease));
                     return Ok(Answer { head, body, occupied, refused: None });
                 }
@@ -210,10 +220,15 @@ impl<C: Connect> Attempt<'_, C> {
         }
     }
 
-    /// Makes everything ready for the next request of `lease`.
-    fn make_ready(&self, lease: &mut Lease, request: &mut Request<RequestBody>, upload: &Arc<Upload>) {
+    /// Makes everything ready for the next request of `lease`; `switches`: which asks for an upgrade.
+    fn make_ready(
+        &self,
+        (lease, switches): (&mut Lease, bool),
+        request: &mut Request<RequestBody>,
+        upload: &Arc<Upload>,
+    ) {
         self.on_informational(request, upload);
-        if request.headers().contains_key(header::UPGRADE) {
+        if switches {
             lease.connection().may_switch();
         }
         lease.connection().may_be(upload.idle());
@@ -227,7 +242,7 @@ impl<C: Connect> Attempt<'_, C> {
         (asked, expects): (Option<&HeaderValue>, bool),
         upload: &Arc<Upload>,
         lease: &mut Lease,
-    ) -> Result<Response<Incoming>, NoAnswer> {
+    ) -> Result<(Response<Incoming>, Said), NoAnswer> {
         let answer = tokio::select! {
             biased;
             answer = answer.as_mut() => answer,
@@ -238,7 +253,10 @@ impl<C: Connect> Attempt<'_, C> {
             }
         };
         let mut error = match answer {
-            Ok(response) => return check_response(response, asked),
+            Ok(response) => {
+                let said = check_response(&response, asked).map_err(NoAnswer::For)?;
+                return Ok((response, said));
+            }
             Err(error) => error,
         };
         if let Some(request) = error.take_message() {
@@ -267,47 +285,42 @@ impl<C: Connect> Attempt<'_, C> {
     }
 }
 
-/// Refuses a response that could be understood in two ways, or that leaves HTTP although nobody asked for it.
-fn check_response(
-    response: Response<Incoming>,
-    asked: Option<&HeaderValue>,
-) -> Result<Response<Incoming>, NoAnswer> {
-    let headers = response.headers();
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+/// Reads the head of a response. Refuses one that could be understood in two ways, or that leaves HTTP although nobody asked
+/// for it.
+fn check_response(response: &Response<Incoming>, asked: Option<&HeaderValue>) -> Result<Said, Reason> {
+    let fields = Fields::of(response.headers());
+    let mut codings = fields.all(Field::TransferEncoding);
     let coding = match (codings.next(), codings.next()) {
         (None, _) => true,
         (Some(coding), None) => {
-            coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-                && !headers.contains_key(header::CONTENT_LENGTH)
+            coding.as_bytes().eq_ignore_ascii_case(b"chunked") && !fields.has(Field::ContentLength)
         }
         _ => false,
     };
     let switched = match (response.status(), asked) {
-        (StatusCode::SWITCHING_PROTOCOLS, Some(asked)) => headers::agrees(asked, headers),
+        (StatusCode::SWITCHING_PROTOCOLS, Some(asked)) => headers::agrees(asked, response.headers()),
         (StatusCode::SWITCHING_PROTOCOLS, None) => false,
         _ => true,
     };
-    if coding && switched && has_one_length(headers) {
-        Ok(response)
-    } else {
-        Err(NoAnswer::For(Reason::BadResponse))
+    match length(fields.all(Field::ContentLength)) {
+        Ok(length) if coding && switched => {
+            Ok(Said { short: is_short(length), closes: headers::says_close(fields) })
+        }
+        Ok(_) | Err(InvalidLength) => Err(Reason::BadResponse),
     }
 }
 
-/// Whether the body is one that a server writes together with its head.
-fn is_short(headers: &HeaderMap) -> bool {
-    let length =
-        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+/// Whether a body of this length is one that a server writes together with its head.
+fn is_short(length: Option<&HeaderValue>) -> bool {
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     length.is_some_and(|length| length <= SHORT)
 }
 
 /// An answer that came before the request's end, from an upstream that wants no more of it. What is still sent would
 /// meet a closed connection, and the reset could overtake the answer.
-fn pause_upload(response: &Response<Incoming>, upload: &Upload) {
-    let refuses = response.status().is_client_error() || response.status().is_server_error();
-    if upload.ended().is_none()
-        && (upload.is_expecting() || refuses || headers::says_close(response.headers()))
-    {
+fn pause_upload(status: StatusCode, closes: bool, upload: &Upload) {
+    let refuses = status.is_client_error() || status.is_server_error();
+    if upload.ended().is_none() && (upload.is_expecting() || refuses || closes) {
         upload.set_gate(Gate::Answered);
     }
 }

@@ -5,14 +5,14 @@ use std::{future::poll_fn, mem, pin::Pin, sync::Arc, task::Poll, time::Duration}
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client::ResponseFuture};
-use http::{Request, Response};
+use http::{Request, Response, header};
 use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
 use super::{Answer, Attempt, Demand, Failed, is_short, no_response, not_sent, wait};
 use crate::{
     headers::TRACEPARENT,
-    http::{RequestBody, Upload, has_one_length, is_idempotent},
+    http::{InvalidLength, RequestBody, Upload, is_idempotent, length},
     telemetry::Exchange,
     upstream::{Connect, Occupied, Stream, UpstreamBody, body},
 };
@@ -118,11 +118,9 @@ fn begun(
     stream.is_heard();
     let (head, body) = response.into_parts();
     let mut body = UpstreamBody::http2(body);
+    let short = length(head.headers.get_all(header::CONTENT_LENGTH).iter()).map(is_short);
     async move {
-        if !has_one_length(&head.headers) {
-            return Err(Failed::after(Reason::BadResponse));
-        }
-        body.begin(is_short(&head.headers)).await;
+        body.begin(short.map_err(|InvalidLength| Failed::after(Reason::BadResponse))?).await;
         Ok(Answer { head, body, occupied: Some(Occupied::Http2(stream)), refused: None })
     }
 }
