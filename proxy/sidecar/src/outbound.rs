@@ -99,17 +99,23 @@ impl Downstream {
         Self { peer, party: OnceLock::new(), occupied, captured, last: Arc::default() }
     }
 
-    /// The own workload at the peer's address. It has no name before the credential came.
+    /// The own workload at the peer's address.
     fn party(&self, identity: &Identity) -> Arc<Party> {
-        if let Some(party) = self.party.get() {
-            return Arc::clone(party);
-        }
-        let party = Party::downstream(self.peer, identity.id());
-        if party.is_known() {
-            let _other_was_first = self.party.set(Arc::clone(&party));
-        }
-        party
+        named_once(&self.party, self.peer, identity)
     }
+}
+
+/// Whoever has our `identity`, at `peer`: kept in `party` as soon as there is one, for it stays the same. It has no name before
+/// the credential came.
+fn named_once(party: &OnceLock<Arc<Party>>, peer: SocketAddr, identity: &Identity) -> Arc<Party> {
+    if let Some(party) = party.get() {
+        return Arc::clone(party);
+    }
+    let made = Party::downstream(peer, identity.id());
+    if made.is_known() {
+        let _other_was_first = party.set(Arc::clone(&made));
+    }
+    made
 }
 
 impl From<Reason> for Refusal {
@@ -334,4 +340,22 @@ impl Begun {
 /// A verdict, once there is one.
 fn said(decide: fn(&[u8]) -> Verdict) -> impl Fn(&[u8]) -> Option<Verdict> {
     move |read| Some(decide(read)).filter(|verdict| *verdict != Verdict::More)
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_tls::testing::Authority as Issuer;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_came_before_the_credential_has_a_name_as_soon_as_there_is_one() {
+        let (identity, party) = (Identity::empty(), OnceLock::new());
+        let named = || named_once(&party, ([127, 0, 0, 1], 1).into(), &identity);
+        assert!(!named().is_known());
+        identity.set_svid(Issuer::new("outrigger.local").workload("demo", "front"));
+        let first = named();
+        assert!(first.is_known());
+        assert!(Arc::ptr_eq(&named(), &first), "made once");
+    }
 }

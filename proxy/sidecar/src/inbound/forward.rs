@@ -207,7 +207,7 @@ impl Inbound {
         head.version = Version::HTTP_11;
         let now = Instant::now();
         let mut timing = timing_value(&exchange, now);
-        peer.naming.mark(&mut timing, now);
+        timing.set_sensitive(!peer.naming.is_due(now, || head.headers.contains_key(header::DATE)));
         head.headers.insert(timing::HEADER, timing);
         exchange.answered(head.status, &head.headers, now);
         if switches && let (Some(protocol), Some(downstream), Some(upstream)) = (switched, upgrade, upstream)

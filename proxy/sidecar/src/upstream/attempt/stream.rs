@@ -47,7 +47,7 @@ impl<C: Connect> Attempt<'_, C> {
             let doubtful = demand.closes_silently && stream.is_doubtful() && !waited.fresh && !broke;
             let repeatable = is_idempotent(request.method()) && upload.is_replayable();
             let kept = (doubtful && repeatable).then(|| Box::new(request.clone()));
-            if stream.naming().is_due(begin)
+            if stream.naming().is_due(begin, || false)
                 && let Some(trace) = request.headers_mut().get_mut(TRACEPARENT)
             {
                 trace.set_sensitive(false);
