@@ -112,7 +112,7 @@ impl AccessLog {
     pub fn flush(&self, limit: Duration) {
         let shared = &self.0.0;
         let mut state = shared.state.lock();
-        state.hurry = true;
+        state.hurry = state.writing || !state.buffer.is_empty();
         shared.wake.notify_one();
         let busy = |state: &mut State| state.writing || !state.buffer.is_empty();
         shared.idle.wait_while_for(&mut state, busy, limit);
@@ -126,8 +126,8 @@ fn write(shared: &Shared, mut writer: impl Write) {
     loop {
         let before = state.buffer.len();
         let more = |state: &mut State| state.buffer.len() < ENOUGH && !state.closed && !state.hurry;
-        shared.wake.wait_while_for(&mut state, more, GATHER);
-        let quiet = state.buffer.len() == before;
+        let whole = shared.wake.wait_while_for(&mut state, more, GATHER).timed_out();
+        let quiet = whole && state.buffer.len() == before;
         if !state.buffer.is_empty() {
             std::mem::swap(&mut out, &mut state.buffer);
             state.writing = true;
