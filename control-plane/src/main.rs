@@ -27,9 +27,10 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(Exit::Settings, &error),
     };
-    if let Err(error) = logging::init(&settings.log, None) {
-        return fail(Exit::Settings, &error);
-    }
+    let _flush = match logging::init(&settings.log, None) {
+        Ok(flush) => flush,
+        Err(error) => return fail(Exit::Settings, &error),
+    };
     if let Some(backup) = &flags.restore {
         return restore(backup, &settings);
     }

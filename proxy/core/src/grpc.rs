@@ -86,7 +86,8 @@ pub fn from_reason(reason: Reason) -> Code {
         | Reason::ConnectTimeout
         | Reason::UpstreamReset
         | Reason::ResponseTruncated
-        | Reason::IdleTimeout => Code::Unavailable,
+        | Reason::IdleTimeout
+        | Reason::Stopped => Code::Unavailable,
     }
 }
 

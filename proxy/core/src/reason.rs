@@ -116,6 +116,8 @@ reasons! {
         "The proxy itself has too little processor time for what it has to do, and takes fewer new requests for the moment.";
     Draining, "draining", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
         "The proxy is about to stop and takes no new requests.";
+    Stopped, "stopped", None, Mesh,
+        "The proxy stopped before the exchange was over: the time to finish was up, or it was told to stop at once.";
     TlsFailed, "tls_failed", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
         "The TLS handshake with the peer failed for another reason than its identity.";
     PeerRejected, "peer_rejected", Some(StatusCode::SERVICE_UNAVAILABLE), Mesh,
@@ -213,7 +215,8 @@ impl Reason {
             | Self::StreamTimeout
             | Self::StreamReset
             | Self::GrpcStatusMissing
-            | Self::IdleTimeout => false,
+            | Self::IdleTimeout
+            | Self::Stopped => false,
         }
     }
 }

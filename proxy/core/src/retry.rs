@@ -81,7 +81,8 @@ impl Outcome {
             | Reason::StreamTimeout
             | Reason::StreamReset
             | Reason::GrpcStatusMissing
-            | Reason::IdleTimeout => Self::Final,
+            | Reason::IdleTimeout
+            | Reason::Stopped => Self::Final,
         }
     }
 }

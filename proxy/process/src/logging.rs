@@ -1,6 +1,12 @@
-//! Logs go to standard error, as JSON lines or as text for people.
+//! Logs go to standard error, as JSON lines or as text for people. Whoever logs never waits for whoever reads there.
 
-use std::io;
+mod sink;
+
+use std::{
+    io::{self, IsTerminal as _},
+    sync::OnceLock,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tracing::{Level, Metadata};
@@ -11,6 +17,8 @@ use tracing_subscriber::{
     layer::{Filter, SubscriberExt as _},
     util::SubscriberInitExt as _,
 };
+
+pub use sink::Sink;
 
 use crate::settings::Defect;
 
@@ -64,6 +72,9 @@ pub enum LoggingError {
         /// Which.
         word: String,
     },
+    /// What is logged is written by a thread of its own.
+    #[error("cannot start the thread that writes the log")]
+    Thread(#[source] io::Error),
     /// Somebody else logs already.
     #[error("logging has been started already")]
     Started(#[source] tracing_subscriber::util::TryInitError),
@@ -74,7 +85,7 @@ pub fn check_level(level: &str) -> Option<Defect> {
     let problem = match filter(level).err()? {
         LoggingError::Word { word } => format!("'{word}' is not a level"),
         LoggingError::Level { level, .. } => format!("'{level}' is not a list of target=level"),
-        other @ LoggingError::Started(_) => other.to_string(),
+        other @ (LoggingError::Thread(_) | LoggingError::Started(_)) => other.to_string(),
     };
     let remedy =
         "write error, warn, info, debug, trace or off, or a list such as info,outrigger_proxy::pool=debug";
@@ -85,19 +96,60 @@ pub fn check_level(level: &str) -> Option<Defect> {
 /// what nobody switched on costs nothing.
 pub type EventLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
+/// Of the process.
+static SINK: OnceLock<Sink<()>> = OnceLock::new();
+/// So long the last lines may take to be written.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Held by whoever ends the process: dropped, it waits for the last lines, see [`flush`].
+#[derive(Debug)]
+#[must_use = "dropped, it waits for the last lines"]
+pub struct Flush(());
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+/// Waits until what was logged is written, for a second at most. Blocks.
+pub fn flush() {
+    if let Some(sink) = SINK.get() {
+        sink.flush(LAST);
+    }
+}
+
+/// A line's way to the thread that writes it.
+struct Line(Sink<()>);
+
+impl io::Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.append(|(), buffer| buffer.extend_from_slice(line));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Starts logging for the whole process, and what is `beside` it.
 ///
 /// # Errors
-/// If the level cannot be read, or logging was started before.
-pub fn init(logging: &Logging, beside: Option<EventLayer>) -> Result<(), LoggingError> {
+/// If the level cannot be read, there can be no thread for it, or logging was started before.
+pub fn init(logging: &Logging, beside: Option<EventLayer>) -> Result<Flush, LoggingError> {
     let filter = admitted(filter(&logging.level)?);
-    let lines = fmt::layer().with_writer(io::stderr);
+    let started = Sink::start("log", Duration::ZERO, (), io::stderr()).map_err(LoggingError::Thread)?;
+    let sink = SINK.get_or_init(|| started).clone();
+    // Colours are for people.
+    let lines = fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(move || Line(sink.clone()));
     let lines: EventLayer = match logging.format {
         Format::Json => lines.json().flatten_event(true).with_current_span(false).with_filter(filter).boxed(),
         Format::Text => lines.with_filter(filter).boxed(),
     };
     let layers: Vec<EventLayer> = beside.into_iter().chain([lines]).collect();
-    Registry::default().with(layers).try_init().map_err(LoggingError::Started)
+    Registry::default().with(layers).try_init().map_err(LoggingError::Started)?;
+    Ok(Flush(()))
 }
 
 /// What `asked` lets through, but for what a peer could say at will; and what ends the process in any case.

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::exit::Exit;
+use crate::{exit::Exit, logging};
 
 /// Running, draining, forced: in this order and never back. Cheap to clone; all clones see the same.
 #[derive(Debug, Clone)]
@@ -72,6 +72,7 @@ impl Shutdown {
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             runtime.block_on(watch);
             // No other thread can be counted on to end the process.
+            logging::flush();
             process::exit(i32::from(Exit::Forced.code()));
         })?;
         Ok(())

@@ -149,7 +149,7 @@ impl App {
 
         let mut registry = Registry::default();
         let access_log =
-            settings.log.access.then(|| AccessLog::start(settings.log.format, std::io::stderr()));
+            settings.log.access.then(|| AccessLog::start(settings.log.format, std::io::stderr())).flatten();
         let telemetry = Telemetry::new(&mut registry, access_log.clone());
         let handle = snapshot::Handle::default();
         let discovery = Discovery::new(handle.clone(), States::default());

@@ -120,6 +120,14 @@ pub(crate) struct Shared {
     pub(crate) inbound_tasks: TaskTracker,
 }
 
+impl Shared {
+    /// Ends everything, now.
+    fn stop(&self) {
+        self.telemetry.stop();
+        self.stopped.cancel();
+    }
+}
+
 /// A running data path. Dropped, it ends at once; see [`Self::drain`].
 #[derive(Debug)]
 pub struct DataPath {
@@ -178,7 +186,7 @@ impl DataPath {
         });
         let workers = Workers::start(settings.workers, &shared, listeners.into_all()).map_err(|error| {
             // Those that were started before it.
-            shared.stopped.cancel();
+            shared.stop();
             StartError::Worker(error)
         })?;
         Ok(Self { outbound, services, inbound, shared, workers: Some(workers) })
@@ -220,7 +228,7 @@ impl DataPath {
             Ok(()) => 0,
             Err(_elapsed) => tasks.len(),
         };
-        self.shared.stopped.cancel();
+        self.shared.stop();
         if let Some(workers) = self.workers.take() {
             let joined = tokio::task::spawn_blocking(move || workers.join()).await;
             if let Err(error) = joined {
@@ -280,7 +288,7 @@ fn leads_to(app: SocketAddr, listener: SocketAddr) -> bool {
 
 impl Drop for DataPath {
     fn drop(&mut self) {
-        self.shared.stopped.cancel();
+        self.shared.stop();
     }
 }
 

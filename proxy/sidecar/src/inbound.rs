@@ -113,8 +113,10 @@ impl Inbound {
         if peer.speaks == Protocol::Raw {
             return Box::pin(self.serve_tcp(peer, trusted)).await;
         }
+        let identity = peer.identity.clone();
         if let Some(reason) = Box::pin(self.serve_http(peer, trusted, closing)).await {
-            self.shared.telemetry.refused_head(Direction::Inbound, address, reason);
+            let peer = Party::downstream(address, Some(identity));
+            self.shared.telemetry.refused_head(Direction::Inbound, peer, reason);
         }
     }
 

@@ -29,9 +29,10 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return refuse(&error),
     };
-    if let Err(error) = logging::init(&(&settings.log).into(), Some(http::refusals())) {
-        return refuse(&error);
-    }
+    let _flush = match logging::init(&(&settings.log).into(), Some(http::refusals())) {
+        Ok(flush) => flush,
+        Err(error) => return refuse(&error),
+    };
     // The control thread. Traffic has threads of its own.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

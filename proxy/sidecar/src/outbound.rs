@@ -165,6 +165,7 @@ impl Outbound {
             }
         };
         if let Some(reason) = refused {
+            let peer = Party::downstream(peer, shared.identity.id());
             shared.telemetry.refused_head(Direction::Outbound, peer, reason);
         }
     }

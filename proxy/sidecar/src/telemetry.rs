@@ -10,7 +10,10 @@ mod traces;
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -73,6 +76,8 @@ struct Inner {
     /// For what peers make the parser refuse, by direction and role.
     refusals: [[Sparing; 2]; 2],
     activity: Activity,
+    /// What is not over yet is cut off.
+    stopped: AtomicBool,
 }
 
 impl Telemetry {
@@ -85,7 +90,7 @@ impl Telemetry {
         if let Some(log) = &access_log {
             registry.register(
                 "outrigger_access_lines_dropped",
-                "Lines of the access log that were dropped because it is read too slowly",
+                "Lines of the access log that were dropped because it is read too slowly or cannot be written",
                 log.dropped(),
             );
         }
@@ -98,6 +103,7 @@ impl Telemetry {
             sparing: Default::default(),
             refusals: Default::default(),
             activity: Activity::default(),
+            stopped: AtomicBool::new(false),
         }))
     }
 
@@ -173,6 +179,16 @@ impl Telemetry {
         }
     }
 
+    /// From now on what ends before its time ends because the proxy stops.
+    pub(crate) fn stop(&self) {
+        self.0.stopped.store(true, Ordering::Release);
+    }
+
+    /// Why an exchange ends that nobody waits for any more.
+    pub(crate) fn left(&self) -> Reason {
+        if self.0.stopped.load(Ordering::Acquire) { Reason::Stopped } else { Reason::ClientClosed }
+    }
+
     /// Counts and logs the end of an exchange.
     pub(crate) fn record(&self, record: &Record, times: &Times<'_>) {
         self.0.metrics.count(record);
@@ -182,9 +198,9 @@ impl Telemetry {
         }
     }
 
-    /// Counts and logs an answer to a head that never became a request.
-    pub(crate) fn refused_head(&self, direction: Direction, peer: SocketAddr, reason: Reason) {
-        let mut record = Record::new(direction, Party::downstream(peer, None));
+    /// Counts and logs an answer to a head of `peer` that never became a request.
+    pub(crate) fn refused_head(&self, direction: Direction, peer: Arc<Party>, reason: Reason) {
+        let mut record = Record::new(direction, peer);
         record.refuse(reason);
         let times = Times { duration: Duration::ZERO, phases: &PhaseTimes::default() };
         self.record(&record, &times);

@@ -118,7 +118,8 @@ fn of_reason(reason: Reason) -> Verdict {
         | Reason::InternalError
         | Reason::NoEndpoint
         | Reason::NameUnresolved
-        | Reason::IdleTimeout => Verdict::Ignored,
+        | Reason::IdleTimeout
+        | Reason::Stopped => Verdict::Ignored,
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     detect::Detection,
     http::{Form, Guarded, Target, Transport as _},
     settings::ServiceTarget,
-    telemetry::Direction,
+    telemetry::{Direction, Party},
 };
 
 impl Outbound {
@@ -50,6 +50,7 @@ impl Outbound {
                 self.serve_captured(stream, Bytes::new(), downstream).await;
             }
             Err(reason) => {
+                let peer = Party::downstream(peer, self.shared.identity.id());
                 self.shared.telemetry.refused_head(Direction::Outbound, peer, reason);
                 stream.reset_on_close();
             }

@@ -322,7 +322,10 @@ impl Exchange {
         let link = Arc::clone(&inner.link);
         link.on_flushed(Box::new(move |flushed| match flushed {
             Some(at) => inner.end(at, None),
-            None => inner.end(Instant::now(), Some(Reason::ClientClosed)),
+            None => {
+                let reason = inner.telemetry.left();
+                inner.end(Instant::now(), Some(reason));
+            }
         }));
     }
 
@@ -352,7 +355,8 @@ impl Exchange {
             inner.leave(now);
             inner.release(false);
             inner.link.finish(now);
-            inner.end(now, Some(Reason::ClientClosed));
+            let reason = inner.telemetry.left();
+            inner.end(now, Some(reason));
         }
     }
 }

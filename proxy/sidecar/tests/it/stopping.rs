@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::{
-    GET, OK, Pair, header,
+    GET, OK, Pair, header, log,
     raw::{End, Raw},
 };
 
@@ -34,8 +34,11 @@ async fn what_is_not_finished_in_time_is_cut_and_counted() {
     let pair = Pair::start().await;
     let (mut client, _app) = pair.asked(GET).await;
     let Pair { front, .. } = pair;
+    let address = client.address().to_string();
     assert_eq!(front.path.drain(Duration::from_millis(50)).await.cut, 1);
     assert_eq!(client.rest().await.0, b"");
+    // Not that the client went away.
+    log::line(&[("downstream.addr", &address), ("reason", "stopped")]).await;
 }
 
 #[tokio::test]

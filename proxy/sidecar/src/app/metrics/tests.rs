@@ -18,7 +18,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use super::*;
 use crate::{
     http::Overheard,
-    telemetry::{AccessLog, Direction, Role, Telemetry},
+    telemetry::{AccessLog, Direction, Party, Role, Telemetry},
 };
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/metrics.md");
@@ -26,7 +26,7 @@ const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/referen
 /// Makes a sample of each family that has labels: without one it is not exposed.
 fn touch(telemetry: &Telemetry) {
     let peer: SocketAddr = ([127, 0, 0, 1], 1).into();
-    telemetry.refused_head(Direction::Inbound, peer, Reason::BadRequest);
+    telemetry.refused_head(Direction::Inbound, Party::downstream(peer, None), Reason::BadRequest);
     drop(telemetry.metrics().accepted(Direction::Inbound));
     telemetry.metrics().opened(Direction::Outbound);
     telemetry.metrics().rejected(Direction::Inbound, PeerRejected::NoCertificate);
@@ -45,7 +45,7 @@ fn touch(telemetry: &Telemetry) {
 #[test]
 fn the_reference_is_what_the_proxy_exposes() {
     let mut registry = Registry::default();
-    let log = AccessLog::start(Format::Json, std::io::sink());
+    let log = AccessLog::start(Format::Json, std::io::sink()).unwrap();
     let telemetry = Telemetry::new(&mut registry, Some(log));
     let authority = Authority::new("outrigger.local");
     let kept = Arc::<KeptFigures>::default();

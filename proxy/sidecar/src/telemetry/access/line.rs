@@ -414,6 +414,31 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_has_every_field_in_its_order_and_no_other() {
+        let identity = |name: &str| format!("spiffe://outrigger.local/ns/demo/sa/{name}").parse().ok();
+        let mut record = record();
+        record.downstream = Party::downstream("127.0.0.1:1".parse().unwrap(), identity("front"));
+        record.upstream = Some(Party::upstream("127.0.0.1:2".parse().unwrap(), identity("price")));
+        record.edges =
+            Some(Arc::new(EdgeHandles::new(("demo/price".parse().unwrap(), 80), Some("rule".into()))));
+        record.request_id = Some(HeaderValue::from_static("id"));
+        record.traceparent = Some(HeaderValue::from_static("trace"));
+        (record.class, record.attempts, record.received) = (Class::Upgrade, 2, 1);
+        (record.grpc_status, record.reason) = (Some(Code::Ok), Some(Reason::Stopped));
+        let line = written(Format::Json, &record);
+        let reference = include_str!("../../../../../docs/reference/access-log.md");
+        let fields = reference.lines().filter_map(|row| row.strip_prefix("| `")?.split_once('`'));
+        let mut rest = line.as_str();
+        for (field, _what) in fields {
+            let name = format!("\"{field}\":");
+            let (before, after) = rest.split_once(&name).unwrap_or_else(|| panic!("{field}: {rest}"));
+            assert!(!before.contains("\":"), "{before} is not in the reference, or elsewhere");
+            rest = after;
+        }
+        assert!(!rest.contains("\":"), "{rest} is not in the reference");
+    }
+
+    #[test]
     fn text_has_the_same_fields() {
         let mut record = record();
         record.refuse(Reason::NoRoute);

@@ -39,7 +39,7 @@ pub(crate) fn capture() {
 
 /// An access log of whose lines [`line`] knows.
 pub(crate) fn access() -> AccessLog {
-    AccessLog::start(Format::Json, Lines(Vec::new()))
+    AccessLog::start(Format::Json, Lines(Vec::new())).unwrap()
 }
 
 /// Takes whole lines apart.
