@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -93,7 +94,7 @@ async fn a_proxy_ends_in_time_whatever_its_peers_its_application_and_its_control
 }
 
 #[tokio::test]
-async fn a_process_whose_log_nobody_reads_ends_in_time() {
+async fn a_process_whose_log_nobody_reads_serves_and_ends_in_time() {
     let mesh = Mesh::start().await;
     let settings = mesh.path("hasty.toml");
     fs::write(&settings, SETTINGS).unwrap();
@@ -124,10 +125,19 @@ async fn a_process_whose_log_nobody_reads_ends_in_time() {
     let log = child.stderr.take().unwrap();
     eventually("a full pipe", async || (rustix::io::ioctl_fionread(&log).unwrap() > 60 * 1024).then_some(()))
         .await;
+    let addresses: Value = serde_json::from_slice(&fs::read(state.join("addresses.json")).unwrap()).unwrap();
+    let outbound = addresses["outbound"].as_str().unwrap().parse().unwrap();
+    for _ in 0..50 {
+        // Its worker has much to say of each, at this level.
+        let mut client = say(outbound, b"GET / HTTP/1.1\r\nhost: nobody\r\nconnection: close\r\n\r\n").await;
+        let mut answer = Vec::new();
+        timeout(Duration::from_secs(10), client.read_to_end(&mut answer)).await.expect("an answer").unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&answer));
+    }
     let began = Instant::now();
     kill_process(process, Signal::TERM).unwrap();
     let status = timeout(Duration::from_secs(20), child.wait()).await.expect("it ends").unwrap();
-    assert_eq!(status.code(), Some(3));
+    assert_eq!(status.code(), Some(0), "nothing was under way");
     assert!(began.elapsed() < DRAIN + FAREWELL, "{:?}", began.elapsed());
 }
 
