@@ -123,16 +123,20 @@ async fn a_process_whose_log_nobody_reads_serves_and_ends_in_time() {
     let process = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
     // Whoever writes into a pipe that is full waits there for ever.
     let log = child.stderr.take().unwrap();
-    eventually("a full pipe", async || (rustix::io::ioctl_fionread(&log).unwrap() > 60 * 1024).then_some(()))
-        .await;
+    let held = || rustix::io::ioctl_fionread(&log).unwrap();
+    eventually("a log", async || (held() > 16 * 1024).then_some(())).await;
     let addresses: Value = serde_json::from_slice(&fs::read(state.join("addresses.json")).unwrap()).unwrap();
     let outbound = addresses["outbound"].as_str().unwrap().parse().unwrap();
-    for _ in 0..50 {
+    let (mut before, mut full) = (held(), 0);
+    while full < 20 {
         // Its worker has much to say of each, at this level.
         let mut client = say(outbound, b"GET / HTTP/1.1\r\nhost: nobody\r\nconnection: close\r\n\r\n").await;
         let mut answer = Vec::new();
         timeout(Duration::from_secs(10), client.read_to_end(&mut answer)).await.expect("an answer").unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&answer));
+        let now = held();
+        full = if now == before { full + 1 } else { 0 };
+        before = now;
     }
     let began = Instant::now();
     kill_process(process, Signal::TERM).unwrap();
