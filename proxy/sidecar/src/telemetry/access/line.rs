@@ -327,6 +327,18 @@ mod tests {
         record
     }
 
+    /// From `front` to `price`, by `rule`.
+    fn routed(rule: &str) -> Record {
+        let identity = |name: &str| format!("spiffe://outrigger.local/ns/demo/sa/{name}").parse().ok();
+        let destination = ("demo/price".parse().unwrap(), 80);
+        Record {
+            downstream: Party::downstream("127.0.0.1:1".parse().unwrap(), identity("front")),
+            upstream: Some(Party::upstream("127.0.0.1:2".parse().unwrap(), identity("price"))),
+            edges: Some(Arc::new(EdgeHandles::new(destination, Some(rule.into())))),
+            ..record()
+        }
+    }
+
     fn written(format: Format, record: &Record) -> String {
         let mut buffer = Vec::new();
         let phases = [(Phase::ClientProxy, 12), (Phase::App, 340)];
@@ -397,12 +409,7 @@ mod tests {
 
     #[test]
     fn what_is_said_again_is_what_was_said_and_in_its_place() {
-        let identity = |name: &str| format!("spiffe://outrigger.local/ns/demo/sa/{name}").parse().ok();
-        let mut record = record();
-        record.downstream = Party::downstream("127.0.0.1:1".parse().unwrap(), identity("front"));
-        record.upstream = Some(Party::upstream("127.0.0.1:2".parse().unwrap(), identity("price")));
-        let destination = ("demo/price".parse().unwrap(), 80);
-        record.edges = Some(Arc::new(EdgeHandles::new(destination, Some("a\"b".into()))));
+        let record = routed("a\"b");
         let first = written(Format::Json, &record);
         assert_eq!(written(Format::Json, &record), first);
         for fields in [
@@ -415,12 +422,7 @@ mod tests {
 
     #[test]
     fn the_reference_has_every_field_in_its_order_and_no_other() {
-        let identity = |name: &str| format!("spiffe://outrigger.local/ns/demo/sa/{name}").parse().ok();
-        let mut record = record();
-        record.downstream = Party::downstream("127.0.0.1:1".parse().unwrap(), identity("front"));
-        record.upstream = Some(Party::upstream("127.0.0.1:2".parse().unwrap(), identity("price")));
-        record.edges =
-            Some(Arc::new(EdgeHandles::new(("demo/price".parse().unwrap(), 80), Some("rule".into()))));
+        let mut record = routed("rule");
         record.request_id = Some(HeaderValue::from_static("id"));
         record.traceparent = Some(HeaderValue::from_static("trace"));
         (record.class, record.attempts, record.received) = (Class::Upgrade, 2, 1);
