@@ -23,8 +23,8 @@ use crate::{
 /// For each of the last figures, tasks that were told to stop, and the log.
 const LAST: Duration = Duration::from_secs(1);
 
-/// How long the process may be there after it was forced to end: what is above, and a little more.
-pub const FAREWELL: Duration = Duration::from_millis(3_500);
+/// How long the process may be there after it was forced to end: what is above, the last lines of the log, and a little more.
+pub const FAREWELL: Duration = Duration::from_millis(4_500);
 
 /// How long all of a stop may take.
 pub fn shutdown_deadline(settings: &Settings) -> Duration {

@@ -136,9 +136,10 @@ impl Record {
         }
     }
 
-    /// Answered 5xx, cut short, or made by the proxy itself; a client that went away is no failure of the edge.
+    /// Answered 5xx, cut short, or made by the proxy itself; a client that went away, or a proxy that stops, is
+    /// no failure of the edge.
     pub(crate) fn is_failure(&self) -> bool {
-        if self.reason == Some(Reason::ClientClosed) {
+        if matches!(self.reason, Some(Reason::ClientClosed | Reason::Stopped)) {
             return false;
         }
         self.reason.is_some()
