@@ -29,13 +29,13 @@ demo:
 	./target/release/outrigger demo $(DEMO_ARGS)
 
 # The whole-mesh tests run the built binaries. What is measured within a millisecond, or lives on a rate that the machine must keep
-# up, has the machine for itself.
+# up, has the machine for itself, one test after the other.
 ALONE := truth:: overload::a_sidecar_refuses overload::a_proxy_that_has_no_time accept_queue::what_is_too_much mesh::overload::
 
 test: setup
 	$(CARGO) build --locked $(BINARIES)
 	$(CARGO) test --locked --workspace -- $(addprefix --skip ,$(ALONE))
-	$(CARGO) test --locked --workspace --test it -- $(ALONE)
+	$(CARGO) test --locked --workspace --test it -- --test-threads=1 $(ALONE)
 
 check:
 	$(CARGO) fmt --all --check

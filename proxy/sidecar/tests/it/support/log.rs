@@ -1,7 +1,7 @@
 //! What all data paths of this process say: the access log, and warnings.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Debug,
     io,
     net::SocketAddr,
@@ -25,8 +25,7 @@ use super::raw::soon;
 
 pub(crate) type Line = BTreeMap<String, String>;
 
-/// By whom a line is about.
-static LINES: Mutex<BTreeMap<String, Vec<Line>>> = Mutex::new(BTreeMap::new());
+static LINES: Mutex<Lines> = Mutex::new(Lines::new());
 static WRITTEN: Notify = Notify::const_new();
 static INSTALLED: Once = Once::new();
 
@@ -39,13 +38,13 @@ pub(crate) fn capture() {
 
 /// An access log of whose lines [`line`] knows.
 pub(crate) fn access() -> AccessLog {
-    AccessLog::start(Format::Json, Lines(Vec::new())).unwrap()
+    AccessLog::start(Format::Json, Parser(Vec::new())).unwrap()
 }
 
 /// Takes whole lines apart.
-struct Lines(Vec<u8>);
+struct Parser(Vec<u8>);
 
-impl io::Write for Lines {
+impl io::Write for Parser {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.extend_from_slice(bytes);
         while let Some(end) = self.0.iter().position(|byte| *byte == b'\n') {
@@ -69,15 +68,56 @@ impl io::Write for Lines {
 
 /// Where a line says whom it is about.
 const WHOM: [&str; 2] = ["downstream.addr", "peer.addr"];
+const REQUEST: &str = "request_id";
+
+/// What was said so far. Whoever looks for a request must not have to look at all of it: that takes milliseconds in the end,
+/// and what is measured meanwhile would stand still for them.
+struct Lines {
+    /// By whom they are about.
+    said: BTreeMap<String, Vec<Line>>,
+    /// About whom something was said of a request.
+    requests: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Lines {
+    const fn new() -> Self {
+        Self { said: BTreeMap::new(), requests: BTreeMap::new() }
+    }
+
+    fn keep(&mut self, line: Line) {
+        let whom = WHOM.iter().find_map(|name| line.get(*name)).cloned().unwrap_or_default();
+        if let Some(request) = line.get(REQUEST) {
+            self.requests.entry(request.clone()).or_default().insert(whom.clone());
+        }
+        self.said.entry(whom).or_default().push(line);
+    }
+
+    /// All with each of `fields`.
+    fn find(&self, fields: &[(&str, &str)]) -> Vec<Line> {
+        let matches = |line: &&Line| {
+            fields.iter().all(|(name, value)| line.get(*name).is_some_and(|found| found == value))
+        };
+        let of = |whom: &str| self.said.get(whom).into_iter().flatten();
+        let named =
+            |wanted: &[&str]| fields.iter().find_map(|(name, value)| wanted.contains(name).then_some(*value));
+        if let Some(whom) = named(&WHOM) {
+            of(whom).filter(matches).cloned().collect()
+        } else if let Some(request) = named(&[REQUEST]) {
+            let whom = self.requests.get(request).into_iter().flatten();
+            whom.flat_map(|whom| of(whom)).filter(matches).cloned().collect()
+        } else {
+            self.said.values().flatten().filter(matches).cloned().collect()
+        }
+    }
+}
 
 fn keep(line: Line) {
-    let whom = WHOM.iter().find_map(|name| line.get(*name)).cloned().unwrap_or_default();
-    LINES.lock().unwrap().entry(whom).or_default().push(line);
+    LINES.lock().unwrap().keep(line);
 }
 
 /// Forgets what was said of an earlier `peer`: its port is somebody else's now.
 pub(crate) fn forget(peer: SocketAddr) {
-    LINES.lock().unwrap().remove(&peer.to_string());
+    LINES.lock().unwrap().said.remove(&peer.to_string());
 }
 
 /// The first line with all of `fields`; waits for it.
@@ -102,14 +142,7 @@ pub(crate) fn count(fields: &[(&str, &str)]) -> usize {
 }
 
 fn find(fields: &[(&str, &str)]) -> Vec<Line> {
-    let matches =
-        |line: &&Line| fields.iter().all(|(name, value)| line.get(*name).is_some_and(|found| found == value));
-    let whom = fields.iter().find_map(|(name, value)| WHOM.contains(name).then_some(*value));
-    let lines = LINES.lock().unwrap();
-    match whom {
-        Some(whom) => lines.get(whom).into_iter().flatten().filter(matches).cloned().collect(),
-        None => lines.values().flatten().filter(matches).cloned().collect(),
-    }
+    LINES.lock().unwrap().find(fields)
 }
 
 struct Capture;
