@@ -16,6 +16,7 @@ use outrigger_core::{
 use outrigger_process::{
     files::{self, DirectoryError},
     health::Health,
+    logging,
     shutdown::Shutdown,
 };
 use prometheus_client::registry::Registry;
@@ -149,6 +150,7 @@ pub async fn start(settings: &Settings, clock: Clock, shutdown: Shutdown) -> Res
     let directory = settings.state_directory().ok_or(StartError::NoDirectory)?;
     let addresses_file = directory.join("addresses.json");
     let mut registry = Registry::with_prefix("outrigger");
+    logging::register(&mut registry);
     let stop = shutdown.draining().clone();
     let state = Arc::new(open(&directory, &addresses_file, settings, clock, &mut registry, stop).await?);
     let policy = bind("policy.listen", settings.policy.listen).await?;

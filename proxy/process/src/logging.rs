@@ -1,5 +1,6 @@
 //! Logs go to standard error, as JSON lines or as text for people. Whoever logs never waits for whoever reads there.
 
+mod destination;
 mod sink;
 
 use std::{
@@ -18,6 +19,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+pub use destination::Destination;
 pub use sink::Sink;
 
 use crate::settings::Defect;
@@ -119,6 +121,15 @@ pub fn flush() {
     }
 }
 
+/// Registers what is counted of the log, once it has been started; the names have no prefix but the registry's.
+pub fn register(metrics: &mut prometheus_client::registry::Registry) {
+    metrics.register(
+        "log_lines_dropped",
+        "Lines of the log, but for those of requests, that were dropped because it is read too slowly or cannot be written",
+        SINK.get().map(Sink::dropped).unwrap_or_default(),
+    );
+}
+
 /// A line's way to the thread that writes it.
 struct Line(Sink<()>);
 
@@ -139,7 +150,8 @@ impl io::Write for Line {
 /// If the level cannot be read, there can be no thread for it, or logging was started before.
 pub fn init(logging: &Logging, beside: Option<EventLayer>) -> Result<Flush, LoggingError> {
     let filter = admitted(filter(&logging.level)?);
-    let started = Sink::start("log", Duration::ZERO, (), io::stderr()).map_err(LoggingError::Thread)?;
+    let started =
+        Sink::start("log", Duration::ZERO, (), Destination::stderr()).map_err(LoggingError::Thread)?;
     let sink = SINK.get_or_init(|| started).clone();
     // Colours are for people.
     let lines = fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(move || Line(sink.clone()));

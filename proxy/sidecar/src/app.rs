@@ -23,6 +23,7 @@ use outrigger_core::model::Name;
 use outrigger_process::{
     exit::Exit,
     health::{self, Health},
+    logging::{self, Destination},
     memory,
     shutdown::Shutdown,
 };
@@ -148,8 +149,9 @@ impl App {
         let channel = channel_lazy(&settings.control_plane.address, trust, Some(&identity))?;
 
         let mut registry = Registry::default();
-        let access_log =
-            settings.log.access.then(|| AccessLog::start(settings.log.format, std::io::stderr())).flatten();
+        logging::register(registry.sub_registry_with_prefix("outrigger"));
+        let access = || AccessLog::start(settings.log.format, Destination::stderr());
+        let access_log = settings.log.access.then(access).flatten();
         let telemetry = Telemetry::new(&mut registry, access_log.clone());
         let handle = snapshot::Handle::default();
         let discovery = Discovery::new(handle.clone(), States::default());

@@ -1,15 +1,12 @@
 //! Where lines go: gathered in one buffer, written by a thread of its own, many at once. Nobody who has something to say ever
 //! waits for whoever reads the log; when too much is waiting, lines are dropped and counted.
 
-use std::{
-    io::{self, Write},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{io, sync::Arc, thread, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::counter::Counter;
+
+use super::Destination;
 
 /// As much is written at once at the latest, bytes.
 const ENOUGH: usize = 256 * 1024;
@@ -17,8 +14,6 @@ const ENOUGH: usize = 256 * 1024;
 const KEPT: usize = 64 * 1024;
 /// More does not wait to be written, bytes.
 const TOO_MUCH: usize = 4 << 20;
-/// Whoever takes nothing at the moment, and would rather not be waited for, is asked again so much later.
-const AGAIN: Duration = Duration::from_millis(10);
 
 /// A log, and `T`, what is kept from one line to the next. Cheap to clone; the last handle ends its thread once everything is
 /// written.
@@ -57,32 +52,30 @@ struct Shared<T> {
 struct State<T> {
     kept: T,
     buffer: Vec<u8>,
+    /// How often the writer took what there was, and how often it is done with it.
+    taken: u64,
+    done: u64,
+    /// Somebody waits for it to be done so often.
+    wanted: u64,
     /// The writer waits for a first line, and not only for more.
     asleep: bool,
-    /// Somebody waits for everything to be written.
-    hurry: bool,
-    writing: bool,
     closed: bool,
 }
 
 impl<T: Send + 'static> Sink<T> {
-    /// Writes to `writer`, on a thread called `name`, what is there every `gather` (zero: at once).
+    /// Writes to `destination`, on a thread called `name`, what is there every `gather` (zero: at once).
     ///
     /// # Errors
     /// If there can be no such thread.
-    pub fn start(
-        name: &str,
-        gather: Duration,
-        kept: T,
-        writer: impl Write + Send + 'static,
-    ) -> io::Result<Self> {
+    pub fn start(name: &str, gather: Duration, kept: T, destination: Destination) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 kept,
                 buffer: Vec::new(),
+                taken: 0,
+                done: 0,
+                wanted: 0,
                 asleep: false,
-                hurry: false,
-                writing: false,
                 closed: false,
             }),
             wake: Condvar::new(),
@@ -91,7 +84,7 @@ impl<T: Send + 'static> Sink<T> {
             gather,
         });
         let theirs = Arc::clone(&shared);
-        thread::Builder::new().name(name.to_owned()).spawn(move || write(&theirs, Out::new(writer)))?;
+        thread::Builder::new().name(name.to_owned()).spawn(move || write(&theirs, &destination))?;
         Ok(Self(Arc::new(Handle(shared))))
     }
 }
@@ -123,34 +116,34 @@ impl<T> Sink<T> {
         }
     }
 
-    /// Waits, at most for `limit`, until everything is written. Blocks.
+    /// Waits, at most for `limit`, until everything that is there now is written. Blocks.
     pub fn flush(&self, limit: Duration) {
         let shared = &self.0.0;
         let mut state = shared.state.lock();
-        state.hurry = state.writing || !state.buffer.is_empty();
+        let wanted = state.taken + u64::from(!state.buffer.is_empty());
+        state.wanted = wanted;
         shared.wake.notify_one();
-        let busy = |state: &mut State<T>| state.writing || !state.buffer.is_empty();
-        shared.idle.wait_while_for(&mut state, busy, limit);
+        shared.idle.wait_while_for(&mut state, |state| state.done < wanted, limit);
     }
 }
 
-fn write<T>(shared: &Shared<T>, mut out: Out<impl Write>) {
+fn write<T>(shared: &Shared<T>, destination: &Destination) {
     let mut lines = Vec::new();
     let mut state = shared.state.lock();
     loop {
         let before = state.buffer.len();
-        let more = |state: &mut State<T>| state.buffer.len() < ENOUGH && !state.closed && !state.hurry;
+        let more =
+            |state: &mut State<T>| state.buffer.len() < ENOUGH && !state.closed && state.done >= state.wanted;
         let whole = shared.wake.wait_while_for(&mut state, more, shared.gather).timed_out();
         let quiet = whole && state.buffer.len() == before;
         if !state.buffer.is_empty() {
             std::mem::swap(&mut lines, &mut state.buffer);
-            state.writing = true;
+            state.taken += 1;
             drop(state);
-            shared.dropped.inc_by(out.write(&lines));
+            shared.dropped.inc_by(destination.write(&lines));
             lines.clear();
             state = shared.state.lock();
-            state.writing = false;
-            state.hurry = false;
+            state.done = state.taken;
             shared.idle.notify_all();
         }
         if !state.buffer.is_empty() {
@@ -168,59 +161,9 @@ fn write<T>(shared: &Shared<T>, mut out: Out<impl Write>) {
     }
 }
 
-/// The reader's end.
-struct Out<W> {
-    writer: W,
-    /// What was written last is a part of a line.
-    torn: bool,
-}
-
-impl<W: Write> Out<W> {
-    fn new(writer: W) -> Self {
-        Self { writer, torn: false }
-    }
-
-    /// Writes whole lines, one after the other; returns how many were lost, or in part. What comes after a part of a line begins
-    /// on a line of its own.
-    fn write(&mut self, lines: &[u8]) -> u64 {
-        if self.torn && !self.try_write(b"\n").is_empty() {
-            return count(lines);
-        }
-        let rest = self.try_write(lines);
-        let written = lines.len() - rest.len();
-        self.torn = match written.checked_sub(1) {
-            Some(last) => lines.get(last) != Some(&b'\n'),
-            None => false,
-        };
-        // Nobody reads it: there is nobody to tell either.
-        let _unread = self.writer.flush();
-        count(rest)
-    }
-
-    /// Returns what could not be written.
-    fn try_write<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match self.writer.write(rest) {
-                Ok(0) => break,
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Made so by whoever shares it with us.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::park_timeout(AGAIN),
-                Err(_full_or_gone) => break,
-            }
-        }
-        rest
-    }
-}
-
-fn count(lines: &[u8]) -> u64 {
-    lines.iter().filter(|byte| **byte == b'\n').count().try_into().unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, sync::mpsc};
+    use std::{io::Write, sync::mpsc};
 
     use super::*;
 
@@ -242,7 +185,7 @@ mod tests {
 
     fn start(waiting: usize) -> (Sink<()>, mpsc::Receiver<Vec<u8>>) {
         let (sender, receiver) = mpsc::sync_channel(waiting);
-        (Sink::start("log", GATHER, (), Chunks(sender)).unwrap(), receiver)
+        (Sink::start("log", GATHER, (), Destination::new(Chunks(sender))).unwrap(), receiver)
     }
 
     fn say(sink: &Sink<()>, line: &str) {
@@ -261,6 +204,27 @@ mod tests {
         assert_eq!(sink.dropped().get(), 0);
         drop(sink);
         assert!(receiver.recv().is_err(), "the thread has ended");
+    }
+
+    #[test]
+    fn whoever_waits_for_what_was_said_does_not_wait_for_what_is_said_later() {
+        // Each chunk is taken by hand.
+        let (sink, receiver) = start(0);
+        say(&sink, "first\n");
+        let waiting = thread::spawn({
+            let sink = sink.clone();
+            move || sink.flush(Duration::from_secs(60))
+        });
+        while sink.0.0.state.lock().wanted == 0 {
+            thread::yield_now();
+        }
+        while sink.0.0.state.lock().taken == 0 {
+            thread::yield_now();
+        }
+        say(&sink, "second\n");
+        assert_eq!(receiver.recv().unwrap(), b"first\n");
+        waiting.join().unwrap();
+        assert_eq!(receiver.recv().unwrap(), b"second\n");
     }
 
     #[test]
@@ -292,40 +256,5 @@ mod tests {
         let waiting = sink.0.0.state.lock().buffer.len();
         assert!(waiting <= TOO_MUCH + 1024, "{waiting}");
         drop(receiver);
-    }
-
-    /// Takes what it is told to, and refuses when it is told so.
-    struct Moody(VecDeque<Result<usize, io::ErrorKind>>, Vec<u8>);
-
-    impl Write for Moody {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let taken = self.0.pop_front().unwrap_or(Ok(usize::MAX))?.min(bytes.len());
-            self.1.extend_from_slice(&bytes[..taken]);
-            Ok(taken)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn lines_that_cannot_be_written_are_counted_and_leave_no_other_broken() {
-        let full = Err(io::ErrorKind::StorageFull);
-        for (moods, lost, written) in [
-            (vec![], 0, "a1\nb2\nc3\n"),
-            (vec![Ok(4), Err(io::ErrorKind::WouldBlock), Ok(1)], 0, "a1\nb2\nc3\n"),
-            // Half of the second line, and then nothing.
-            (vec![Ok(4), full], 1, "a1\nb\nc3\n"),
-            // Nor later on, until there is room.
-            (vec![Ok(4), full, full], 2, "a1\nb"),
-            (vec![Ok(3), full], 1, "a1\nc3\n"),
-            (vec![full], 2, "c3\n"),
-            (vec![Ok(0)], 2, "c3\n"),
-        ] {
-            let mut out = Out::new(Moody(moods.clone().into(), Vec::new()));
-            let counted = out.write(b"a1\nb2\n") + out.write(b"c3\n");
-            assert_eq!((counted, out.writer.1.as_slice()), (lost, written.as_bytes()), "{moods:?}");
-        }
     }
 }

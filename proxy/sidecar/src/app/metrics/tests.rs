@@ -11,7 +11,10 @@ use outrigger_core::{
         hop::{Stamps, split},
     },
 };
-use outrigger_process::{logging::Format, metrics};
+use outrigger_process::{
+    logging::{self, Destination, Format},
+    metrics,
+};
 use outrigger_tls::{PeerRejected, Refusal, testing::Authority};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
@@ -45,7 +48,8 @@ fn touch(telemetry: &Telemetry) {
 #[test]
 fn the_reference_is_what_the_proxy_exposes() {
     let mut registry = Registry::default();
-    let log = AccessLog::start(Format::Json, std::io::sink()).unwrap();
+    logging::register(registry.sub_registry_with_prefix("outrigger"));
+    let log = AccessLog::start(Format::Json, Destination::new(std::io::sink())).unwrap();
     let telemetry = Telemetry::new(&mut registry, Some(log));
     let authority = Authority::new("outrigger.local");
     let kept = Arc::<KeptFigures>::default();

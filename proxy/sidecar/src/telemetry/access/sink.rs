@@ -1,11 +1,8 @@
 //! The log that lines of requests go to.
 
-use std::{
-    io::Write,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use outrigger_process::logging::{Format, Sink};
+use outrigger_process::logging::{Destination, Format, Sink};
 use prometheus_client::metrics::counter::Counter;
 
 use super::{Record, Times, line::Lines};
@@ -18,9 +15,9 @@ const GATHER: Duration = Duration::from_millis(20);
 pub struct AccessLog(Sink<Lines>);
 
 impl AccessLog {
-    /// Writes to `writer`, as `format` says. `None`: there can be no thread for it, which is said.
-    pub fn start(format: Format, writer: impl Write + Send + 'static) -> Option<Self> {
-        Sink::start("access-log", GATHER, Lines::new(format), writer)
+    /// Writes to `destination`, as `format` says. `None`: there can be no thread for it, which is said.
+    pub fn start(format: Format, destination: Destination) -> Option<Self> {
+        Sink::start("access-log", GATHER, Lines::new(format), destination)
             .inspect_err(|error| tracing::error!(%error, "the access log could not be started"))
             .map(Self)
             .ok()

@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, Once},
 };
 
-use outrigger_process::logging::{EventLayer, Format};
+use outrigger_process::logging::{Destination, EventLayer, Format};
 use outrigger_proxy::{http, telemetry::AccessLog};
 use tokio::sync::Notify;
 use tracing::{
@@ -38,7 +38,7 @@ pub(crate) fn capture() {
 
 /// An access log of whose lines [`line`] knows.
 pub(crate) fn access() -> AccessLog {
-    AccessLog::start(Format::Json, Parser(Vec::new())).unwrap()
+    AccessLog::start(Format::Json, Destination::new(Parser(Vec::new()))).unwrap()
 }
 
 /// Takes whole lines apart.
