@@ -76,7 +76,6 @@ fn fail(exit: Exit, error: &dyn Error) -> ExitCode {
         let _infallible = write!(text, ": {error}");
         cause = error.source();
     }
-    // Nobody is left to tell when standard error is closed.
-    let _closed = writeln!(std::io::stderr(), "{text}");
+    logging::say(&text);
     exit.into()
 }

@@ -4,8 +4,11 @@ mod destination;
 mod sink;
 
 use std::{
-    io::{self, IsTerminal as _},
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{self, IsTerminal as _, Write as _},
+    panic::{self, PanicHookInfo},
     sync::OnceLock,
+    thread,
     time::Duration,
 };
 
@@ -121,9 +124,20 @@ pub fn flush() {
     }
 }
 
+/// Writes `line` to standard error, after what was logged before, and as little held up by whoever reads there: for people who have
+/// started a process by hand.
+pub fn say(line: &str) {
+    let line = format!("{line}\n");
+    match SINK.get() {
+        Some(sink) => sink.append(|(), buffer| buffer.extend_from_slice(line.as_bytes())),
+        // Nobody is left to tell if it is closed.
+        None => drop(io::stderr().write_all(line.as_bytes())),
+    }
+}
+
 /// Registers what is counted of the log, once it has been started; the names have no prefix but the registry's.
-pub fn register(metrics: &mut prometheus_client::registry::Registry) {
-    metrics.register(
+pub fn register(registry: &mut prometheus_client::registry::Registry) {
+    registry.register(
         "log_lines_dropped",
         "Lines of the log, but for those of requests, that were dropped because it is read too slowly or cannot be written",
         SINK.get().map(Sink::dropped).unwrap_or_default(),
@@ -161,7 +175,20 @@ pub fn init(logging: &Logging, beside: Option<EventLayer>) -> Result<Flush, Logg
     };
     let layers: Vec<EventLayer> = beside.into_iter().chain([lines]).collect();
     Registry::default().with(layers).try_init().map_err(LoggingError::Started)?;
+    // What the standard library would do waits for whoever reads standard error.
+    panic::set_hook(Box::new(tell_of_panic));
     Ok(Flush(()))
+}
+
+fn tell_of_panic(panic: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let place = panic.location().map(tracing::field::display);
+    // Only if it was asked for, by RUST_BACKTRACE.
+    let backtrace = Backtrace::capture();
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then_some(tracing::field::display(&backtrace));
+    let message = panic.payload_as_str().unwrap_or("of another kind than a text");
+    tracing::error!(target: FATAL, thread = thread.name(), place, backtrace, "panic: {message}");
 }
 
 /// What `asked` lets through, but for what a peer could say at will; and what ends the process in any case.
@@ -224,6 +251,20 @@ mod tests {
             // At `error`, the level holds for this target, too.
             assert_eq!(count.load(Ordering::Relaxed), logged, "{level}");
         }
+    }
+
+    #[test]
+    fn a_panic_is_logged_whatever_is_filtered() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let layer = Count(Arc::clone(&count)).with_filter(admitted(filter("off").unwrap()));
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(tell_of_panic));
+        let ended = tracing::subscriber::with_default(Registry::default().with(layer), || {
+            panic::catch_unwind(|| panic!("on purpose"))
+        });
+        panic::set_hook(usual);
+        assert!(ended.is_err());
+        assert_eq!(count.load(Ordering::Relaxed), 1);
     }
 
     #[test]

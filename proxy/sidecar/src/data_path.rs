@@ -9,7 +9,7 @@ use std::{
 };
 
 use outrigger_tls::Identity;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -212,9 +212,9 @@ impl DataPath {
     }
 
     /// Stops: requests in flight may finish within `timeout`, each connection is told that it was its last one, and the
-    /// listeners go last. The own workload is served as ever until what came in for it is finished. Not cancel safe:
-    /// dropped, everything ends at once.
-    pub async fn drain(mut self, timeout: Duration) -> Drained {
+    /// listeners go last. The own workload is served as ever until what came in for it is finished. Where the result is
+    /// dropped before, [`Self::end`] is what is left to do.
+    pub async fn drain(&mut self, timeout: Duration) -> Drained {
         let Shared { draining_inbound, draining_outbound, tasks, inbound_tasks, .. } = &*self.shared;
         let deadline = Instant::now() + timeout;
         inbound_tasks.close();
@@ -229,13 +229,25 @@ impl DataPath {
             Err(_elapsed) => tasks.len(),
         };
         self.shared.stop();
+        self.join().await;
+        Drained { cut }
+    }
+
+    /// Ends everything at once. Waits for `limit` at most until the workers have said what became of it.
+    pub async fn end(&mut self, limit: Duration) {
+        self.shared.stop();
+        if timeout(limit, self.join()).await.is_err() {
+            tracing::warn!("a worker hangs");
+        }
+    }
+
+    async fn join(&mut self) {
         if let Some(workers) = self.workers.take() {
             let joined = tokio::task::spawn_blocking(move || workers.join()).await;
             if let Err(error) = joined {
                 tracing::error!(%error, "worker ended badly");
             }
         }
-        Drained { cut }
     }
 }
 

@@ -13,6 +13,9 @@ use parking_lot::Mutex;
 /// Whoever takes nothing at the moment, and would rather not be waited for, is asked again so much later.
 const AGAIN: Duration = Duration::from_millis(10);
 
+/// As much is written before somebody else has a turn, bytes, unless a line is longer.
+const TURN: usize = 256 * 1024;
+
 static STDERR: LazyLock<Destination> = LazyLock::new(|| Destination::new(io::stderr()));
 
 /// A reader's end. Cheap to clone: all clones are the same.
@@ -39,7 +42,26 @@ impl Destination {
     /// Writes whole lines, one after the other; returns how many were lost, or in part. Blocks while somebody else writes, and as
     /// long as the reader likes: for threads that do nothing else.
     pub(super) fn write(&self, lines: &[u8]) -> u64 {
-        self.0.lock().write(lines)
+        let mut lost = 0;
+        let mut rest = lines;
+        while !rest.is_empty() {
+            let (turn, later) = rest.split_at(turn(rest));
+            lost += self.0.lock().write(turn);
+            rest = later;
+        }
+        lost
+    }
+}
+
+/// How much of `lines` is written before whoever else wants to write has a turn: whole lines, one at least.
+fn turn(lines: &[u8]) -> usize {
+    let is_end = |byte: &u8| *byte == b'\n';
+    match lines.get(..TURN) {
+        None => lines.len(),
+        Some(most) => {
+            let end = most.iter().rposition(is_end).or_else(|| lines.iter().position(is_end));
+            end.map_or(lines.len(), |end| end + 1)
+        }
     }
 }
 
@@ -152,16 +174,32 @@ mod tests {
     fn of_two_who_write_at_once_neither_breaks_a_line_of_the_other() {
         let ((go, told), (taken, bytes)) = (mpsc::channel(), mpsc::channel());
         let destination = Destination::new(Slow(told, taken));
-        let lines: [&[u8]; 2] = [b"aaa\naaa\n", b"bbb\nbbb\n"];
-        let writers = lines.map(|lines| {
+        let write = |lines: &'static [u8]| {
             let destination = destination.clone();
             thread::spawn(move || destination.write(lines))
-        });
-        for _ in lines.concat() {
+        };
+        let first = write(b"aaa\naaa\n");
+        go.send(()).unwrap();
+        let mut written = vec![bytes.recv().unwrap()];
+        // In the middle of a line of the first.
+        let second = write(b"bbb\nbbb\n");
+        for _ in 0..15 {
+            thread::yield_now();
+            assert!(destination.0.is_locked());
             go.send(()).unwrap();
+            written.push(bytes.recv().unwrap());
         }
-        assert_eq!(writers.map(|writer| writer.join().unwrap()), [0, 0]);
-        let written: Vec<u8> = bytes.try_iter().collect();
-        assert!([lines.concat(), [lines[1], lines[0]].concat()].contains(&written), "{written:?}");
+        assert_eq!((first.join().unwrap(), second.join().unwrap()), (0, 0));
+        assert_eq!(written, b"aaa\naaa\nbbb\nbbb\n");
+    }
+
+    #[test]
+    fn a_turn_is_of_whole_lines_and_neither_nothing_nor_everything() {
+        let line = |length: usize| [vec![b'x'; length - 1], vec![b'\n']].concat();
+        assert_eq!(turn(b"a\nb\n"), 4);
+        assert_eq!(turn(&line(1000).repeat(1000)), TURN / 1000 * 1000);
+        let long = line(TURN + 1);
+        assert_eq!(turn(&[long.clone(), line(3)].concat()), long.len());
+        assert_eq!(turn(&[line(TURN), line(3)].concat()), TURN);
     }
 }

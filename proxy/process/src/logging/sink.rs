@@ -211,19 +211,22 @@ mod tests {
         // Each chunk is taken by hand.
         let (sink, receiver) = start(0);
         say(&sink, "first\n");
-        let waiting = thread::spawn({
-            let sink = sink.clone();
-            move || sink.flush(Duration::from_secs(60))
+        let (through, is_through) = mpsc::channel();
+        let waiting = sink.clone();
+        thread::spawn(move || {
+            waiting.flush(Duration::from_secs(60));
+            through.send(()).unwrap();
         });
-        while sink.0.0.state.lock().wanted == 0 {
-            thread::yield_now();
-        }
-        while sink.0.0.state.lock().taken == 0 {
+        let has = |wanted, taken| {
+            let state = sink.0.0.state.lock();
+            state.wanted == wanted && state.taken == taken
+        };
+        while !has(1, 1) {
             thread::yield_now();
         }
         say(&sink, "second\n");
         assert_eq!(receiver.recv().unwrap(), b"first\n");
-        waiting.join().unwrap();
+        is_through.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!(receiver.recv().unwrap(), b"second\n");
     }
 

@@ -20,7 +20,7 @@ use crate::{
     settings::Settings,
 };
 
-/// For each of the last figures, tasks that were told to stop, and the log.
+/// For each of the last figures (and workers that were cut short), tasks that were told to stop, and the log.
 const LAST: Duration = Duration::from_secs(1);
 
 /// How long the process may be there after it was forced to end: what is above, the last lines of the log, and a little more.
@@ -57,7 +57,7 @@ impl App {
         registration: Option<registration::Running>,
         reporter: Option<Reporter>,
     ) -> Exit {
-        let Self { settings, data_path, access_log, health, shutdown, progress, stop, tasks, .. } = self;
+        let Self { settings, mut data_path, access_log, health, shutdown, progress, stop, tasks, .. } = self;
         let (forced, open) = (shutdown.forced().clone(), data_path.open());
         let tell = |now: Progress| {
             let _nobody_asks = progress.send_replace(now);
@@ -85,10 +85,19 @@ impl App {
             }
             None => Exit::Forced,
         };
+        let cut_short = cut.is_none();
         tell(Progress { phase: Phase::Drained, cut: cut.unwrap_or_else(|| open.count()) });
-        if let Some(reporter) = reporter {
-            reporter.finish(LAST).await;
-        }
+        let figures = async {
+            if let Some(reporter) = reporter {
+                reporter.finish(LAST).await;
+            }
+        };
+        let workers = async {
+            if cut_short {
+                data_path.end(LAST).await;
+            }
+        };
+        tokio::join!(workers, figures);
         stop.cancel();
         tasks.close();
         if timeout(LAST, tasks.wait()).await.is_err() {

@@ -388,7 +388,7 @@ fn another(pair: &Pair) -> (Side, Endpoint) {
 /// others come, each on a connection of its own. None is lost, whoever is asked.
 async fn leaves(pair: Pair, held: (Raw, Raw), others: usize) {
     let (mut client, mut app) = held;
-    let Pair { price, front, app: server, .. } = pair;
+    let Pair { mut price, front, app: server, .. } = pair;
     let drain = price.path.drain(Duration::from_secs(20));
     let late = async {
         for number in 0..others {

@@ -270,6 +270,8 @@ async fn a_proxy_that_has_no_time_refuses_some_and_serves_all_when_it_is_over() 
     let pair =
         Pair::with(&Options { protocol: InboundProtocol::Http1, overload, ..Options::default() }).await;
     assert!(flood(&pair, "proxy_overloaded").await > 0);
+    let delay = "outrigger_worker_delay_seconds ";
+    assert!(pair.front.metrics().contains(delay));
     // What is asked for now comes after the last of them, and sends a probe through the line. That it was let in tells nothing: one
     // in twenty is as long as it is not over.
     soon("a proxy that is well again", async {
@@ -277,7 +279,7 @@ async fn a_proxy_that_has_no_time_refuses_some_and_serves_all_when_it_is_over() 
             let mut client = pair.client().await;
             client.send("GET / HTTP/1.1\r\nhost: nowhere.demo.mesh\r\n\r\n").await;
             client.head().await;
-            if pair.front.metric("outrigger_worker_delay_seconds ") <= max_delay.as_secs_f64() {
+            if pair.front.metric(delay) <= max_delay.as_secs_f64() {
                 break;
             }
         }
@@ -286,6 +288,9 @@ async fn a_proxy_that_has_no_time_refuses_some_and_serves_all_when_it_is_over() 
     let mut client = pair.client().await;
     let (_, head) = pair.exchange(&mut client, GET, OK).await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    // The last line of many that were written: what comes after this test has the machine for itself.
+    let address = client.address().to_string();
+    log::line(&[("downstream.addr", &address), ("direction", "outbound")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

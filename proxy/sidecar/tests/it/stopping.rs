@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+
 use crate::support::{
     GET, OK, Pair, header, log,
     raw::{End, Raw},
@@ -14,7 +16,7 @@ async fn what_is_in_flight_is_finished_and_told_that_it_was_the_last() {
     pair.exchange(&mut idle, GET, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
     let (mut client, mut app) = pair.asked(GET).await;
     let outbound = pair.front.path.outbound();
-    let Pair { front, price: _price, .. } = pair;
+    let Pair { mut front, price: _price, .. } = pair;
     let drain = front.path.drain(Duration::from_secs(10));
     let finish = async {
         // Idle connections go at once; the listener stays for as long as somebody is served.
@@ -33,7 +35,7 @@ async fn what_is_in_flight_is_finished_and_told_that_it_was_the_last() {
 async fn what_is_not_finished_in_time_is_cut_and_counted() {
     let pair = Pair::start().await;
     let (mut client, _app) = pair.asked(GET).await;
-    let Pair { front, .. } = pair;
+    let Pair { mut front, .. } = pair;
     let address = client.address().to_string();
     assert_eq!(front.path.drain(Duration::from_millis(50)).await.cut, 1);
     assert_eq!(client.rest().await.0, b"");
@@ -42,11 +44,23 @@ async fn what_is_not_finished_in_time_is_cut_and_counted() {
 }
 
 #[tokio::test]
+async fn who_is_ended_at_once_has_said_what_became_of_everything() {
+    let pair = Pair::start().await;
+    let (_client, _app) = pair.asked(GET).await;
+    let Pair { mut front, .. } = pair;
+    // A drain that somebody has no time for.
+    let drain = front.path.drain(Duration::from_secs(10));
+    assert!(drain.now_or_never().is_none());
+    front.path.end(Duration::from_secs(10)).await;
+    assert_eq!(front.telemetry.edges().iter().map(|edge| edge.requests).sum::<u64>(), 1);
+}
+
+#[tokio::test]
 async fn the_application_may_still_call_out_to_finish_what_came_in() {
     let pair = Pair::start().await;
     let (mut client, mut app) = pair.asked(GET).await;
     let outbound = pair.price.path.outbound();
-    let Pair { front: _front, price, .. } = pair;
+    let Pair { front: _front, mut price, .. } = pair;
     let drain = price.path.drain(Duration::from_secs(10));
     let finish = async {
         let mut call = Raw::connect(outbound).await;
@@ -71,7 +85,7 @@ async fn the_application_may_still_call_out_to_finish_what_came_in() {
 async fn whoever_has_not_heard_of_the_end_is_served_as_long_as_there_is_a_listener() {
     let pair = Pair::start().await;
     let (mut client, mut app) = pair.asked(GET).await;
-    let Pair { front, price, app: server, .. } = pair;
+    let Pair { front, mut price, app: server, .. } = pair;
     let drain = price.path.drain(Duration::from_secs(10));
     let finish = async {
         // On a connection of its own, since the first one is busy.
@@ -104,7 +118,7 @@ async fn a_connection_of_one_request_at_a_time_takes_what_is_on_its_way_and_says
     drop(app);
     let opened = "outrigger_upstream_connections_opened_total{direction=\"outbound\"}";
     let before = pair.front.metric(opened);
-    let Pair { front, price, app: server, .. } = pair;
+    let Pair { front, mut price, app: server, .. } = pair;
     let drain = price.path.drain(Duration::from_secs(10));
     let finish = async {
         client.send(CHUNKED).await;

@@ -124,7 +124,7 @@ impl Side {
 
     /// Ends it in order, with all of its connections; the exposition of everything that it did.
     pub(crate) async fn ended(self) -> String {
-        let Self { path, registry, .. } = self;
+        let Self { mut path, registry, .. } = self;
         assert_eq!(path.drain(Duration::from_secs(10)).await.cut, 0);
         exposition(&registry)
     }

@@ -47,9 +47,10 @@ struct Parser(Vec<u8>);
 impl io::Write for Parser {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.extend_from_slice(bytes);
-        while let Some(end) = self.0.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.0.drain(..=end).collect();
-            let fields: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&line).unwrap();
+        let whole = self.0.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = self.0.drain(..whole).collect();
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            let fields: BTreeMap<String, serde_json::Value> = serde_json::from_slice(line).unwrap();
             let text = |value: serde_json::Value| match value {
                 serde_json::Value::String(text) => text,
                 other => other.to_string(),

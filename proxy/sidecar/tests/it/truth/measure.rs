@@ -35,7 +35,7 @@ const MOMENT: Duration = Duration::from_millis(10);
 const STAGES: usize = 3;
 const REPETITIONS: usize = 5;
 /// Before each request, so that all of them find the machine equally cold.
-const REST: Duration = Duration::from_millis(10);
+pub(super) const REST: Duration = Duration::from_millis(10);
 /// Requests where no delay is measured.
 const SEVERAL: usize = 5;
 /// What the delay may do to any other phase (SEMANTICS F.4).
