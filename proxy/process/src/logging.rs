@@ -29,6 +29,8 @@ use crate::settings::Defect;
 
 /// The target of what ends a process: it is logged whatever is filtered.
 pub const FATAL: &str = "outrigger_fatal";
+/// The target of panics: likewise.
+const PANIC: &str = "outrigger_panic";
 
 /// What is logged, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +107,8 @@ pub type EventLayer = Box<dyn Layer<Registry> + Send + Sync>;
 static SINK: OnceLock<Sink<()>> = OnceLock::new();
 /// So long the last lines may take to be written.
 const LAST: Duration = Duration::from_secs(1);
+/// The same for what is said of a panic, by the thread that panics.
+const PANICS: Duration = Duration::from_millis(100);
 
 /// Held by whoever ends the process: dropped, it waits for the last lines, see [`flush`].
 #[derive(Debug)]
@@ -124,12 +128,15 @@ pub fn flush() {
     }
 }
 
-/// Writes `line` to standard error, after what was logged before, and as little held up by whoever reads there: for people who have
-/// started a process by hand.
+/// Writes `line` to standard error, after what was logged before, for people who have started a process by hand. Waits for whoever reads
+/// there as [`flush`] does; blocks.
 pub fn say(line: &str) {
     let line = format!("{line}\n");
     match SINK.get() {
-        Some(sink) => sink.append(|(), buffer| buffer.extend_from_slice(line.as_bytes())),
+        Some(sink) => {
+            sink.append(|(), buffer| buffer.extend_from_slice(line.as_bytes()));
+            sink.flush(LAST);
+        }
         // Nobody is left to tell if it is closed.
         None => drop(io::stderr().write_all(line.as_bytes())),
     }
@@ -175,11 +182,11 @@ pub fn init(logging: &Logging, beside: Option<EventLayer>) -> Result<Flush, Logg
     };
     let layers: Vec<EventLayer> = beside.into_iter().chain([lines]).collect();
     Registry::default().with(layers).try_init().map_err(LoggingError::Started)?;
-    // What the standard library would do waits for whoever reads standard error.
     panic::set_hook(Box::new(tell_of_panic));
     Ok(Flush(()))
 }
 
+/// In place of the standard library's, which waits for whoever reads standard error, however long.
 fn tell_of_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let place = panic.location().map(tracing::field::display);
@@ -188,14 +195,19 @@ fn tell_of_panic(panic: &PanicHookInfo<'_>) {
     let backtrace =
         (backtrace.status() == BacktraceStatus::Captured).then_some(tracing::field::display(&backtrace));
     let message = panic.payload_as_str().unwrap_or("of another kind than a text");
-    tracing::error!(target: FATAL, thread = thread.name(), place, backtrace, "panic: {message}");
+    tracing::error!(target: PANIC, thread = thread.name(), place, backtrace, "panic: {message}");
+    // It may be one that ends the process at once.
+    if let Some(sink) = SINK.get() {
+        sink.flush(PANICS);
+    }
 }
 
-/// What `asked` lets through, but for what a peer could say at will; and what ends the process in any case.
+/// What `asked` lets through, but for what a peer could say at will; and in any case what ends the process, and panics.
 fn admitted(asked: EnvFilter) -> impl Filter<Registry> + Send + Sync + 'static {
     let bounded = FilterFn::new(|place: &Metadata<'_>| !is_said_at_will(place));
-    let fatal =
-        FilterFn::new(|place: &Metadata<'_>| place.target() == FATAL && *place.level() == Level::ERROR);
+    let fatal = FilterFn::new(|place: &Metadata<'_>| {
+        [FATAL, PANIC].contains(&place.target()) && *place.level() == Level::ERROR
+    });
     asked
         .and(bounded.with_max_level_hint(LevelFilter::TRACE))
         .or(fatal.with_max_level_hint(LevelFilter::ERROR))
@@ -219,9 +231,14 @@ fn filter(level: &str) -> Result<EnvFilter, LoggingError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+    use std::{
+        env,
+        io::{BufRead as _, BufReader},
+        process::{Child, Command, Stdio},
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
     };
 
     use tracing::Subscriber;
@@ -253,18 +270,66 @@ mod tests {
         }
     }
 
+    /// This program again, as `child`, a test that is ignored otherwise.
+    fn run(child: &str) -> Child {
+        Command::new(env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture", &format!("logging::tests::{child}")])
+            .env_remove("RUST_BACKTRACE")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
     #[test]
-    fn a_panic_is_logged_whatever_is_filtered() {
-        let count = Arc::new(AtomicUsize::new(0));
-        let layer = Count(Arc::clone(&count)).with_filter(admitted(filter("off").unwrap()));
-        let usual = panic::take_hook();
-        panic::set_hook(Box::new(tell_of_panic));
-        let ended = tracing::subscriber::with_default(Registry::default().with(layer), || {
-            panic::catch_unwind(|| panic!("on purpose"))
-        });
-        panic::set_hook(usual);
-        assert!(ended.is_err());
-        assert_eq!(count.load(Ordering::Relaxed), 1);
+    #[ignore = "is run by another test, as a process of its own"]
+    fn panics_while_nobody_reads() {
+        let _flush =
+            init(&Logging { level: "info,foo=debug".to_owned(), ..Logging::default() }, None).unwrap();
+        // More than a pipe takes, and less than what is dropped.
+        for _ in 0..256 {
+            tracing::info!("{}", "x".repeat(1024));
+        }
+        let thread = thread::Builder::new().name("stumbles".to_owned());
+        assert!(thread.spawn(|| panic!("on purpose")).unwrap().join().is_err());
+        println!("has gone on");
+        io::stdout().flush().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_panics_while_nobody_reads_the_log_does_not_stand_still() {
+        let mut child = run("panics_while_nobody_reads");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.contains("has gone on")));
+        let log = io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        assert!(child.wait().unwrap().success(), "{}", log.len());
+        let last = log.lines().last().unwrap();
+        for part in ["\"panic: on purpose\"", "\"thread\":\"stumbles\"", "logging.rs:", "outrigger_panic"] {
+            assert!(last.contains(part), "{last}");
+        }
+    }
+
+    #[test]
+    #[ignore = "is run by another test, as a process of its own"]
+    fn panics_while_it_panics() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("the second");
+            }
+        }
+        let _flush = init(&Logging { level: "off".to_owned(), ..Logging::default() }, None).unwrap();
+        let _bomb = Bomb;
+        panic!("the first");
+    }
+
+    #[test]
+    fn what_ends_a_process_at_once_is_logged_before_whatever_is_filtered() {
+        let output = run("panics_while_it_panics").wait_with_output().unwrap();
+        assert_eq!(output.status.code(), None, "aborted");
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(log.contains("panic: the first") && log.contains("panic: the second"), "{log}");
     }
 
     #[test]

@@ -50,7 +50,6 @@ impl Shutdown {
         };
         tokio::spawn(self.clone().tell());
         let shutdown = self.clone();
-        // Nothing is logged there: whoever should read the log may be what everything hangs on.
         let watch = async move {
             let mut request = Request::default();
             let signals = async {

@@ -9,7 +9,10 @@ use std::{
 };
 
 use outrigger_tls::Identity;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -136,6 +139,8 @@ pub struct DataPath {
     inbound: Vec<SocketAddr>,
     shared: Arc<Shared>,
     workers: Option<Workers>,
+    /// They were told to end.
+    joining: Option<JoinHandle<()>>,
 }
 
 /// The accepted connections that are open, counted. Cheap to clone.
@@ -189,7 +194,7 @@ impl DataPath {
             shared.stop();
             StartError::Worker(error)
         })?;
-        Ok(Self { outbound, services, inbound, shared, workers: Some(workers) })
+        Ok(Self { outbound, services, inbound, shared, workers: Some(workers), joining: None })
     }
 
     /// Where the forward proxy listens.
@@ -241,12 +246,16 @@ impl DataPath {
         }
     }
 
+    /// Cancel safe.
     async fn join(&mut self) {
         if let Some(workers) = self.workers.take() {
-            let joined = tokio::task::spawn_blocking(move || workers.join()).await;
-            if let Err(error) = joined {
+            self.joining = Some(tokio::task::spawn_blocking(move || workers.join()));
+        }
+        if let Some(joining) = &mut self.joining {
+            if let Err(error) = joining.await {
                 tracing::error!(%error, "worker ended badly");
             }
+            self.joining = None;
         }
     }
 }

@@ -22,6 +22,7 @@ use outrigger_core::{
     retry::Budget,
 };
 use parking_lot::Mutex;
+use tokio::sync::{Notify, futures::Notified};
 
 use crate::telemetry::Party;
 
@@ -139,10 +140,36 @@ pub struct DestinationState {
     connections: Bounded,
     requests: Bounded,
     pending: Bounded,
+    room: Room,
     pub(crate) budget: Budget,
     ejections: Ejections,
     /// Of the endpoints in force.
     accruals: Mutex<HashMap<EndpointKey, Arc<Accrual>>>,
+}
+
+/// Connections that nobody uses count like others. Where there is room for no further one, whoever keeps one that is idle, for
+/// another endpoint or protocol or at another worker, closes it: what nobody uses is not what a request fails for.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    wanted: AtomicBool,
+    asked: Notify,
+}
+
+impl Room {
+    fn ask(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+        self.asked.notify_waiters();
+    }
+
+    /// Ready when it is asked for from now on.
+    pub(crate) fn asked(&self) -> Notified<'_> {
+        self.asked.notified()
+    }
+
+    /// Whether one that is idle is to be closed: then whoever asked must close one.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed)
+    }
 }
 
 impl DestinationState {
@@ -152,6 +179,7 @@ impl DestinationState {
             connections,
             requests,
             pending,
+            room: Room::default(),
             budget: Budget::new(now),
             ejections: Ejections::new(),
             accruals: Mutex::default(),
@@ -178,9 +206,19 @@ impl DestinationState {
         members
     }
 
-    /// Counts one connection more, if there are fewer than `limit`, until the guard is dropped.
+    /// Counts one connection more, if there are fewer than `limit`, until the guard is dropped. Else one that nobody uses is asked
+    /// to make room for it.
     pub(crate) fn connection(self: &Arc<Self>, limit: u32) -> Option<Counted> {
-        self.count(|state| &state.connections, limit)
+        let counted = self.count(|state| &state.connections, limit);
+        if counted.is_none() {
+            self.room.ask();
+        }
+        counted
+    }
+
+    /// What there is no room for.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
     }
 
     /// The same for a request, or a TCP connection of the own workload.

@@ -20,11 +20,11 @@ use crate::{
     settings::Settings,
 };
 
-/// For each of the last figures (and workers that were cut short), tasks that were told to stop, and the log.
+/// For each of the workers that are cut short, the last figures, tasks that were told to stop, and the log.
 const LAST: Duration = Duration::from_secs(1);
 
 /// How long the process may be there after it was forced to end: what is above, the last lines of the log, and a little more.
-pub const FAREWELL: Duration = Duration::from_millis(4_500);
+pub const FAREWELL: Duration = Duration::from_millis(5_500);
 
 /// How long all of a stop may take.
 pub fn shutdown_deadline(settings: &Settings) -> Duration {
@@ -87,17 +87,12 @@ impl App {
         };
         let cut_short = cut.is_none();
         tell(Progress { phase: Phase::Drained, cut: cut.unwrap_or_else(|| open.count()) });
-        let figures = async {
-            if let Some(reporter) = reporter {
-                reporter.finish(LAST).await;
-            }
-        };
-        let workers = async {
-            if cut_short {
-                data_path.end(LAST).await;
-            }
-        };
-        tokio::join!(workers, figures);
+        if cut_short {
+            data_path.end(LAST).await;
+        }
+        if let Some(reporter) = reporter {
+            reporter.finish(LAST).await;
+        }
         stop.cancel();
         tasks.close();
         if timeout(LAST, tasks.wait()).await.is_err() {

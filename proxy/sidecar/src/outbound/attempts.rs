@@ -81,9 +81,14 @@ impl<'a> Attempts<'a> {
             sleep(after).await;
         };
         self.prepared.upload.settle();
-        let end = match (end, kept) {
-            // What came before is better than nothing; past the deadline it is too late for it.
-            (Err(failed), Some(kept)) if !is_too_late(failed.reason) => {
+        // Nothing of the application's.
+        let lacking = match &end {
+            Err(failed) => Some(failed.reason),
+            Ok(answer) => answer.refused.map(|(reason, _)| reason),
+        };
+        let end = match (kept, lacking) {
+            // What came before is better than that; past the deadline it is too late for it.
+            (Some(kept), Some(reason)) if !is_too_late(reason) => {
                 let (kept, begun) = *kept;
                 if let Some((stamps, upstream)) = begun {
                     exchange.stamp(|now| *now = stamps);
@@ -91,7 +96,7 @@ impl<'a> Attempts<'a> {
                 }
                 Ok(kept)
             }
-            (end, _) => end,
+            _ => end,
         };
         if retried {
             exchange.stamp(|stamps| stamps.settled = Some(Instant::now().into_std()));

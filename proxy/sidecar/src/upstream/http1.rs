@@ -8,6 +8,7 @@
 use std::{
     collections::VecDeque,
     fmt,
+    pin::pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +22,7 @@ use outrigger_core::reason::Reason;
 use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -260,6 +261,8 @@ impl<C: Connect> Pool<C> {
         state.line.retain(|waiting| !waiting.sender.is_closed());
         while state.connecting < state.line.len().min(CONNECTING) {
             let Some(counted) = self.destination.connection(demand.connections) else {
+                // Whoever stands in line found none of these young enough: they must not be what there is no room for.
+                state.idle.clear();
                 return;
             };
             state.connecting += 1;
@@ -343,15 +346,19 @@ impl<C: Connect> Pool<C> {
         state.idle.push(Resting { connection, since, until: since + keep });
         if !state.reaped {
             state.reaped = true;
-            tokio::spawn(reap(Arc::downgrade(self)));
+            tokio::spawn(reap(Arc::downgrade(self), Arc::clone(&self.destination)));
         }
     }
 
-    /// Closes what was kept too long; returns when to look again, `None` when nothing is left.
+    /// Closes what was kept too long, and one that others have no room for; returns when to look again, `None` when nothing is left.
     fn close_expired(&self) -> Option<Instant> {
         let now = Instant::now();
         let mut state = self.state.lock();
         state.idle.retain(|idle| idle.until > now && !idle.connection.is_over());
+        if !state.idle.is_empty() && self.destination.room().is_wanted() {
+            // The one that was idle for longest.
+            state.idle.remove(0);
+        }
         let next = state.idle.iter().map(|idle| idle.until).min();
         state.reaped = next.is_some();
         next
@@ -391,12 +398,15 @@ async fn watch_over(
 }
 
 /// Runs only while there is something to close, and sleeps until then.
-async fn reap<C: Connect>(pool: Weak<Pool<C>>) {
+async fn reap<C: Connect>(pool: Weak<Pool<C>>, destination: Arc<DestinationState>) {
     loop {
+        // Registered before the look, so that nobody asks for room in between.
+        let mut asked = pin!(destination.room().asked());
+        asked.as_mut().enable();
         let Some(next) = pool.upgrade().and_then(|pool| pool.close_expired()) else {
             return;
         };
-        sleep_until(next).await;
+        let _either = timeout_at(next, asked).await;
     }
 }
 

@@ -23,7 +23,7 @@ use outrigger_core::reason::Reason;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -332,7 +332,8 @@ impl<C: Connect> Multiplexer<C> {
             over: AtomicBool::new(false),
             freed: Arc::clone(&self.freed),
         });
-        let (idle, over) = (close_when_idle(Arc::downgrade(self), Arc::clone(&load)), Arc::clone(&load));
+        let idle = close_when_idle(Arc::downgrade(self), Arc::clone(&self.destination), Arc::clone(&load));
+        let over = Arc::clone(&load);
         let connect = Arc::clone(&self.connect);
         tokio::spawn(async move {
             let ended = async {
@@ -377,20 +378,25 @@ impl State {
     }
 }
 
-/// Takes a connection off the list once it was idle for as long as it is kept; it closes itself then. Never ready: the
-/// connection ends when it has said so to its peer.
-async fn close_when_idle<C: Connect>(home: Weak<Multiplexer<C>>, load: Arc<Load>) {
+/// Takes a connection off the list once it was idle for as long as it is kept, or others have no room for it; it closes itself then.
+/// Never ready: the connection ends when it has said so to its peer.
+async fn close_when_idle<C: Connect>(
+    home: Weak<Multiplexer<C>>,
+    destination: Arc<DestinationState>,
+    load: Arc<Load>,
+) {
     let mut look = Instant::now() + load.keep;
     loop {
-        sleep_until(look).await;
+        let _either = timeout_at(look, destination.room().asked()).await;
         let Some(home) = home.upgrade() else {
             break;
         };
         // Under the lock under which streams are given out.
         let mut state = home.state.lock();
         let now = Instant::now();
-        look = load.idle_since().unwrap_or(now) + load.keep;
-        if look <= now {
+        let idle = load.idle_since();
+        look = idle.unwrap_or(now) + load.keep;
+        if look <= now || (idle.is_some() && !load.is_unused() && destination.room().is_wanted()) {
             load.over.store(true, Ordering::Relaxed);
             state.connections.retain(|open| !Arc::ptr_eq(&open.load, &load));
             break;

@@ -182,7 +182,7 @@ async fn a_kept_answer_is_delivered_when_the_next_attempt_brings_none() {
     // This one comes with the sidecar's own answer: better than none, and not better than the application's.
     app.send("nonsense\r\n\r\n").await;
     let head = client.head().await;
-    assert!(head.starts_with("HTTP/1.1 50"), "{head}");
+    assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("x-kept: yes"), "{head}");
 }
 
 #[tokio::test]
@@ -354,6 +354,28 @@ async fn the_limits_of_a_destination_each_have_their_reason() {
     let first = held(4, limits(8, 1, 0)).await;
     refused(own, "pending_limit").await;
     drop(first);
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_uses_makes_room_for_one_of_another_kind() {
+    let pair = pair().await;
+    let limits = TrafficLimits { connections: 1, ..TrafficLimits::default() };
+    pair.resilient(2, &[pair.endpoint()], Resilience { limits, ..Resilience::default() });
+    let mut client = pair.client().await;
+    let own = "PUT / HTTP/1.1\r\nhost: price\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    for request in [GET, own, GET, own] {
+        client.send(request).await;
+        let mut app = pair.app.accept().await;
+        app.head().await;
+        if request == own {
+            app.until("0\r\n\r\n").await;
+        }
+        app.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    }
+    let opened = pair.price.metric("outrigger_connections_accepted_total{direction=\"inbound\"");
+    assert_eq!(opened, 4.0, "none of them could be used again");
 }
 
 #[tokio::test]

@@ -1,11 +1,26 @@
-//! Who waits for how long, where no connection is to be had; the clock is moved by hand.
+//! How long an idle connection is believed, what takes its place, and who waits for how long where none is to be had; the clock is
+//! moved by hand.
 
-use tokio::task::JoinHandle;
+use std::net::SocketAddr;
+
+use http_body_util::BodyExt as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinHandle,
+    time,
+};
 
 use super::*;
-use crate::http::Overheard;
+use crate::{
+    http::{Overheard, Upload},
+    upstream::{FirstWord, Io},
+};
 
 const CONNECT: Duration = Duration::from_secs(1);
+const KEEP: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_millis(100);
 
 /// Has no room for a connection, and says nothing.
 #[derive(Debug)]
@@ -47,4 +62,153 @@ async fn each_waits_as_long_as_a_connection_takes_whoever_came_before() {
     let second = ask(&pool);
     assert_eq!(first.await.unwrap(), (Reason::ConnectTimeout, CONNECT));
     assert_eq!(second.await.unwrap(), (Reason::ConnectTimeout, CONNECT));
+}
+
+#[derive(Debug)]
+struct Plain(SocketAddr);
+
+impl Connect for Plain {
+    async fn connect(&self, _protocol: Protocol) -> Result<Connected, Reason> {
+        let stream = TcpStream::connect(self.0).await.map_err(|_refused| Reason::ConnectFailed)?;
+        Ok(Connected { io: Io::Plain(stream, Arc::new(FirstWord::plain())), trust: None })
+    }
+
+    fn refused(&self, _refused: &Overheard) {}
+}
+
+/// An application that answers everything, and its connections as they come and go.
+struct App {
+    address: SocketAddr,
+    pool: Arc<Pool<Plain>>,
+    destination: Arc<DestinationState>,
+    opened: mpsc::UnboundedReceiver<()>,
+    closed: mpsc::UnboundedReceiver<()>,
+}
+
+impl App {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let destination = Arc::new(DestinationState::new(Instant::now().into_std()));
+        let pool = pool(address, &destination);
+        let ((open, opened), (close, closed)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                open.send(()).unwrap();
+                tokio::spawn(serve(stream, close.clone()));
+            }
+        });
+        Self { address, pool, destination, opened, closed }
+    }
+
+    /// One whole request, which takes a connection as `demand` says; whether that was new.
+    async fn exchange(&self, demand: &Demand) -> bool {
+        exchange(&self.pool, demand).await
+    }
+
+    /// So many connections were opened since this was last asked.
+    fn opened(&mut self) -> usize {
+        std::iter::from_fn(|| self.opened.try_recv().ok()).count()
+    }
+}
+
+fn pool(address: SocketAddr, destination: &Arc<DestinationState>) -> Arc<Pool<Plain>> {
+    Pool::new(Arc::new(Plain(address)), Arc::clone(destination), (&Limits::default(), 64 * 1024))
+}
+
+async fn exchange(pool: &Arc<Pool<Plain>>, demand: &Demand) -> bool {
+    let (lease, waited) = pool.acquire(demand, Instant::now()).await.unwrap();
+    spend(lease).await;
+    waited.fresh
+}
+
+/// One whole request, after which the connection is kept.
+async fn spend(mut lease: Lease) {
+    let upload = Upload::none(http::Idle::new(Duration::ZERO));
+    let request = ::http::Request::builder().uri("/").header("host", "app");
+    let request = request.body(RequestBody::of(&upload)).unwrap();
+    let response = lease.connection().sender().send_request(request).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    lease.set_keep(KEEP);
+    lease.keep();
+}
+
+async fn serve(mut stream: TcpStream, closed: mpsc::UnboundedSender<()>) {
+    let mut request = Vec::new();
+    while stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {
+        if request.ends_with(b"\r\n\r\n") {
+            request.clear();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        }
+    }
+    let _over = closed.send(());
+}
+
+fn demand(max_idle: Duration, connections: u32) -> Demand {
+    Demand {
+        max_idle,
+        keep: KEEP,
+        closes_silently: true,
+        connect_timeout: Duration::from_secs(5),
+        queue_timeout: Duration::from_secs(5),
+        connections,
+        pending: 1024,
+    }
+}
+
+async fn pass(duration: Duration) {
+    time::pause();
+    time::advance(duration).await;
+    time::resume();
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_believed_as_long_as_who_asks_believes_it() {
+    let mut app = App::start().await;
+    assert!(app.exchange(&demand(FRESH, 16)).await);
+    pass(Duration::from_millis(500)).await;
+    assert!(!app.exchange(&demand(Duration::MAX, 16)).await, "any request may be repeated there");
+    assert!(!app.exchange(&demand(FRESH, 16)).await, "it was just used");
+    assert_eq!(app.opened(), 1);
+    pass(Duration::from_millis(101)).await;
+    assert!(app.exchange(&demand(FRESH, 16)).await, "it may be closed by now");
+    assert_eq!(app.opened(), 1);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_when_it_was_kept_long_enough() {
+    let mut app = App::start().await;
+    app.exchange(&demand(Duration::MAX, 16)).await;
+    pass(KEEP * 3 / 4).await;
+    assert!(!app.exchange(&demand(Duration::MAX, 16)).await);
+    pass(KEEP * 3 / 2).await;
+    app.closed.recv().await.unwrap();
+    assert!(app.pool.state.lock().idle.is_empty());
+    assert!(app.exchange(&demand(Duration::MAX, 16)).await);
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_may_use_is_not_what_there_is_no_room_for() {
+    let mut app = App::start().await;
+    app.exchange(&demand(FRESH, 1)).await;
+    pass(Duration::from_millis(101)).await;
+    assert!(app.exchange(&demand(FRESH, 1)).await);
+    assert_eq!(app.opened(), 2);
+    app.closed.recv().await.unwrap();
+}
+
+#[tokio::test]
+async fn nor_is_one_that_another_pool_keeps_and_one_makes_room_for_one() {
+    let mut app = App::start().await;
+    let other = pool(app.address, &app.destination);
+    let two = demand(Duration::MAX, 2);
+    let (first, _) = app.pool.acquire(&two, Instant::now()).await.unwrap();
+    let (second, _) = app.pool.acquire(&two, Instant::now()).await.unwrap();
+    spend(first).await;
+    spend(second).await;
+    assert_eq!(app.pool.state.lock().idle.len(), 2);
+    assert!(exchange(&other, &two).await);
+    app.closed.recv().await.unwrap();
+    assert_eq!((app.pool.state.lock().idle.len(), other.state.lock().idle.len()), (1, 1));
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use outrigger_process::{exit::Exit, health::Readiness};
+use outrigger_proto::type_url;
 use outrigger_proxy::{
     admin::{self, ClientError, Phase, Report},
     settings::Settings,
@@ -15,11 +16,12 @@ use outrigger_proxy::{
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpStream, UnixStream},
+    net::{TcpListener, TcpStream, UnixStream},
     time::timeout,
 };
 
 use super::{
+    discovery::{endpoint_set, service},
     fake::{Event, Fake, PATIENCE},
     lifecycle::{Proxy, settings},
 };
@@ -105,6 +107,31 @@ async fn a_signal_goes_on_with_the_drain_of_a_hook_and_a_second_one_cuts_it_shor
     assert_eq!(drain(&dir, false).await.unwrap().phase, Phase::Withdrawing);
     proxy.shutdown.stop();
     assert_eq!(ended(proxy).await, Exit::Forced);
+}
+
+#[tokio::test]
+async fn what_is_cut_short_is_in_the_last_figures() {
+    let fake = Fake::start();
+    let (proxy, _state, _dir) = registered(&fake).await;
+    // Connections to it are made, and nobody says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut set = endpoint_set("demo/late");
+    set.endpoints[0].port = silent.local_addr().unwrap().port().into();
+    fake.change(|seen| {
+        seen.put(type_url::SERVICE, "demo/late", &service("demo/late"));
+        seen.put(type_url::ENDPOINT_SET, "demo/late:80", &set);
+    });
+    let mut client = TcpStream::connect(proxy.outbound).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: late.demo.mesh\r\n\r\n").await.unwrap();
+    let _under_way = timeout(PATIENCE, silent.accept()).await.unwrap().unwrap();
+    proxy.shutdown.stop();
+    proxy.shutdown.stop();
+    assert_eq!(ended(proxy).await, Exit::Forced);
+    let told = fake.look(|seen| {
+        let edges = seen.reports.iter().flat_map(|report| &report.edges);
+        edges.map(|edge| edge.requests).sum::<u64>()
+    });
+    assert_eq!(told, 1);
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ use super::fake::{Event, Fake, PATIENCE};
 pub(super) struct Proxy {
     pub(super) health: Health,
     pub(super) health_address: SocketAddr,
+    pub(super) outbound: SocketAddr,
     pub(super) inbound: Vec<SocketAddr>,
     pub(super) shutdown: Shutdown,
     pub(super) task: JoinHandle<Result<Exit, JoinError>>,
@@ -73,6 +74,7 @@ impl Proxy {
         Ok(Self {
             health: app.health(),
             health_address: app.addresses().health,
+            outbound: app.addresses().outbound,
             inbound: app.addresses().inbound.clone(),
             shutdown,
             task: tokio::spawn(Box::pin(app.run())),

@@ -33,7 +33,7 @@ fn edge(pair: &Pair) -> Edge {
 }
 
 /// What `exchange` makes, called as it is told, is counted as one of `class`, whose total says nothing of how long it was open; so do
-/// its phases. Time that none of them has is missing each time; what the machine takes for others is not.
+/// its phases. Time that none of them has is missing each time; what the machine takes for others, seldom twice.
 async fn ends_early(class: Class, exchange: impl AsyncFn(&str) -> (Pair, Times)) {
     let _alone = ALONE.lock().await;
     let mut unexplained = Vec::new();
@@ -47,7 +47,8 @@ async fn ends_early(class: Class, exchange: impl AsyncFn(&str) -> (Pair, Times))
         assert_eq!(times.get(Phase::Stream), Duration::ZERO);
         unexplained.push(total - times.phases.sum());
     }
-    assert!(unexplained.iter().any(|time| *time <= ELSEWHERE), "{unexplained:?}");
+    unexplained.sort();
+    assert!(unexplained[1] <= ELSEWHERE, "{unexplained:?}");
 }
 
 #[tokio::test]
