@@ -1,4 +1,5 @@
-//! Logs go to standard error, as JSON lines or as text for people. Whoever logs never waits for whoever reads there.
+//! Logs go to standard error, as JSON lines or as text for people. Whoever logs never waits for whoever reads there; whoever panics
+//! does, for a tenth of a second.
 
 mod destination;
 mod sink;
@@ -238,6 +239,7 @@ mod tests {
         sync::{
             Arc,
             atomic::{AtomicUsize, Ordering},
+            mpsc,
         },
     };
 
@@ -295,13 +297,26 @@ mod tests {
         assert!(thread.spawn(|| panic!("on purpose")).unwrap().join().is_err());
         println!("has gone on");
         io::stdout().flush().unwrap();
+        // Whoever reads begins now.
+        SINK.get().unwrap().flush(Duration::from_secs(20));
     }
 
     #[test]
     fn a_thread_that_panics_while_nobody_reads_the_log_does_not_stand_still() {
         let mut child = run("panics_while_nobody_reads");
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        assert!(lines.any(|line| line.contains("has gone on")));
+        let (said, lines) = mpsc::channel();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| said.send(line)));
+        loop {
+            match lines.recv_timeout(Duration::from_secs(20)) {
+                Ok(line) if line.contains("has gone on") => break,
+                Ok(_) => {}
+                Err(error) => {
+                    child.kill().unwrap();
+                    panic!("{error}");
+                }
+            }
+        }
         let log = io::read_to_string(child.stderr.take().unwrap()).unwrap();
         assert!(child.wait().unwrap().success(), "{}", log.len());
         let last = log.lines().last().unwrap();

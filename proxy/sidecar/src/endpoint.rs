@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     hash::Hash,
     net::SocketAddr,
     sync::{
@@ -22,7 +23,6 @@ use outrigger_core::{
     retry::Budget,
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, futures::Notified};
 
 use crate::telemetry::Party;
 
@@ -140,36 +140,25 @@ pub struct DestinationState {
     connections: Bounded,
     requests: Bounded,
     pending: Bounded,
-    room: Room,
+    pools: Mutex<Pools>,
     pub(crate) budget: Budget,
     ejections: Ejections,
     /// Of the endpoints in force.
     accruals: Mutex<HashMap<EndpointKey, Arc<Accrual>>>,
 }
 
-/// Connections that nobody uses count like others. Where there is room for no further one, whoever keeps one that is idle, for
-/// another endpoint or protocol or at another worker, closes it: what nobody uses is not what a request fails for.
-#[derive(Debug, Default)]
-pub(crate) struct Room {
-    wanted: AtomicBool,
-    asked: Notify,
+/// Connections to one upstream, of one protocol and worker, of which some may be idle.
+pub(crate) trait Pooled: fmt::Debug + Send + Sync {
+    /// Closes one on which nothing was under way for `rested`; whether there was one.
+    fn close_one(&self, rested: Duration) -> bool;
 }
 
-impl Room {
-    fn ask(&self) {
-        self.wanted.store(true, Ordering::Relaxed);
-        self.asked.notify_waiters();
-    }
-
-    /// Ready when it is asked for from now on.
-    pub(crate) fn asked(&self) -> Notified<'_> {
-        self.asked.notified()
-    }
-
-    /// Whether one that is idle is to be closed: then whoever asked must close one.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed)
-    }
+/// All that keep connections to a destination.
+#[derive(Debug, Default)]
+struct Pools {
+    pools: Vec<Weak<dyn Pooled>>,
+    /// With as many it is time to look which of them are gone.
+    crowd: usize,
 }
 
 impl DestinationState {
@@ -179,7 +168,7 @@ impl DestinationState {
             connections,
             requests,
             pending,
-            room: Room::default(),
+            pools: Mutex::default(),
             budget: Budget::new(now),
             ejections: Ejections::new(),
             accruals: Mutex::default(),
@@ -206,19 +195,26 @@ impl DestinationState {
         members
     }
 
-    /// Counts one connection more, if there are fewer than `limit`, until the guard is dropped. Else one that nobody uses is asked
-    /// to make room for it.
+    /// Counts one connection more, if there are fewer than `limit`, until the guard is dropped.
     pub(crate) fn connection(self: &Arc<Self>, limit: u32) -> Option<Counted> {
-        let counted = self.count(|state| &state.connections, limit);
-        if counted.is_none() {
-            self.room.ask();
-        }
-        counted
+        self.count(|state| &state.connections, limit)
     }
 
-    /// What there is no room for.
-    pub(crate) fn room(&self) -> &Room {
-        &self.room
+    /// A pool of connections that count here.
+    pub(crate) fn add_pool(&self, pool: Weak<dyn Pooled>) {
+        let mut pools = self.pools.lock();
+        if pools.pools.len() >= pools.crowd {
+            pools.pools.retain(|pool| pool.strong_count() > 0);
+            pools.crowd = 2 * pools.pools.len() + 8;
+        }
+        pools.pools.push(pool);
+    }
+
+    /// Connections that nobody uses count like others. Closes one that was idle for `rested`, whoever keeps it, for somebody who has
+    /// waited for room in vain; whether there was one. Not to be called under the lock of a pool.
+    pub(crate) fn make_room(&self, rested: Duration) -> bool {
+        let pools: Vec<_> = self.pools.lock().pools.iter().filter_map(Weak::upgrade).collect();
+        pools.iter().any(|pool| pool.close_one(rested))
     }
 
     /// The same for a request, or a TCP connection of the own workload.

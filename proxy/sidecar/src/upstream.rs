@@ -13,7 +13,7 @@ mod patient;
 use std::{sync::Arc, time::Duration};
 
 use outrigger_core::reason::Reason;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -72,7 +72,15 @@ impl<C: Connect> Upstream<C> {
         connect_timeout: Duration,
         connections: u32,
     ) -> Result<(Connected, Counted), Reason> {
-        let counted = self.destination.connection(connections).ok_or(Reason::ConnectionLimit)?;
+        let counted = match self.destination.connection(connections) {
+            Some(counted) => counted,
+            // One that nobody uses is gone in a moment.
+            None if self.destination.make_room(http1::LOOK) => {
+                sleep(http1::LOOK).await;
+                self.destination.connection(connections).ok_or(Reason::ConnectionLimit)?
+            }
+            None => return Err(Reason::ConnectionLimit),
+        };
         let connected = timeout(connect_timeout, self.connect.connect(Protocol::Raw)).await;
         Ok((connected.unwrap_or(Err(Reason::ConnectTimeout))?, counted))
     }

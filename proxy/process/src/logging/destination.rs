@@ -48,6 +48,7 @@ impl Destination {
             let (turn, later) = rest.split_at(turn(rest));
             let mut out = self.0.lock();
             lost += out.write(turn);
+            // Else whoever had it would have it again.
             MutexGuard::unlock_fair(out);
             rest = later;
         }

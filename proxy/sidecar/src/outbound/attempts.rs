@@ -72,8 +72,11 @@ impl<'a> Attempts<'a> {
                 let begun = exchange.stamps().map(|stamps| (stamps, exchange.upstream()));
                 // Boxed, as what is kept is: it is rare, and large.
                 match Box::pin(self.keep(answer)).await {
-                    Ok(Some(whole)) => kept = Some(Box::new((whole, begun))),
-                    Ok(None) => {}
+                    // What a sidecar says takes no place of what an application did.
+                    Ok(Some(whole)) if whole.refused.is_none() || !holds_answer(kept.as_deref()) => {
+                        kept = Some(Box::new((whole, begun)));
+                    }
+                    Ok(_) => {}
                     Err(end) => break end,
                 }
             }
@@ -81,15 +84,19 @@ impl<'a> Attempts<'a> {
             sleep(after).await;
         };
         self.prepared.upload.settle();
-        // Nothing of the application's.
         let lacking = match &end {
             Err(failed) => Some(failed.reason),
-            Ok(answer) => answer.refused.map(|(reason, _)| reason),
+            // Of two answers that no application gave, the last one tells what became of the request.
+            Ok(answer) => {
+                answer.refused.filter(|_| holds_answer(kept.as_deref())).map(|(reason, _unprocessed)| reason)
+            }
         };
         let end = match (kept, lacking) {
             // What came before is better than that; past the deadline it is too late for it.
             (Some(kept), Some(reason)) if !is_too_late(reason) => {
                 let (kept, begun) = *kept;
+                // Whoever answered last need not hear the rest of the request.
+                self.prepared.upload.set_gate(Gate::Answered);
                 if let Some((stamps, upstream)) = begun {
                     exchange.stamp(|now| *now = stamps);
                     exchange.note(|record| record.upstream = upstream);
@@ -319,6 +326,11 @@ fn note_refusal(state: &EndpointState, sent: &Result<Answer, Failed>) {
 
 fn says_too_late(answer: &Answer) -> bool {
     matches!(answer.refused, Some((Reason::DeadlineExceeded, _)))
+}
+
+/// Whether what is kept is an application's answer.
+fn holds_answer<T>(kept: Option<&(Answer, T)>) -> bool {
+    kept.is_some_and(|(answer, _)| answer.refused.is_none())
 }
 
 fn is_too_late(reason: Reason) -> bool {

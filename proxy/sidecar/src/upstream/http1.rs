@@ -8,7 +8,6 @@
 use std::{
     collections::VecDeque,
     fmt,
-    pin::pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +21,7 @@ use outrigger_core::reason::Reason;
 use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +33,7 @@ use super::{
     patient::{Governing, Patient},
 };
 use crate::{
-    endpoint::{Counted, DestinationState},
+    endpoint::{Counted, DestinationState, Pooled},
     http::{self, Limits, RequestBody},
     signal::{GiveOnDrop, Signal},
 };
@@ -184,7 +183,10 @@ impl<C: Connect> Pool<C> {
         if limits.head_fields != 100 {
             builder.max_headers(limits.head_fields);
         }
-        Arc::new(Self { connect, destination, builder, state: Mutex::default() })
+        let pool = Arc::new(Self { connect, destination, builder, state: Mutex::default() });
+        let weak = Arc::downgrade(&pool);
+        pool.destination.add_pool(weak);
+        pool
     }
 
     /// Whether nothing would be lost with it.
@@ -249,25 +251,29 @@ impl<C: Connect> Pool<C> {
             match timeout_at(end.min(now + LOOK), &mut receiver).await {
                 Ok(Ok(given)) => return given,
                 Ok(Err(_gone)) => return Err(Reason::InternalError),
-                Err(_elapsed) if now + LOOK < end => self.make(&mut self.state.lock(), demand),
+                Err(_elapsed) if now + LOOK < end => {
+                    let made = self.make(&mut self.state.lock(), demand);
+                    if !made {
+                        self.destination.make_room(LOOK);
+                    }
+                }
                 Err(_elapsed) if self.is_connecting() => return Err(Reason::ConnectTimeout),
                 Err(_elapsed) => return Err(Reason::ConnectionLimit),
             }
         }
     }
 
-    /// Makes connections for those in line, as far as the bounds allow.
-    fn make(self: &Arc<Self>, state: &mut State, demand: &Demand) {
+    /// Makes connections for those in line, as far as the bounds allow; whether the destination's allowed it.
+    fn make(self: &Arc<Self>, state: &mut State, demand: &Demand) -> bool {
         state.line.retain(|waiting| !waiting.sender.is_closed());
         while state.connecting < state.line.len().min(CONNECTING) {
             let Some(counted) = self.destination.connection(demand.connections) else {
-                // Whoever stands in line found none of these young enough: they must not be what there is no room for.
-                state.idle.clear();
-                return;
+                return false;
             };
             state.connecting += 1;
             tokio::spawn(Arc::clone(self).make_one(counted, demand.clone()));
         }
+        true
     }
 
     async fn make_one(self: Arc<Self>, counted: Counted, demand: Demand) {
@@ -346,22 +352,32 @@ impl<C: Connect> Pool<C> {
         state.idle.push(Resting { connection, since, until: since + keep });
         if !state.reaped {
             state.reaped = true;
-            tokio::spawn(reap(Arc::downgrade(self), Arc::clone(&self.destination)));
+            tokio::spawn(reap(Arc::downgrade(self)));
         }
     }
 
-    /// Closes what was kept too long, and one that others have no room for; returns when to look again, `None` when nothing is left.
+    /// Closes what was kept too long; returns when to look again, `None` when nothing is left.
     fn close_expired(&self) -> Option<Instant> {
         let now = Instant::now();
         let mut state = self.state.lock();
         state.idle.retain(|idle| idle.until > now && !idle.connection.is_over());
-        if !state.idle.is_empty() && self.destination.room().is_wanted() {
-            // The one that was idle for longest.
-            state.idle.remove(0);
-        }
         let next = state.idle.iter().map(|idle| idle.until).min();
         state.reaped = next.is_some();
         next
+    }
+}
+
+impl<C: Connect> Pooled for Pool<C> {
+    fn close_one(&self, rested: Duration) -> bool {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        // The first was idle for longest.
+        let first =
+            state.idle.first().is_some_and(|idle| now.saturating_duration_since(idle.since) >= rested);
+        if first {
+            state.idle.remove(0);
+        }
+        first
     }
 }
 
@@ -398,15 +414,12 @@ async fn watch_over(
 }
 
 /// Runs only while there is something to close, and sleeps until then.
-async fn reap<C: Connect>(pool: Weak<Pool<C>>, destination: Arc<DestinationState>) {
+async fn reap<C: Connect>(pool: Weak<Pool<C>>) {
     loop {
-        // Registered before the look, so that nobody asks for room in between.
-        let mut asked = pin!(destination.room().asked());
-        asked.as_mut().enable();
         let Some(next) = pool.upgrade().and_then(|pool| pool.close_expired()) else {
             return;
         };
-        let _either = timeout_at(next, asked).await;
+        sleep_until(next).await;
     }
 }
 

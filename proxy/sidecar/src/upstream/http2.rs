@@ -23,7 +23,7 @@ use outrigger_core::reason::Reason;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{
@@ -33,7 +33,7 @@ use super::{
     http1::LOOK,
 };
 use crate::{
-    endpoint::{Counted, DestinationState},
+    endpoint::{Counted, DestinationState, Pooled},
     headers::Naming,
     http::{Limits, overhear},
     io::Gather,
@@ -47,6 +47,15 @@ const UNUSED: u64 = u64::MAX;
 
 /// What a flight ended with.
 type Landing = watch::Receiver<Option<Result<(), Reason>>>;
+
+/// Why there is no flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lack {
+    /// The destination has no connection left for it.
+    Room,
+    /// The peer would take no stream there either.
+    Streams,
+}
 
 /// One upstream's connections.
 #[derive(Debug)]
@@ -161,14 +170,17 @@ impl<C: Connect> Multiplexer<C> {
             // What is wrong with one response after the other must not end those of others, however long it takes.
             .max_local_error_reset_streams(None)
             .data_frame_budget(limits.http2_overhead());
-        Arc::new(Self {
+        let pool = Arc::new(Self {
             connect,
             destination,
             builder,
             streams,
             state: Mutex::default(),
             freed: Arc::default(),
-        })
+        });
+        let weak = Arc::downgrade(&pool);
+        pool.destination.add_pool(weak);
+        pool
     }
 
     /// Whether nothing would be lost with it.
@@ -216,7 +228,7 @@ impl<C: Connect> Multiplexer<C> {
                 self.flight(&mut state, demand)
             };
             match landing {
-                Some(mut landing) => {
+                Ok(mut landing) => {
                     // It may have been under way before, for somebody else.
                     let joined = Instant::now();
                     let landed = landing.wait_for(Option::is_some).await;
@@ -229,11 +241,16 @@ impl<C: Connect> Multiplexer<C> {
                         return Err(Reason::ConnectFailed);
                     }
                 }
-                None => {
+                Err(lack) => {
                     // A connection may end elsewhere, which makes room for one here.
                     let (now, end) = (Instant::now(), begin + demand.queue_timeout);
-                    if timeout_at(end.min(now + LOOK), freed).await.is_err() && now + LOOK >= end {
-                        return Err(Reason::ConnectionLimit);
+                    if timeout_at(end.min(now + LOOK), freed).await.is_err() {
+                        if now + LOOK >= end {
+                            return Err(Reason::ConnectionLimit);
+                        }
+                        if lack == Lack::Room {
+                            self.destination.make_room(LOOK);
+                        }
                     }
                 }
             }
@@ -272,20 +289,20 @@ impl<C: Connect> Multiplexer<C> {
         found
     }
 
-    /// The flight that is under way, or a new one; `None`: the destination has no connection left for it.
-    fn flight(self: &Arc<Self>, state: &mut State, demand: &Demand) -> Option<Landing> {
+    /// The flight that is under way, or a new one, or why there is none.
+    fn flight(self: &Arc<Self>, state: &mut State, demand: &Demand) -> Result<Landing, Lack> {
         if let Some(landing) = &state.flight {
-            return Some(landing.clone());
+            return Ok(landing.clone());
         }
         // Whoever takes no stream at all takes none on a further connection either.
         let closed = |open: &Open| !open.load.is_over() && open.sender.current_max_send_streams() == 0;
         if state.connections.iter().any(closed) {
-            return None;
+            return Err(Lack::Streams);
         }
         let Some(counted) = self.destination.connection(demand.connections) else {
             // One that nobody may use must not be what there is no room for.
             state.retire_stale(demand.max_idle);
-            return None;
+            return Err(Lack::Room);
         };
         let (landed, landing) = watch::channel(None);
         state.flight = Some(landing.clone());
@@ -306,7 +323,7 @@ impl<C: Connect> Multiplexer<C> {
             drop(state);
             let _nobody_waits = landed.send(Some(landing));
         });
-        Some(landing)
+        Ok(landing)
     }
 
     /// Begins HTTP/2 on a new connection. Its task ends with it, or when it has to be cut.
@@ -332,8 +349,7 @@ impl<C: Connect> Multiplexer<C> {
             over: AtomicBool::new(false),
             freed: Arc::clone(&self.freed),
         });
-        let idle = close_when_idle(Arc::downgrade(self), Arc::clone(&self.destination), Arc::clone(&load));
-        let over = Arc::clone(&load);
+        let (idle, over) = (close_when_idle(Arc::downgrade(self), Arc::clone(&load)), Arc::clone(&load));
         let connect = Arc::clone(&self.connect);
         tokio::spawn(async move {
             let ended = async {
@@ -378,25 +394,35 @@ impl State {
     }
 }
 
-/// Takes a connection off the list once it was idle for as long as it is kept, or others have no room for it; it closes itself then.
-/// Never ready: the connection ends when it has said so to its peer.
-async fn close_when_idle<C: Connect>(
-    home: Weak<Multiplexer<C>>,
-    destination: Arc<DestinationState>,
-    load: Arc<Load>,
-) {
+impl<C: Connect> Pooled for Multiplexer<C> {
+    fn close_one(&self, rested: Duration) -> bool {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let rests = |open: &Open| {
+            open.load.idle_since().is_some_and(|since| now.saturating_duration_since(since) >= rested)
+        };
+        let found = state.connections.iter().position(rests).map(|place| state.connections.remove(place));
+        if let Some(open) = &found {
+            open.load.over.store(true, Ordering::Relaxed);
+        }
+        found.is_some()
+    }
+}
+
+/// Takes a connection off the list once it was idle for as long as it is kept; it closes itself then. Never ready: the
+/// connection ends when it has said so to its peer.
+async fn close_when_idle<C: Connect>(home: Weak<Multiplexer<C>>, load: Arc<Load>) {
     let mut look = Instant::now() + load.keep;
     loop {
-        let _either = timeout_at(look, destination.room().asked()).await;
+        sleep_until(look).await;
         let Some(home) = home.upgrade() else {
             break;
         };
         // Under the lock under which streams are given out.
         let mut state = home.state.lock();
         let now = Instant::now();
-        let idle = load.idle_since();
-        look = idle.unwrap_or(now) + load.keep;
-        if look <= now || (idle.is_some() && !load.is_unused() && destination.room().is_wanted()) {
+        look = load.idle_since().unwrap_or(now) + load.keep;
+        if look <= now {
             load.over.store(true, Ordering::Relaxed);
             state.connections.retain(|open| !Arc::ptr_eq(&open.load, &load));
             break;

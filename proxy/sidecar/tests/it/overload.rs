@@ -1,6 +1,7 @@
 //! Sidecars and proxies that have more to do than they can: who is asked again, what a client is told, and what goes on.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -10,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Version};
-use outrigger_core::model::Endpoint;
+use outrigger_core::model::{Endpoint, Resilience, Retry, RetryBudget};
 use outrigger_proxy::settings::{InboundProtocol, Limiting, Overload};
 use outrigger_tls::mesh;
 use tokio::{
@@ -23,7 +24,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::support::{
     GET, OK, Options, Pair, Side, endpoint, header, log,
-    raw::{Raw, soon},
+    raw::{Raw, Server, soon},
     streams::post,
 };
 
@@ -116,6 +117,26 @@ async fn where_nobody_has_room_nothing_is_sent_again_and_the_client_is_told_when
     }
     assert_eq!(one.asked() + other.asked(), 2 + 5);
     assert_eq!(pair.front.metric("outrigger_retries_total"), 1.0);
+}
+
+/// In whatever order they are asked.
+#[tokio::test]
+async fn what_an_application_said_is_delivered_when_others_say_nothing_of_their_own() {
+    for _ in 0..8 {
+        let pair = pair().await;
+        let full = Full::start(&pair, false).await;
+        let nobody = Server::listen().await;
+        let nowhere = endpoint(nobody.address(), &pair.authority, "price");
+        drop(nobody);
+        let retry = Retry { statuses: BTreeSet::from([503]), attempts: 2, ..Retry::enabled() };
+        let budget = RetryBudget { percent: 100, min_per_second: 1000, ..RetryBudget::default() };
+        let resilience = Resilience { retry, budget, ..Resilience::default() };
+        pair.resilient(2, &[pair.endpoint(), full.endpoint.clone(), nowhere], resilience);
+        let mut client = pair.client().await;
+        let kept = "HTTP/1.1 503 Busy\r\nx-kept: yes\r\ncontent-length: 0\r\n\r\n";
+        let (_, head) = pair.exchange(&mut client, GET, kept).await;
+        assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("x-kept: yes"), "{head}");
+    }
 }
 
 #[tokio::test]

@@ -207,6 +207,7 @@ async fn nor_is_one_that_another_pool_keeps_and_one_makes_room_for_one() {
     let (second, _) = app.pool.acquire(&two, Instant::now()).await.unwrap();
     spend(first).await;
     spend(second).await;
+    pass(LOOK).await;
     assert_eq!(app.pool.state.lock().idle.len(), 2);
     assert!(exchange(&other, &two).await);
     app.closed.recv().await.unwrap();
