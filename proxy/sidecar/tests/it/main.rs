@@ -33,5 +33,6 @@ mod stalls;
 mod stopping;
 mod support;
 mod truth;
+mod tunnels;
 mod unprocessed;
 mod upgrades;
