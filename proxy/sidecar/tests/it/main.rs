@@ -14,6 +14,7 @@ mod bounds;
 mod broken;
 mod calls;
 mod control;
+mod deadlines;
 mod distrust;
 mod fidelity;
 mod floods;
