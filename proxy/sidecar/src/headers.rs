@@ -4,7 +4,7 @@
 //! | direction | `outrigger-*` | `x-forwarded-client-cert` | made when missing |
 //! |---|---|---|---|
 //! | own workload -> mesh leg | removed; `-hop`, `-version`, `-timeout`, `-idle` set | removed | `traceparent`, and [`names`] |
-//! | mesh leg -> application | removed but `-hop`, `-timeout` | the verified peer | `x-request-id`, `traceparent` |
+//! | mesh leg -> application | removed but `-hop`; `-timeout` set | the verified peer | `x-request-id`, `traceparent` |
 //! | application -> mesh leg | removed; `-timing`, `-unprocessed`, `-reason`, `-retry` set | untouched | - |
 //! | mesh leg -> own workload | removed | untouched | - |
 //!

@@ -167,6 +167,8 @@ impl Inbound {
                 connections: limits.app_connections,
                 pending: limits.app_pending,
             },
+            deadline: *deadline,
+            grpc: exchange.is_grpc(),
             limits,
             telemetry: &self.shared.telemetry,
             may_switch: upgrade.is_some(),

@@ -8,7 +8,8 @@ use std::{
 };
 
 use outrigger_core::{
-    deadline, grpc,
+    deadline::Deadline,
+    grpc,
     model::Resilience,
     outlier::{self, verdict, verdict_of_peer},
     reason::Reason,
@@ -209,15 +210,10 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The head for the next attempt, with what is left of the deadline. It is kept if another one may follow.
-    fn head(&mut self, made: u32, remaining: Option<Duration>) -> Head {
+    /// The head for the next attempt. It is kept if another one may follow.
+    fn head(&mut self, made: u32) -> Head {
         let last = made >= self.resilience.retry.attempts;
-        let mut head = if last { self.prepared.head.take() } else { self.prepared.head.clone() };
-        // What the own workload said of it is gone with all other fields of the mesh's own.
-        if remaining.is_some() {
-            deadline::header::write(&mut head.headers, self.prepared.grpc, remaining);
-        }
-        head
+        if last { self.prepared.head.take() } else { self.prepared.head.clone() }
     }
 
     async fn once(&mut self, made: u32, exchange: &mut Exchange) -> Result<Answer, Failed> {
@@ -227,7 +223,7 @@ impl<'a> Attempts<'a> {
             self.set.destination.budget.request(now);
         }
         let deadline = self.prepared.deadline.attempt(now, self.resilience.timeouts.per_try);
-        let mut head = self.head(made, deadline.remaining(now));
+        let mut head = self.head(made);
         let picked = self.set.pick(now, &mut self.tried, rand::random());
         let picked = picked.ok_or(Failed::before(Reason::NoEndpoint))?;
         let state = picked.state;
@@ -240,7 +236,7 @@ impl<'a> Attempts<'a> {
         exchange.hold_trial(trial);
         let sent = {
             // Pinned where it is made: it is large, and would be moved twice else.
-            let mut sending = pin!(self.send(state, &mut head, (begin, &mut *exchange)));
+            let mut sending = pin!(self.send(state, (&mut head, deadline), (begin, &mut *exchange)));
             match deadline.limit() {
                 Some(limit) => match timeout_at(Instant::from_std(limit.at), sending.as_mut()).await {
                     Err(_elapsed) => Err(Failed::after(limit.reason)),
@@ -282,7 +278,7 @@ impl<'a> Attempts<'a> {
     async fn send(
         &self,
         state: &Arc<EndpointState>,
-        head: &mut Head,
+        (head, deadline): (&mut Head, Deadline),
         exchange: (Instant, &mut Exchange),
     ) -> Result<Answer, Failed> {
         let shared = &self.outbound.shared;
@@ -300,6 +296,8 @@ impl<'a> Attempts<'a> {
                 connections: self.resilience.limits.connections,
                 pending: self.resilience.limits.pending,
             },
+            deadline,
+            grpc: self.prepared.grpc,
             limits: &shared.limits,
             telemetry: &shared.telemetry,
             may_switch: self.prepared.leg == Leg::Http1,

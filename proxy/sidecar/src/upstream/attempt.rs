@@ -13,7 +13,10 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, response};
 use hyper::{body::Incoming, client::conn::TrySendError, ext};
-use outrigger_core::reason::Reason;
+use outrigger_core::{
+    deadline::{self, Deadline},
+    reason::Reason,
+};
 use tokio::time::{Instant, sleep};
 
 pub(super) use waiting::Waited;
@@ -100,6 +103,10 @@ pub(crate) struct Attempt<'a, C> {
     pub(crate) upstream: &'a Upstream<C>,
     pub(crate) leg: Leg,
     pub(crate) demand: Demand,
+    /// When its answer has to be there: whoever gets the request is told how long there is from then on.
+    pub(crate) deadline: Deadline,
+    /// Whether that is told in gRPC's words.
+    pub(crate) grpc: bool,
     pub(crate) limits: &'a Limits,
     pub(crate) telemetry: &'a Telemetry,
     /// Whether the request may ask for an upgrade.
@@ -132,8 +139,9 @@ impl<C: Connect> Attempt<'_, C> {
         }
     }
 
-    /// `begin`: of the wait, which is also its end if there was none.
-    fn waited(&self, waited: Waited, begin: Instant, exchange: &mut Exchange) {
+    /// `begin`: of the wait, which is also its end if there was none. The request goes on now: `headers` say how long there is, less
+    /// the wait.
+    fn waited(&self, waited: Waited, headers: &mut HeaderMap, (begin, exchange): (Instant, &mut Exchange)) {
         if waited.closed > 0 {
             self.telemetry.metrics().pool_replaced.inc_by(waited.closed);
         }
@@ -143,6 +151,9 @@ impl<C: Connect> Attempt<'_, C> {
             stamps.connecting += waited.connecting;
             stamps.handed_on = Some(end.into_std());
         });
+        if let Some(left) = self.deadline.remaining(end.into_std()) {
+            deadline::header::write(headers, self.grpc, Some(left));
+        }
     }
 
     async fn send_http1(
@@ -163,7 +174,7 @@ impl<C: Connect> Attempt<'_, C> {
                 wait(acquiring, || pool.is_connecting(), (begin, &mut *exchange)).await
             };
             let (mut lease, waited) = acquired.map_err(|failed| failed.or_processed(broke))?;
-            self.waited(waited, begin, exchange);
+            self.waited(waited, request.headers_mut(), (begin, &mut *exchange));
             let again = repeatable || lease.connection().is_of_a_peer();
             let kept = (again && !waited.fresh && !broke && upload.is_replayable()).then(|| Head {
                 method: request.method().clone(),

@@ -3,14 +3,15 @@
 
 use bytes::Bytes;
 use h2::{Reason as Code, server};
-use http::{HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use outrigger_proxy::{http::Limits, settings::InboundProtocol};
 
 use crate::support::{
-    OK, Options, Pair, log,
-    raw::End,
+    OK, Options, Pair, header, log,
+    raw::{End, soon},
     streams::{
-        App, Client, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PING, block, get, piece, post,
+        App, Call, Client, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PING, block, get, piece,
+        post, whole,
     },
 };
 
@@ -322,19 +323,50 @@ async fn a_short_upload_to_a_pooled_connection_that_breaks_is_sent_again_from_it
     assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
 }
 
+/// Answers with a head and trailers, and nothing in between; `declared`: the head names them.
+fn answer_with_trailers_only(call: &mut Call, declared: bool) {
+    let mut head = Response::builder().status(200);
+    if declared {
+        head = head.header("trailer", "x-sum");
+    }
+    let mut body = call.respond.send_response(head.body(()).unwrap(), false).unwrap();
+    let trailers = [(HeaderName::from_static("x-sum"), HeaderValue::from_static("0"))];
+    body.send_trailers(HeaderMap::from_iter(trailers)).unwrap();
+}
+
 #[tokio::test]
 async fn trailers_of_an_answer_without_data_arrive() {
     let pair = pair().await;
-    let mut client = pair.client().await;
-    client.send("GET / HTTP/1.1\r\nhost: price\r\nte: trailers\r\n\r\n").await;
+    let mut client = pair.streams().await;
+    let mut request = get("/");
+    request.headers_mut().insert("te", HeaderValue::from_static("trailers"));
+    let sent = client.send(request, true).await;
     let mut app = App::accept(&pair.app).await;
-    let mut body = app.call().await.answer(200, false);
-    let mut trailers = http::HeaderMap::new();
-    trailers.insert("x-sum", HeaderValue::from_static("0"));
-    body.send_trailers(trailers).unwrap();
-    let head = client.head().await;
-    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-    assert!(!head.to_ascii_lowercase().contains("content-length"), "{head}");
+    answer_with_trailers_only(&mut app.call().await, false);
+    let (head, body) = soon("a response", sent.response).await.unwrap().into_parts();
+    assert_eq!((head.status.as_u16(), head.headers.get("content-length")), (200, None));
+    let (body, trailers) = whole(body).await.unwrap();
+    assert_eq!((body.as_slice(), &trailers.unwrap()["x-sum"]), (&b""[..], &HeaderValue::from_static("0")));
+}
+
+#[tokio::test]
+async fn a_client_of_http1_gets_the_trailers_of_an_answer_without_data_that_its_head_has_named() {
+    let pair = pair().await;
+    let mut app = None;
+    for (declared, body) in [(true, "0\r\nx-sum: 0\r\n\r\n"), (false, "0\r\n\r\n")] {
+        let mut client = pair.client().await;
+        client.send("GET / HTTP/1.1\r\nhost: price\r\nte: trailers\r\nconnection: te\r\n\r\n").await;
+        let app = match &mut app {
+            Some(app) => app,
+            None => app.insert(App::accept(&pair.app).await),
+        };
+        answer_with_trailers_only(&mut app.call().await, declared);
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        let framing = (header(&head, "transfer-encoding"), header(&head, "content-length"));
+        assert_eq!(framing, (Some("chunked"), None), "{head}");
+        assert_eq!(client.until("\r\n\r\n").await, body, "{head}");
+    }
 }
 
 /// A client and an application, by hand, whose connections have one whole exchange behind them.

@@ -12,6 +12,18 @@ async fn logged(client: &Raw, reason: &str) {
     log::line(&[("downstream.addr", &address), ("reason", reason)]).await;
 }
 
+/// A request that is called `id`.
+fn get(id: &str) -> String {
+    format!("GET / HTTP/1.1\r\nhost: price\r\nx-request-id: {id}\r\n\r\n")
+}
+
+/// The sidecar beside the application says so of the request that is called `id`, and the caller's says the same.
+async fn told(id: &str, reason: &str) {
+    for direction in ["inbound", "outbound"] {
+        log::line(&[("request_id", id), ("direction", direction), ("reason", reason)]).await;
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_goes_away_aborts_the_request_at_the_application() {
     let pair = Pair::start().await;
@@ -74,11 +86,11 @@ async fn a_response_that_breaks_off_is_a_reset_for_the_client() {
 #[tokio::test]
 async fn an_application_that_closes_without_an_answer_is_a_502() {
     let pair = Pair::start().await;
-    let (mut client, app) = pair.asked(GET).await;
+    let (mut client, app) = pair.asked(get("unanswered")).await;
     drop(app);
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
-    log::line(&[("direction", "inbound"), ("reason", "upstream_reset")]).await;
+    told("unanswered", "upstream_reset").await;
 }
 
 #[tokio::test]
@@ -87,24 +99,30 @@ async fn an_application_that_is_not_there_is_a_503() {
     let elsewhere = crate::support::raw::Server::listen().await;
     drop(std::mem::replace(&mut pair.app, elsewhere));
     let mut client = pair.client().await;
-    client.send("POST / HTTP/1.1\r\nhost: price\r\ncontent-length: 2\r\n\r\nab").await;
+    client
+        .send("POST / HTTP/1.1\r\nhost: price\r\nx-request-id: nobody-there\r\ncontent-length: 2\r\n\r\nab")
+        .await;
     assert!(client.head().await.starts_with("HTTP/1.1 503 "));
-    log::line(&[("direction", "inbound"), ("reason", "connect_failed")]).await;
+    told("nobody-there", "connect_failed").await;
 }
 
 #[tokio::test]
 async fn nonsense_from_the_application_is_a_502() {
-    for answer in [
-        "nonsense\r\n\r\n",
-        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
-        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+    for (id, answer) in [
+        ("no-http", "nonsense\r\n\r\n"),
+        ("two-lengths", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"),
+        (
+            "two-framings",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        ("coded", "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        ("switched", "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n"),
     ] {
         let pair = Pair::start().await;
         let mut client = pair.client().await;
-        let (_, head) = pair.exchange(&mut client, "GET / HTTP/1.1\r\nhost: price\r\n\r\n", answer).await;
+        let (_, head) = pair.exchange(&mut client, &get(id), answer).await;
         assert!(head.starts_with("HTTP/1.1 502 "), "{answer:?}: {head}");
+        told(id, "bad_response").await;
     }
 }
 
@@ -113,8 +131,9 @@ async fn a_response_head_beyond_the_limits_is_a_502() {
     let pair = Pair::start().await;
     let mut client = pair.client().await;
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-big: {}\r\n\r\n", "a".repeat(70_000));
-    let (_, head) = pair.exchange(&mut client, "GET / HTTP/1.1\r\nhost: price\r\n\r\n", &answer).await;
+    let (_, head) = pair.exchange(&mut client, &get("large-answer"), &answer).await;
     assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+    told("large-answer", "bad_response").await;
 }
 
 #[tokio::test]

@@ -117,6 +117,19 @@ impl Side {
         Self { path, snapshot, states: States::default(), identity, telemetry, registry }
     }
 
+    /// What holds for it where nothing else is said.
+    fn config(&self) -> ProxyConfig {
+        ProxyConfig {
+            workload_id: self.identity.id().unwrap(),
+            cluster_domain: "cluster.local".to_owned(),
+            on_demand_timeout: Duration::from_secs(1),
+            on_demand_idle: Duration::from_secs(60),
+            external_traffic: ExternalTraffic::Deny,
+            request_timeout: None,
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+
     /// The exposition.
     pub(crate) fn metrics(&self) -> String {
         exposition(&self.registry)
@@ -199,15 +212,7 @@ impl Pair {
         set: EndpointSet,
         change: impl FnOnce(&mut ProxyConfig),
     ) {
-        let mut config = ProxyConfig {
-            workload_id: self.front.identity.id().unwrap(),
-            cluster_domain: "cluster.local".to_owned(),
-            on_demand_timeout: Duration::from_secs(1),
-            on_demand_idle: Duration::from_secs(60),
-            external_traffic: ExternalTraffic::Deny,
-            request_timeout: None,
-            connect_timeout: Duration::from_secs(5),
-        };
+        let mut config = self.front.config();
         change(&mut config);
         let snapshot = Builder::new(&self.front.states)
             .config(Arc::new(config))
@@ -215,6 +220,25 @@ impl Pair {
             .service(Arc::new(service))
             .build(generation);
         self.front.snapshot.publish(snapshot);
+    }
+
+    /// `demo/stock`, port 80, which `price` may call from now on: its sidecar, and its application.
+    pub(crate) async fn stock(&self, options: &Options) -> (Side, Server) {
+        let app = Server::listen().await;
+        let identity = self.authority.identity(self.authority.workload("demo", "stock"));
+        let stock = Side::start(identity, &[app.address()], options);
+        let mut set = endpoint_set(&[endpoint(stock.path.inbound()[0], &self.authority, "stock")]);
+        let mut service = service(Vec::new());
+        service.name = "demo/stock".parse().unwrap();
+        service.ports[0].endpoint_set = Arc::from("demo/stock:80");
+        set.service = service.name.clone();
+        let snapshot = Builder::new(&self.price.states)
+            .config(Arc::new(self.price.config()))
+            .endpoint_set(Arc::from("demo/stock:80"), Arc::new(set))
+            .service(Arc::new(service))
+            .build(1);
+        self.price.snapshot.publish(snapshot);
+        (stock, app)
     }
 
     /// A connection of the own workload to the forward proxy.

@@ -12,6 +12,7 @@ mod classes;
 mod ends;
 mod measure;
 mod phases;
+mod split;
 mod stage;
 mod waits;
 

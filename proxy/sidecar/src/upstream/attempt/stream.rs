@@ -32,7 +32,7 @@ impl<C: Connect> Attempt<'_, C> {
             let pool = &self.upstream.http2;
             let acquired = wait(pool.acquire(demand), || pool.is_connecting(), (begin, &mut *exchange)).await;
             let (mut sender, stream, waited) = acquired.map_err(|failed| failed.or_processed(broke))?;
-            self.waited(waited, begin, exchange);
+            self.waited(waited, request.headers_mut(), (begin, &mut *exchange));
             if let Err(error) = poll_fn(|cx| Poll::Ready(open(sender.poll_ready(cx)))).await {
                 tracing::debug!(%error, "connection takes no further request");
                 stream.is_last();

@@ -37,7 +37,7 @@ const REPETITIONS: usize = 5;
 /// Before each request, so that all of them find the machine equally cold.
 pub(super) const REST: Duration = Duration::from_millis(10);
 /// Requests where no delay is measured.
-const SEVERAL: usize = 5;
+pub(super) const SEVERAL: usize = 5;
 /// What the delay may do to any other phase (SEMANTICS F.4).
 pub(super) const ELSEWHERE: Duration = Duration::from_millis(1);
 
@@ -158,7 +158,7 @@ pub(super) fn unused_id() -> String {
     format!("timed-{}", USED.fetch_add(1, Ordering::Relaxed))
 }
 
-fn micros(time: Duration) -> i64 {
+pub(super) fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap()
 }
 
@@ -173,7 +173,7 @@ fn least(values: &[i64]) -> i64 {
 }
 
 /// By how much all of `before` moved to become `after`.
-fn moved(before: &[i64], after: &[i64]) -> i64 {
+pub(super) fn moved(before: &[i64], after: &[i64]) -> i64 {
     let (least, median) = (least(after) - least(before), median(after) - median(before));
     if least.signum() == median.signum() { least.signum() * least.abs().min(median.abs()) } else { 0 }
 }
