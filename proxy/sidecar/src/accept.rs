@@ -182,9 +182,15 @@ pub(crate) fn tune(stream: &TcpStream) {
 }
 
 /// A connection that many requests share is given up when its peer acknowledges nothing for `limit`: it always reads, however
-/// slow what it reads for is.
+/// slow what it reads for is. Where nothing is sent there is nothing to acknowledge, so that it is asked well before: the
+/// kernel counts `limit` from the last that it heard, and looks when it asks. It counts whole seconds there, and of a `limit`
+/// below two it needs two.
 pub(crate) fn tune_shared(stream: &TcpStream, limit: Duration) {
-    if let Err(error) = unacknowledged(&SockRef::from(stream), limit) {
+    let within = |part: u32| (limit / part).clamp(Duration::from_secs(1), KEEPALIVE);
+    let keepalive = TcpKeepalive::new().with_time(within(2)).with_interval(within(4));
+    let socket = SockRef::from(stream);
+    let tuned = unacknowledged(&socket, limit).and_then(|()| socket.set_tcp_keepalive(&keepalive));
+    if let Err(error) = tuned {
         tracing::debug!(%error, "socket options could not be set");
     }
 }
@@ -212,5 +218,18 @@ mod tests {
         assert_eq!(limit(), None);
         tune_shared(&stream, Duration::from_secs(20));
         assert_eq!(limit(), Some(Duration::from_secs(20)));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_sent_nothing_is_asked_within_the_limit() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        for (limit, first, then) in [(1, 1, 1), (3, 1, 1), (20, 10, 5), (600, 20, 20)] {
+            tune_shared(&stream, Duration::from_secs(limit));
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap());
+            let asked = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+            assert_eq!(asked, (Duration::from_secs(first), Duration::from_secs(then)), "{limit}");
+        }
     }
 }

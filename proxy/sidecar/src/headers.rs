@@ -7,6 +7,8 @@
 //! | mesh leg -> application | removed but `-hop`; `-timeout` set | the verified peer | `x-request-id`, `traceparent` |
 //! | application -> mesh leg | removed; `-timing`, `-unprocessed`, `-reason`, `-retry` set | untouched | - |
 //! | mesh leg -> own workload | removed | untouched | - |
+//! | trailers of a request | removed | removed | - |
+//! | trailers of a response | removed | untouched | - |
 //!
 //! `outrigger-timeout` of the own workload is a deadline that it may set for itself: it can only shorten (see `deadline`).
 
@@ -216,7 +218,7 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 /// On both legs of a request. What may not come in the head does not come in by the back door: some applications merge
 /// the two.
 pub(crate) fn request_trailers(trailers: &mut HeaderMap) {
-    strip_all(trailers, NOT_TRAILING.and(Set::of(&[Field::ClientCert])));
+    strip_all(trailers, NOT_TRAILING.and(NOT_OUT));
 }
 
 /// On both legs of a response.

@@ -1,4 +1,4 @@
-//! One table for all directions.
+//! One table for all directions, on both legs.
 
 use outrigger_core::telemetry::traces::trace_id;
 
@@ -7,21 +7,40 @@ use super::*;
 const HOP_ID: &str = "0123456789abcdef";
 const PEER: &str = "spiffe://outrigger.local/ns/demo/sa/front";
 const OWN: &str = "spiffe://outrigger.local/ns/demo/sa/price";
-const WAY: Way = Way { leg: Leg::Http1, upgrade: None };
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Direction {
     WorkloadToMesh,
     MeshToApplication,
     ApplicationToMesh,
     MeshToWorkload,
+    /// Both times that they cross.
+    RequestTrailers,
+    ResponseTrailers,
 }
-use Direction::{ApplicationToMesh, MeshToApplication, MeshToWorkload, WorkloadToMesh};
+use Direction::{
+    ApplicationToMesh, MeshToApplication, MeshToWorkload, RequestTrailers, ResponseTrailers, WorkloadToMesh,
+};
 
-const ALL: [Direction; 4] = [WorkloadToMesh, MeshToApplication, ApplicationToMesh, MeshToWorkload];
+const ALL: [Direction; 6] =
+    [WorkloadToMesh, MeshToApplication, ApplicationToMesh, MeshToWorkload, RequestTrailers, ResponseTrailers];
+const HEADS: [Direction; 4] = [WorkloadToMesh, MeshToApplication, ApplicationToMesh, MeshToWorkload];
 const REQUESTS: [Direction; 2] = [WorkloadToMesh, MeshToApplication];
-const RESPONSES: [Direction; 2] = [ApplicationToMesh, MeshToWorkload];
+const RESPONSES: [Direction; 3] = [ApplicationToMesh, MeshToWorkload, ResponseTrailers];
+const LEGS: [Leg; 2] = [Leg::Http1, Leg::Http2];
+
+fn way(leg: Leg) -> Way {
+    Way { leg, upgrade: None }
+}
+
+/// What a client speaks whose requests go on as they came.
+fn version(leg: Leg) -> Version {
+    match leg {
+        Leg::Http1 => Version::HTTP_11,
+        Leg::Http2 => Version::HTTP_2,
+    }
+}
 
 fn peer() -> HeaderValue {
     client_cert(&PEER.parse().unwrap(), Some(&OWN.parse().unwrap()))
@@ -35,39 +54,50 @@ fn map(lines: &[(&str, &str)]) -> HeaderMap {
     headers
 }
 
-fn crossed(direction: Direction, lines: &[(&str, &str)]) -> HeaderMap {
+fn crossed(direction: Direction, leg: Leg, lines: &[(&str, &str)]) -> HeaderMap {
     let mut headers = map(lines);
     match direction {
         WorkloadToMesh => drop(outbound_request(
             &mut headers,
             &Hop(HeaderValue::from_static(HOP_ID)),
-            Version::HTTP_11,
-            &WAY,
+            version(leg),
+            &way(leg),
         )),
-        MeshToApplication => drop(inbound_request(&mut headers, &peer(), &WAY)),
+        MeshToApplication => drop(inbound_request(&mut headers, &peer(), &way(leg))),
         ApplicationToMesh => {
             inbound_response(&mut headers);
         }
         MeshToWorkload => outbound_response(&mut headers),
+        RequestTrailers => request_trailers(&mut headers),
+        ResponseTrailers => response_trailers(&mut headers),
     }
     headers
+}
+
+fn on_both_legs<const N: usize>(directions: [Direction; N]) -> impl Iterator<Item = (Direction, Leg)> {
+    directions.into_iter().flat_map(|direction| LEGS.map(|leg| (direction, leg)))
 }
 
 /// Name, value, in which directions it crosses unchanged; everywhere else it must be gone.
 const CROSSING: &[(&str, &str, &[Direction])] = &[
     // End to end.
     ("accept", "*/*", &ALL),
-    ("content-length", "3", &ALL),
+    ("content-length", "3", &HEADS),
+    ("host", "price", &HEADS),
     ("cookie", "a=b", &ALL),
     ("set-cookie", "a=b", &ALL),
     ("trailer", "x-checksum", &ALL),
     ("x-forwarded-for", "192.0.2.1", &ALL),
     ("x-request-id", "mine", &ALL),
     ("traceparent", TRACE, &ALL),
-    ("tracestate", "a=1", &[ApplicationToMesh, MeshToWorkload]),
+    ("tracestate", "a=1", &[ApplicationToMesh, MeshToWorkload, RequestTrailers, ResponseTrailers]),
     ("authorization", "Bearer x", &ALL),
     ("www-authenticate", "Basic", &ALL),
-    ("proxy-authorization", "Basic x", &[MeshToApplication, ApplicationToMesh, MeshToWorkload]),
+    (
+        "proxy-authorization",
+        "Basic x",
+        &[MeshToApplication, ApplicationToMesh, MeshToWorkload, ResponseTrailers],
+    ),
     // Of one connection.
     ("connection", "close", &[]),
     ("keep-alive", "timeout=5", &[]),
@@ -93,11 +123,10 @@ const CROSSING: &[(&str, &str, &[Direction])] = &[
 #[test]
 fn each_header_crosses_each_leg_as_the_table_says() {
     for (name, value, crosses) in CROSSING {
-        for direction in ALL {
-            let headers = crossed(direction, &[(name, value), ("x-kept", "yes")]);
-            let should = crosses.iter().any(|other| *other as u8 == direction as u8);
+        for (direction, leg) in on_both_legs(ALL) {
+            let headers = crossed(direction, leg, &[(name, value), ("x-kept", "yes")]);
             let does = headers.get_all(*name).iter().any(|found| found == value);
-            assert_eq!(does, should, "{name} in direction {}", direction as u8);
+            assert_eq!(does, crosses.contains(&direction), "{name}: {direction:?} on {leg:?}");
             assert_eq!(headers["x-kept"], "yes");
         }
     }
@@ -105,9 +134,10 @@ fn each_header_crosses_each_leg_as_the_table_says() {
 
 #[test]
 fn fields_named_by_connection_go_but_never_those_that_the_next_hop_relies_on() {
-    for direction in ALL {
+    for (direction, leg) in on_both_legs(HEADS) {
         let headers = crossed(
             direction,
+            leg,
             &[
                 ("connection", "x-one, Content-Length"),
                 ("connection", "authorization,x-two"),
@@ -121,27 +151,33 @@ fn fields_named_by_connection_go_but_never_those_that_the_next_hop_relies_on() {
         assert_eq!(headers["content-length"], "3");
         assert_eq!(headers["authorization"], "Bearer x");
     }
-    let headers = crossed(
-        MeshToApplication,
-        &[("connection", "x-forwarded-client-cert, outrigger-hop"), ("outrigger-hop", HOP_ID)],
-    );
-    assert!(headers.contains_key(CLIENT_CERT) && headers.contains_key(HOP));
+    for leg in LEGS {
+        let headers = crossed(
+            MeshToApplication,
+            leg,
+            &[("connection", "x-forwarded-client-cert, outrigger-hop"), ("outrigger-hop", HOP_ID)],
+        );
+        assert!(headers.contains_key(CLIENT_CERT) && headers.contains_key(HOP));
+    }
 }
 
 #[test]
 fn the_peer_that_was_verified_replaces_the_one_that_was_claimed() {
-    let headers = crossed(
-        MeshToApplication,
-        &[("x-forwarded-client-cert", "URI=a"), ("x-forwarded-client-cert", "URI=b")],
-    );
-    let values: Vec<_> = headers.get_all(CLIENT_CERT).iter().collect();
-    assert_eq!(values, [format!("By={OWN};URI={PEER}").as_str()]);
+    for leg in LEGS {
+        let headers = crossed(
+            MeshToApplication,
+            leg,
+            &[("x-forwarded-client-cert", "URI=a"), ("x-forwarded-client-cert", "URI=b")],
+        );
+        let values: Vec<_> = headers.get_all(CLIENT_CERT).iter().collect();
+        assert_eq!(values, [format!("By={OWN};URI={PEER}").as_str()]);
+    }
 }
 
 #[test]
 fn a_request_carries_a_request_id_and_a_trace_even_if_it_came_with_none_or_with_nonsense() {
     let long = "a".repeat(129);
-    for direction in REQUESTS {
+    for (direction, leg) in on_both_legs(REQUESTS) {
         for lines in [
             &[][..],
             &[("x-request-id", ""), ("traceparent", "00-0-0-0")][..],
@@ -158,13 +194,13 @@ fn a_request_carries_a_request_id_and_a_trace_even_if_it_came_with_none_or_with_
                 ("traceparent", "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-00"),
             ],
         ] {
-            let mut headers = crossed(direction, lines);
+            let mut headers = crossed(direction, leg, lines);
             if direction == WorkloadToMesh {
                 assert!(
                     !headers.contains_key(REQUEST_ID),
                     "made of the trace by the other side: {headers:?}"
                 );
-                inbound_request(&mut headers, &peer(), &WAY);
+                inbound_request(&mut headers, &peer(), &way(leg));
             }
             let id = headers[REQUEST_ID].to_str().unwrap();
             assert_eq!(id.len(), 36, "{id}");
@@ -172,9 +208,9 @@ fn a_request_carries_a_request_id_and_a_trace_even_if_it_came_with_none_or_with_
             assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"), "{id}");
             assert!(trace_id(&headers[TRACEPARENT]).is_some());
         }
-        let state = crossed(direction, &[("tracestate", "a=1"), ("traceparent", TRACE)]);
+        let state = crossed(direction, leg, &[("tracestate", "a=1"), ("traceparent", TRACE)]);
         assert_eq!(state["tracestate"], "a=1");
-        assert!(!crossed(direction, &[("tracestate", "a=1")]).contains_key("tracestate"));
+        assert!(!crossed(direction, leg, &[("tracestate", "a=1")]).contains_key("tracestate"));
     }
 }
 
@@ -183,20 +219,21 @@ fn a_request_that_left_this_proxy_before_is_recognised() {
     let hop = Hop::new();
     let mut headers = HeaderMap::new();
     assert!(!hop.is_in(Fields::of(&headers)));
-    outbound_request(&mut headers, &hop, Version::HTTP_11, &WAY);
+    outbound_request(&mut headers, &hop, Version::HTTP_11, &way(Leg::Http1));
     assert!(hop.is_in(Fields::of(&headers)));
-    inbound_request(&mut headers, &peer(), &WAY);
+    inbound_request(&mut headers, &peer(), &way(Leg::Http1));
     assert!(hop.is_in(Fields::of(&headers)));
     assert!(!Hop::new().is_in(Fields::of(&headers)));
 }
 
 #[test]
 fn whoever_takes_trailers_is_said_to_take_them_on_each_hop() {
-    for direction in REQUESTS {
-        let headers = crossed(direction, &[("te", "gzip;q=1, trailers"), ("connection", "te")]);
+    for (direction, leg) in on_both_legs(REQUESTS) {
+        let headers = crossed(direction, leg, &[("te", "gzip;q=1, trailers"), ("connection", "te")]);
         assert_eq!(headers["te"], "trailers");
-        assert_eq!(headers["connection"], "te");
-        assert!(!crossed(direction, &[("te", "gzip")]).contains_key("te"));
+        let said = headers.get("connection").map(HeaderValue::as_bytes);
+        assert_eq!(said, (leg == Leg::Http1).then_some(&b"te"[..]), "{direction:?} on {leg:?}");
+        assert!(!crossed(direction, leg, &[("te", "gzip")]).contains_key("te"));
     }
 }
 
@@ -218,9 +255,10 @@ fn a_keep_alive_timeout_is_found_among_other_parameters() {
 
 #[test]
 fn a_request_has_one_name_and_one_trace_and_of_two_neither() {
-    for direction in REQUESTS {
+    for (direction, leg) in on_both_legs(REQUESTS) {
         let headers = crossed(
             direction,
+            leg,
             &[
                 ("x-request-id", "one"),
                 ("x-request-id", "two"),
@@ -277,9 +315,8 @@ fn an_upgrade_is_passed_on_where_it_can_be_made_and_nowhere_else() {
 
 #[test]
 fn a_stream_has_no_connection_of_its_own_to_speak_of() {
-    let way = Way { leg: Leg::Http2, upgrade: None };
     let mut headers = map(&[("te", "trailers, gzip"), ("connection", "te, x-one"), ("x-one", "1")]);
-    outbound_request(&mut headers, &Hop::new(), Version::HTTP_2, &way);
+    outbound_request(&mut headers, &Hop::new(), Version::HTTP_2, &way(Leg::Http2));
     assert_eq!(headers["te"], "trailers");
     assert_eq!(headers["outrigger-version"], "2");
     assert!(!headers.contains_key("connection") && !headers.contains_key("x-one"));

@@ -1,19 +1,25 @@
 //! A machine that is gone without a word: no FIN, no RST, no answer.
 
 use std::{
+    collections::BTreeMap,
+    convert::Infallible,
     fs,
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt as _, stream};
-use http::Response;
+use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 
@@ -199,5 +205,137 @@ fn a_machine_that_vanishes_holds_what_it_had_for_a_bounded_time_and_nobody_else(
     machines.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(scenario(&machines));
+    });
+}
+
+/// As much longer than the caller's policy says the callee's sidecar lets a body stand still.
+const CALLEES_SLACK: Duration = Duration::from_secs(1);
+
+/// Longer than an acknowledgement may be put off (200 ms).
+const QUIET: Duration = Duration::from_millis(500);
+
+const UPLOADS: &str = "
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: Service
+metadata: {name: bounded, namespace: demo}
+spec:
+  ports: [{port: 80, name: http, protocol: HTTP}]
+  serviceAccounts: [price]
+---
+apiVersion: outrigger.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: bounded, namespace: demo}
+spec:
+  targetRefs: [{name: bounded}]
+  timeouts: {idle: 2s}
+";
+
+/// Something that an application learnt of an upload.
+#[derive(Debug)]
+struct Learnt {
+    path: String,
+    what: What,
+    at: Instant,
+}
+
+#[derive(Debug, PartialEq)]
+enum What {
+    Piece,
+    End,
+    Broken,
+}
+
+/// An application that takes uploads as they come, and tells what it learns of them; it answers when they have ended.
+fn application(listener: TcpListener) -> mpsc::UnboundedReceiver<Learnt> {
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tell = tell.clone();
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                let tell = tell.clone();
+                async move {
+                    let path = request.uri().path().to_owned();
+                    let learnt = |what| Learnt { path: path.clone(), what, at: Instant::now() };
+                    let end = loop {
+                        match request.frame().await {
+                            Some(Ok(_)) => tell.send(learnt(What::Piece)).unwrap(),
+                            Some(Err(_)) => break What::Broken,
+                            None => break What::End,
+                        }
+                    };
+                    tell.send(learnt(end)).unwrap();
+                    Ok::<_, Infallible>(Response::new(body("taken")))
+                }
+            });
+            // A connection that the peer breaks is what is tested.
+            let connection =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection);
+        }
+    });
+    told
+}
+
+/// A connection of a client at the other machine to its sidecar, on which this was sent.
+async fn send_there(machines: &Machines, front: &Proxy, bytes: &str) -> TcpStream {
+    let client = machines.connection_there(front.outbound);
+    client.set_nonblocking(true).unwrap();
+    let mut client = TcpStream::from_std(client).unwrap();
+    client.write_all(bytes.as_bytes()).await.unwrap();
+    client
+}
+
+async fn upload_scenario(machines: &Machines) {
+    let mesh = Mesh::reachable_at(Machines::HERE).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let inbound = format!("{}:0={},name=http", Machines::HERE, listener.local_addr().unwrap());
+    let mut told = application(listener);
+    let settings = mesh.path("price.toml");
+    fs::write(&settings, "[limits]\npeer_timeout = \"1s\"\n").unwrap();
+    let flags = ["--inbound", &inbound, "--settings", &settings.to_string_lossy()];
+    let price = mesh.join_with("price-1", "price", &flags).await;
+    let token = mesh.token("far-1", "far", &[]).await;
+    let (named, program) = (("far-1", Some(&*token)), machines.program_there("outrigger-proxy"));
+    let far = Proxy::start_as(&mesh, named, program, Machines::THERE, &[] as &[&str]).await;
+    mesh.apply(&(service("price", "port: 80, name: http, protocol: HTTP") + UPLOADS)).await.ok();
+
+    // One that shares a connection, whose end is the connection's, and one that has a connection of its own, whose end is
+    // the caller's policy.
+    let mut clients = Vec::new();
+    for head in [
+        "POST http://price/shared HTTP/1.1\r\nhost: price\r\nx-request-id: shared\r\ncontent-length: 60000\r\n\r\nhello",
+        "POST http://bounded/own HTTP/1.1\r\nhost: bounded\r\nx-request-id: own\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ] {
+        clients.push(send_there(machines, &far, head).await);
+        let learnt = timeout(Duration::from_secs(10), told.recv()).await.expect("no upload").unwrap();
+        assert_eq!(learnt.what, What::Piece);
+    }
+    // The hard case: the caller has acknowledged everything, so that nothing is sent again and missed.
+    tokio::time::sleep(QUIET).await;
+    machines.vanish();
+    let gone = Instant::now();
+    let mut took = BTreeMap::new();
+    while took.len() < clients.len() {
+        let learnt = timeout(Duration::from_secs(10), told.recv()).await;
+        let learnt = learnt.unwrap_or_else(|_| panic!("only of {took:?} it was told")).unwrap();
+        assert_eq!(learnt.what, What::Broken, "{learnt:?}");
+        took.insert(learnt.path, learnt.at - gone);
+    }
+    assert!(took["/shared"] < PEER_TIMEOUT + SLACK, "{took:?}");
+    assert!(took["/own"] < IDLE + CALLEES_SLACK + SLACK, "{took:?}");
+    assert_eq!(reason(&price, "shared").await, "client_closed");
+    assert_eq!(reason(&price, "own").await, "body_timeout");
+    // Nobody else is worse off.
+    let front = mesh.join("front-1", "front", &[], None).await;
+    assert_eq!(front.client().get("http://price/").await.unwrap().text(), "taken");
+}
+
+#[test]
+fn a_caller_that_vanishes_in_the_middle_of_an_upload_is_given_up_in_a_bounded_time_and_its_callee_told_why() {
+    let machines = Machines::new();
+    machines.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(upload_scenario(&machines));
     });
 }

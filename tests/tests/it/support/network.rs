@@ -2,9 +2,10 @@
 
 use std::{
     fs::File,
-    net::{IpAddr, Ipv4Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd as _,
     process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
@@ -37,8 +38,9 @@ impl Machines {
             rustix::process::getuid().is_root(),
             "two machines are two network namespaces, which only root may make: run this test as root"
         );
-        let process = std::process::id();
-        let machines = Self { here: format!("or-here-{process}"), there: format!("or-there-{process}") };
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let number = format!("{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let machines = Self { here: format!("or-here-{number}"), there: format!("or-there-{number}") };
         let (here, there) = (&machines.here, &machines.there);
         ip(&format!("netns add {here}"));
         ip(&format!("netns add {there}"));
@@ -59,6 +61,11 @@ impl Machines {
     /// A listener on loopback of the other one.
     pub(crate) fn listener_there(&self) -> TcpListener {
         on(&self.there, || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+    }
+
+    /// A connection to loopback of the other one.
+    pub(crate) fn connection_there(&self, address: SocketAddr) -> TcpStream {
+        on(&self.there, || TcpStream::connect(address).unwrap())
     }
 
     /// A program of this workspace, to be started at the other one.
