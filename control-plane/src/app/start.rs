@@ -86,7 +86,8 @@ pub enum StartError {
     Upkeep(#[from] UpkeepError),
     /// A port.
     #[error(
-        "{setting} = {address} cannot be listened on; is another control plane running? Write port 0 for any free one"
+        "{setting} = {address} cannot be listened on{}; write port 0 for any free one",
+        if source.kind() == io::ErrorKind::AddrInUse { " (is another control plane running?)" } else { "" }
     )]
     Bind {
         /// Which.

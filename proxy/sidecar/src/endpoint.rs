@@ -23,6 +23,7 @@ use outrigger_core::{
     retry::Budget,
 };
 use parking_lot::Mutex;
+use tokio::sync::{Notify, futures::Notified};
 
 use crate::telemetry::Party;
 
@@ -141,6 +142,8 @@ pub struct DestinationState {
     requests: Bounded,
     pending: Bounded,
     pools: Mutex<Pools>,
+    /// A connection that counted here is gone.
+    freed: Notify,
     pub(crate) budget: Budget,
     ejections: Ejections,
     /// Of the endpoints in force.
@@ -169,6 +172,7 @@ impl DestinationState {
             requests,
             pending,
             pools: Mutex::default(),
+            freed: Notify::new(),
             budget: Budget::new(now),
             ejections: Ejections::new(),
             accruals: Mutex::default(),
@@ -197,7 +201,12 @@ impl DestinationState {
 
     /// Counts one connection more, if there are fewer than `limit`, until the guard is dropped.
     pub(crate) fn connection(self: &Arc<Self>, limit: u32) -> Option<Counted> {
-        self.count(|state| &state.connections, limit)
+        self.count(|state| &state.connections, limit, true)
+    }
+
+    /// Ready when there may be room for one more, for the first who waits.
+    pub(crate) fn freed(&self) -> Notified<'_> {
+        self.freed.notified()
     }
 
     /// A pool of connections that count here.
@@ -219,16 +228,16 @@ impl DestinationState {
 
     /// The same for a request, or a TCP connection of the own workload.
     pub(crate) fn request(self: &Arc<Self>, limit: u32) -> Option<Counted> {
-        self.count(|state| &state.requests, limit)
+        self.count(|state| &state.requests, limit, false)
     }
 
     /// The same for a request that waits for a connection.
     pub(crate) fn pending(self: &Arc<Self>, limit: u32) -> Option<Counted> {
-        self.count(|state| &state.pending, limit)
+        self.count(|state| &state.pending, limit, false)
     }
 
-    fn count(self: &Arc<Self>, counter: Counter, limit: u32) -> Option<Counted> {
-        counter(self).try_acquire(limit).then(|| Counted { state: Arc::clone(self), counter })
+    fn count(self: &Arc<Self>, counter: Counter, limit: u32, awaited: bool) -> Option<Counted> {
+        counter(self).try_acquire(limit).then(|| Counted { state: Arc::clone(self), counter, awaited })
     }
 }
 
@@ -310,11 +319,16 @@ type Counter = fn(&DestinationState) -> &Bounded;
 pub(crate) struct Counted {
     state: Arc<DestinationState>,
     counter: Counter,
+    /// Somebody may stand in line for it.
+    awaited: bool,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         (self.counter)(&self.state).release();
+        if self.awaited {
+            self.state.freed.notify_one();
+        }
     }
 }
 

@@ -13,7 +13,7 @@ mod patient;
 use std::{sync::Arc, time::Duration};
 
 use outrigger_core::reason::Reason;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -28,6 +28,8 @@ pub(crate) use failure::Failed;
 pub(crate) use http1::Lease;
 pub(crate) use http2::Stream;
 pub(crate) use patient::Patient;
+
+use http1::LOOK;
 
 /// The connections to one upstream.
 #[derive(Debug)]
@@ -66,24 +68,49 @@ impl<C: Connect> Upstream<C> {
         self.http1.is_unused() && self.http2.is_unused()
     }
 
-    /// A connection for opaque bytes, not shared and not kept; one of at most `connections`.
+    /// A connection for opaque bytes, not shared and not kept.
     pub(crate) async fn raw(
         &self,
         connect_timeout: Duration,
-        connections: u32,
+        room: Room,
     ) -> Result<(Connected, Counted), Reason> {
-        let counted = match self.destination.connection(connections) {
+        let counted = match self.destination.connection(room.connections) {
             Some(counted) => counted,
-            // One that nobody uses is gone in a moment.
-            None if self.destination.make_room(http1::LOOK) => {
-                sleep(http1::LOOK).await;
-                self.destination.connection(connections).ok_or(Reason::ConnectionLimit)?
-            }
-            None => return Err(Reason::ConnectionLimit),
+            None => self.wait_for(room).await?,
         };
         let connected = timeout(connect_timeout, self.connect.connect(Protocol::Raw)).await;
         Ok((connected.unwrap_or(Err(Reason::ConnectTimeout))?, counted))
     }
+
+    async fn wait_for(&self, room: Room) -> Result<Counted, Reason> {
+        let destination = &self.destination;
+        let _pending = destination.pending(room.pending).ok_or(Reason::PendingLimit)?;
+        let end = Instant::now() + room.queue_timeout;
+        loop {
+            let now = Instant::now();
+            // The first look is one that was had already: others may stand in line.
+            if timeout_at(end.min(now + LOOK), destination.freed()).await.is_err() {
+                if now + LOOK >= end {
+                    return Err(Reason::ConnectionLimit);
+                }
+                destination.make_room(LOOK);
+            }
+            if let Some(counted) = destination.connection(room.connections) {
+                return Ok(counted);
+            }
+        }
+    }
+}
+
+/// Which room there is for a connection of one's own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// At the destination, at most so many.
+    pub(crate) connections: u32,
+    /// So many may wait for one.
+    pub(crate) pending: u32,
+    /// For so long.
+    pub(crate) queue_timeout: Duration,
 }
 
 /// What an exchange has of its upstream until the response's last byte came.

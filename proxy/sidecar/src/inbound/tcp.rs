@@ -8,10 +8,11 @@ use outrigger_core::telemetry::Class;
 use super::{Inbound, Peer, forward::CONNECT_TIMEOUT};
 use crate::{
     carry,
-    http::Transport as _,
+    http::{Limits, Transport as _},
     tcp::Side,
     telemetry::{Direction, Exchange, Party, Record},
     trust::Trusted,
+    upstream::Room,
 };
 
 impl Inbound {
@@ -23,8 +24,9 @@ impl Inbound {
         record.generation = self.shared.snapshot.load().generation;
         record.upstream = Some(Arc::clone(&self.application.connector().party));
         let exchange = Exchange::begin(&self.shared.telemetry, &Arc::default(), record);
-        let connections = self.shared.limits.app_connections;
-        match self.application.raw(CONNECT_TIMEOUT, connections).await {
+        let Limits { app_connections, app_pending, queue_timeout, .. } = self.shared.limits;
+        let room = Room { connections: app_connections, pending: app_pending, queue_timeout };
+        match self.application.raw(CONNECT_TIMEOUT, room).await {
             Ok((connected, counted)) => {
                 let idle = self.shared.limits.inbound_idle;
                 let downstream = Side::new(stream, Bytes::new());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use outrigger_core::{
+    model::TrafficLimits,
     outlier::{self, verdict},
     reason::Reason,
     retry::{Outcome, Retries, Situation, Tried, Verdict},
@@ -22,7 +23,7 @@ use crate::{
     http::Transport as _,
     tcp::Side,
     telemetry::{Direction, Exchange, Record},
-    upstream::Connected,
+    upstream::{Connected, Room},
 };
 
 impl Outbound {
@@ -80,7 +81,9 @@ impl Outbound {
             let admitted = (picked.accrual, picked.admission);
             exchange.hold_trial(Trial::begin(destination, picked.state, admitted, started.into_std()));
             let peer = self.pools.of(picked.state, &set.destination, &self.shared);
-            let connected = peer.raw(connect_timeout, resilience.limits.connections).await;
+            let TrafficLimits { connections, pending, .. } = resilience.limits;
+            let room = Room { connections, pending, queue_timeout: self.shared.limits.queue_timeout };
+            let connected = peer.raw(connect_timeout, room).await;
             let now = Instant::now();
             exchange.stamp(|stamps| {
                 stamps.connecting = now - started;

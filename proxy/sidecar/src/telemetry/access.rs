@@ -136,7 +136,7 @@ impl Record {
         }
     }
 
-    /// Answered 5xx, cut short, or made by the proxy itself; a client that went away, or a proxy that stops, is
+    /// Answered 5xx, cut short by the callee, or made by the proxy itself; a client that went away, or a proxy that stops, is
     /// no failure of the edge.
     pub(crate) fn is_failure(&self) -> bool {
         if matches!(self.reason, Some(Reason::ClientClosed | Reason::Stopped)) {

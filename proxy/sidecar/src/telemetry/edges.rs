@@ -202,7 +202,7 @@ fn encode_counts(encoder: &mut DescriptorEncoder<'_>, edges: &[(Labels, Edge, u6
     encode_count(encoder, edges, ("outrigger_edge_requests", "Requests over the edge"), |edge| {
         edge.requests
     })?;
-    let help = "Those answered 5xx, cut short, or answered by the proxy itself";
+    let help = "Those answered 5xx, cut short by the callee, or answered by the proxy itself";
     encode_count(encoder, edges, ("outrigger_edge_failures", help), |edge| edge.failures)
 }
 

@@ -91,7 +91,10 @@ impl UpstreamBody {
             match frame.into_data() {
                 Ok(data) => {
                     bytes = bytes.saturating_add(data.len());
-                    frames.push_back(data);
+                    // One that is empty, as the last of a stream may be, is never asked for once the length is known.
+                    if !data.is_empty() {
+                        frames.push_back(data);
+                    }
                     if bytes > limit {
                         return Kept::Large(Self::Begun(frames, Box::new(self)));
                     }

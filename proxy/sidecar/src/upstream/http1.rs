@@ -248,9 +248,17 @@ impl<C: Connect> Pool<C> {
         let end = begin + patience;
         loop {
             let now = Instant::now();
-            match timeout_at(end.min(now + LOOK), &mut receiver).await {
-                Ok(Ok(given)) => return given,
-                Ok(Err(_gone)) => return Err(Reason::InternalError),
+            let given = async {
+                tokio::select! {
+                    biased;
+                    given = &mut receiver => Some(given),
+                    () = self.destination.freed() => None,
+                }
+            };
+            match timeout_at(end.min(now + LOOK), given).await {
+                Ok(Some(Ok(given))) => return given,
+                Ok(Some(Err(_gone))) => return Err(Reason::InternalError),
+                Ok(None) => drop(self.make(&mut self.state.lock(), demand)),
                 Err(_elapsed) if now + LOOK < end => {
                     let made = self.make(&mut self.state.lock(), demand);
                     if !made {

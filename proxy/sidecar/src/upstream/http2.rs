@@ -244,7 +244,13 @@ impl<C: Connect> Multiplexer<C> {
                 Err(lack) => {
                     // A connection may end elsewhere, which makes room for one here.
                     let (now, end) = (Instant::now(), begin + demand.queue_timeout);
-                    if timeout_at(end.min(now + LOOK), freed).await.is_err() {
+                    let either = async {
+                        tokio::select! {
+                            () = freed => {}
+                            () = self.destination.freed() => {}
+                        }
+                    };
+                    if timeout_at(end.min(now + LOOK), either).await.is_err() {
                         if now + LOOK >= end {
                             return Err(Reason::ConnectionLimit);
                         }

@@ -185,6 +185,26 @@ async fn a_kept_answer_is_delivered_when_the_next_attempt_brings_none() {
     assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("x-kept: yes"), "{head}");
 }
 
+/// Its last frame may be empty, and is not asked for by whoever knows the length.
+#[tokio::test]
+async fn a_kept_answer_of_unknown_length_is_delivered_whole_and_is_no_client_that_went_away() {
+    let pair = pair().await;
+    let retry = Retry { attempts: 1, ..retrying().retry };
+    pair.resilient(2, &[pair.endpoint()], Resilience { retry, ..Resilience::default() });
+    let (mut client, mut app) = pair.asked(GET).await;
+    let kept =
+        "HTTP/1.1 503 Busy\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n3\r\nno!\r\n0\r\n\r\n";
+    app.send(kept).await;
+    let mut app = pair.app.accept().await;
+    app.head().await;
+    drop(app);
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("content-length: 3\r\n"), "{head}");
+    assert_eq!(client.exactly(3).await, b"no!");
+    assert_eq!(attempts(&client).await, ("2".to_owned(), None));
+    assert!(pair.front.telemetry.edges().iter().any(|edge| edge.failures == 1));
+}
+
 #[tokio::test]
 async fn an_answer_that_is_too_large_to_be_kept_is_delivered() {
     let pair = pair().await;

@@ -205,7 +205,7 @@ impl Pair {
         self.publish_set(generation, service, endpoint_set(endpoints), change);
     }
 
-    fn publish_set(
+    pub(crate) fn publish_set(
         &self,
         generation: u64,
         service: Service,

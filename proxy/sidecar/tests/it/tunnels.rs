@@ -1,10 +1,13 @@
 //! CONNECT to a name of the mesh, and no HTTP inside: bytes are carried as on a connection of their own, whether that is
 //! declared or found out from the first of them (SEMANTICS D.7).
 
-use outrigger_core::{model::AppProtocol, telemetry::Class};
+use outrigger_core::{
+    model::{AppProtocol, EndpointSet, Resilience, TrafficLimits},
+    telemetry::Class,
+};
 
 use crate::support::{
-    Pair, log,
+    GET, Pair, endpoint_set, log,
     raw::{End, Raw},
 };
 
@@ -111,4 +114,27 @@ async fn a_server_that_has_the_first_word_is_heard_at_once_where_tcp_is_declared
     assert_eq!(client.rest().await, (REST.to_vec(), End::Clean));
     is_recorded(&pair, &client, QUESTION.len(), ANSWER.len() + REST.len()).await;
     is_counted(&pair.price.ended().await);
+}
+
+#[tokio::test]
+async fn where_one_connection_is_all_that_there_may_be_an_idle_one_makes_room_for_bytes() {
+    let pair = Pair::start().await;
+    let mut service = pair.service(Vec::new());
+    service.ports[0].protocol = AppProtocol::Detect;
+    let limits = TrafficLimits { connections: 1, ..TrafficLimits::default() };
+    let resilience = Resilience { limits, ..Resilience::default() };
+    let set = EndpointSet { resilience, ..endpoint_set(&[pair.endpoint()]) };
+    pair.publish_set(2, service, set, |_| {});
+    for _ in 0..2 {
+        let mut client = pair.client().await;
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let (_, head) = pair.exchange(&mut client, GET, answer).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let mut client = tunnel(&pair, QUESTION, true).await;
+        let mut app = pair.app.accept().await;
+        assert_eq!(app.exactly(QUESTION.len()).await, QUESTION);
+        client.half_close().await;
+        app.half_close().await;
+        assert_eq!(client.rest().await, (Vec::new(), End::Clean));
+    }
 }
