@@ -181,13 +181,23 @@ pub(crate) fn tune(stream: &TcpStream) {
     }
 }
 
+/// When to ask a peer that says nothing for the first time, and from then on how often: so that the limit, of so many seconds, is one
+/// of these moments, and none of them is further than [`KEEPALIVE`] from the one before.
+fn asked_within(limit: u64) -> (Duration, Duration) {
+    let most = KEEPALIVE.as_secs();
+    let interval = (limit / 4).clamp(1, most);
+    let times = limit.saturating_sub(most).div_ceil(interval).max(2);
+    let first = limit.saturating_sub(times * interval).clamp(1, most);
+    (Duration::from_secs(first), Duration::from_secs(interval))
+}
+
 /// A connection that many requests share is given up when its peer acknowledges nothing for `limit`: it always reads, however
 /// slow what it reads for is. Where nothing is sent there is nothing to acknowledge, so that it is asked well before: the
 /// kernel counts `limit` from the last that it heard, and looks when it asks. It counts whole seconds there, and of a `limit`
-/// below two it needs two.
+/// below two it needs two; the last question is at the limit.
 pub(crate) fn tune_shared(stream: &TcpStream, limit: Duration) {
-    let within = |part: u32| (limit / part).clamp(Duration::from_secs(1), KEEPALIVE);
-    let keepalive = TcpKeepalive::new().with_time(within(2)).with_interval(within(4));
+    let (first, then) = asked_within(limit.as_secs());
+    let keepalive = TcpKeepalive::new().with_time(first).with_interval(then);
     let socket = SockRef::from(stream);
     let tuned = unacknowledged(&socket, limit).and_then(|()| socket.set_tcp_keepalive(&keepalive));
     if let Err(error) = tuned {
@@ -224,7 +234,13 @@ mod tests {
     async fn a_peer_that_is_sent_nothing_is_asked_within_the_limit() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        for (limit, first, then) in [(1, 1, 1), (3, 1, 1), (20, 10, 5), (600, 20, 20)] {
+        for limit in 3..=600 {
+            let (first, then) = asked_within(limit);
+            let (first, then) = (first.as_secs(), then.as_secs());
+            assert_eq!((limit - first) % then, 0, "{limit}: {first} {then}");
+            assert!(first <= 20 && then <= 20 && limit - first >= 2 * then, "{limit}: {first} {then}");
+        }
+        for (limit, first, then) in [(1, 1, 1), (3, 1, 1), (20, 10, 5), (25, 13, 6), (600, 20, 20)] {
             tune_shared(&stream, Duration::from_secs(limit));
             let socket = SockRef::from(&stream);
             assert!(socket.keepalive().unwrap());

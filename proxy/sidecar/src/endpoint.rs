@@ -152,8 +152,11 @@ pub struct DestinationState {
 
 /// Connections to one upstream, of one protocol and worker, of which some may be idle.
 pub(crate) trait Pooled: fmt::Debug + Send + Sync {
-    /// Closes one on which nothing was under way for `rested`; whether there was one.
-    fn close_one(&self, rested: Duration) -> bool;
+    /// For how long nothing was under way, at `now`, on the one on which that is longest.
+    fn rested(&self, now: tokio::time::Instant) -> Option<Duration>;
+
+    /// Closes that one, if it is for `least` at least.
+    fn close_one(&self, least: Duration);
 }
 
 /// All that keep connections to a destination.
@@ -162,6 +165,8 @@ struct Pools {
     pools: Vec<Weak<dyn Pooled>>,
     /// With as many it is time to look which of them are gone.
     crowd: usize,
+    /// When room was asked for last.
+    asked: Option<tokio::time::Instant>,
 }
 
 impl DestinationState {
@@ -204,7 +209,7 @@ impl DestinationState {
         self.count(|state| &state.connections, limit, true)
     }
 
-    /// Ready when there may be room for one more, for the first who waits.
+    /// Ready when there may be room for one more. Only for those who found none: it wakes one of them.
     pub(crate) fn freed(&self) -> Notified<'_> {
         self.freed.notified()
     }
@@ -219,11 +224,22 @@ impl DestinationState {
         pools.pools.push(pool);
     }
 
-    /// Connections that nobody uses count like others. Closes one that was idle for `rested`, whoever keeps it, for somebody who has
-    /// waited for room in vain; whether there was one. Not to be called under the lock of a pool.
-    pub(crate) fn make_room(&self, rested: Duration) -> bool {
-        let pools: Vec<_> = self.pools.lock().pools.iter().filter_map(Weak::upgrade).collect();
-        pools.iter().any(|pool| pool.close_one(rested))
+    /// Connections that nobody uses count like others. Closes the one that was idle for longest, whoever keeps it, for those who have
+    /// waited for room in vain: one every `pace`, and none that was not idle as long. Not to be called under the lock of a pool.
+    pub(crate) fn make_room(&self, pace: Duration) {
+        let now = tokio::time::Instant::now();
+        let pools: Vec<_> = {
+            let mut pools = self.pools.lock();
+            if pools.asked.is_some_and(|asked| now.saturating_duration_since(asked) < pace) {
+                return;
+            }
+            pools.asked = Some(now);
+            pools.pools.iter().filter_map(Weak::upgrade).collect()
+        };
+        let rested = pools.iter().filter_map(|pool| Some((pool.rested(now)?, pool)));
+        if let Some((_, pool)) = rested.max_by_key(|(rested, _)| *rested) {
+            pool.close_one(pace);
+        }
     }
 
     /// The same for a request, or a TCP connection of the own workload.

@@ -68,37 +68,37 @@ impl<C: Connect> Upstream<C> {
         self.http1.is_unused() && self.http2.is_unused()
     }
 
-    /// A connection for opaque bytes, not shared and not kept.
-    pub(crate) async fn raw(
-        &self,
-        connect_timeout: Duration,
-        room: Room,
-    ) -> Result<(Connected, Counted), Reason> {
-        let counted = match self.destination.connection(room.connections) {
-            Some(counted) => counted,
-            None => self.wait_for(room).await?,
-        };
-        let connected = timeout(connect_timeout, self.connect.connect(Protocol::Raw)).await;
-        Ok((connected.unwrap_or(Err(Reason::ConnectTimeout))?, counted))
-    }
-
-    async fn wait_for(&self, room: Room) -> Result<Counted, Reason> {
+    /// The right to a connection for opaque bytes.
+    pub(crate) async fn place(&self, room: Room) -> Result<Counted, Reason> {
         let destination = &self.destination;
+        if let Some(counted) = destination.connection(room.connections) {
+            return Ok(counted);
+        }
         let _pending = destination.pending(room.pending).ok_or(Reason::PendingLimit)?;
         let end = Instant::now() + room.queue_timeout;
         loop {
             let now = Instant::now();
-            // The first look is one that was had already: others may stand in line.
-            if timeout_at(end.min(now + LOOK), destination.freed()).await.is_err() {
-                if now + LOOK >= end {
-                    return Err(Reason::ConnectionLimit);
-                }
-                destination.make_room(LOOK);
-            }
+            let in_vain = timeout_at(end.min(now + LOOK), destination.freed()).await.is_err();
             if let Some(counted) = destination.connection(room.connections) {
                 return Ok(counted);
             }
+            if in_vain && now + LOOK >= end {
+                return Err(Reason::ConnectionLimit);
+            }
+            if in_vain {
+                destination.make_room(LOOK);
+            }
         }
+    }
+
+    /// A connection for opaque bytes, not shared and not kept, by the right to it.
+    pub(crate) async fn raw(
+        &self,
+        connect_timeout: Duration,
+        place: Counted,
+    ) -> Result<(Connected, Counted), Reason> {
+        let connected = timeout(connect_timeout, self.connect.connect(Protocol::Raw)).await;
+        Ok((connected.unwrap_or(Err(Reason::ConnectTimeout))?, place))
     }
 }
 

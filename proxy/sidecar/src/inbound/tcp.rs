@@ -26,7 +26,11 @@ impl Inbound {
         let exchange = Exchange::begin(&self.shared.telemetry, &Arc::default(), record);
         let Limits { app_connections, app_pending, queue_timeout, .. } = self.shared.limits;
         let room = Room { connections: app_connections, pending: app_pending, queue_timeout };
-        match self.application.raw(CONNECT_TIMEOUT, room).await {
+        let connected = match self.application.place(room).await {
+            Ok(place) => self.application.raw(CONNECT_TIMEOUT, place).await,
+            Err(reason) => Err(reason),
+        };
+        match connected {
             Ok((connected, counted)) => {
                 let idle = self.shared.limits.inbound_idle;
                 let downstream = Side::new(stream, Bytes::new());

@@ -83,10 +83,15 @@ impl Outbound {
             let peer = self.pools.of(picked.state, &set.destination, &self.shared);
             let TrafficLimits { connections, pending, .. } = resilience.limits;
             let room = Room { connections, pending, queue_timeout: self.shared.limits.queue_timeout };
-            let connected = peer.raw(connect_timeout, room).await;
+            let place = peer.place(room).await;
+            let placed = Instant::now();
+            let connected = match place {
+                Ok(place) => peer.raw(connect_timeout, place).await,
+                Err(reason) => Err(reason),
+            };
             let now = Instant::now();
             exchange.stamp(|stamps| {
-                stamps.connecting = now - started;
+                (stamps.queued, stamps.connecting) = (placed - started, now - placed);
                 stamps.handed_on = connected.is_ok().then(|| now.into_std());
             });
             let how = connected
@@ -94,6 +99,7 @@ impl Outbound {
                 .err()
                 .map_or(outlier::Verdict::Success, |reason| verdict(Some(*reason), None, None));
             if let Some(trial) = exchange.trial() {
+                trial.handed_on(Some(placed.into_std()));
                 trial.judge(now.into_std(), how);
             }
             let reason = match connected {

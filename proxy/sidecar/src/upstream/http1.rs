@@ -236,11 +236,10 @@ impl<C: Connect> Pool<C> {
     async fn wait(self: &Arc<Self>, demand: &Demand, begin: Instant) -> Result<Connection, Reason> {
         let _pending = self.destination.pending(demand.pending).ok_or(Reason::PendingLimit)?;
         let (sender, mut receiver) = oneshot::channel();
-        let connecting = {
+        let (mut room, connecting) = {
             let mut state = self.state.lock();
             state.line.push_back(Waiting { since: begin, sender });
-            self.make(&mut state, demand);
-            state.connecting > 0
+            (self.make(&mut state, demand), state.connecting > 0)
         };
         // Whoever makes a connection has a timeout of his own, and tells everybody of it.
         let patience =
@@ -252,16 +251,16 @@ impl<C: Connect> Pool<C> {
                 tokio::select! {
                     biased;
                     given = &mut receiver => Some(given),
-                    () = self.destination.freed() => None,
+                    () = self.destination.freed(), if !room => None,
                 }
             };
             match timeout_at(end.min(now + LOOK), given).await {
                 Ok(Some(Ok(given))) => return given,
                 Ok(Some(Err(_gone))) => return Err(Reason::InternalError),
-                Ok(None) => drop(self.make(&mut self.state.lock(), demand)),
+                Ok(None) => room = self.make(&mut self.state.lock(), demand),
                 Err(_elapsed) if now + LOOK < end => {
-                    let made = self.make(&mut self.state.lock(), demand);
-                    if !made {
+                    room = self.make(&mut self.state.lock(), demand);
+                    if !room {
                         self.destination.make_room(LOOK);
                     }
                 }
@@ -289,8 +288,8 @@ impl<C: Connect> Pool<C> {
         let made = timeout(demand.connect_timeout, self.connect.connect(Protocol::Http1)).await;
         let made = match made {
             Ok(Ok(connected)) => self.begin(connected, counted, began).await,
-            Ok(Err(reason)) => Err(reason),
-            Err(_elapsed) => Err(Reason::ConnectTimeout),
+            Ok(Err(reason)) => not_made(counted, reason),
+            Err(_elapsed) => not_made(counted, Reason::ConnectTimeout),
         };
         let mut state = self.state.lock();
         state.connecting = state.connecting.saturating_sub(1);
@@ -376,17 +375,26 @@ impl<C: Connect> Pool<C> {
 }
 
 impl<C: Connect> Pooled for Pool<C> {
-    fn close_one(&self, rested: Duration) -> bool {
+    fn rested(&self, now: Instant) -> Option<Duration> {
+        let mut state = self.state.lock();
+        state.idle.retain(|idle| !idle.connection.is_over());
+        state.idle.first().map(|idle| now.saturating_duration_since(idle.since))
+    }
+
+    fn close_one(&self, least: Duration) {
         let now = Instant::now();
         let mut state = self.state.lock();
         // The first was idle for longest.
-        let first =
-            state.idle.first().is_some_and(|idle| now.saturating_duration_since(idle.since) >= rested);
-        if first {
+        if state.idle.first().is_some_and(|idle| now.saturating_duration_since(idle.since) >= least) {
             state.idle.remove(0);
         }
-        first
     }
+}
+
+/// Whoever is next in line may have its room.
+fn not_made(counted: Counted, reason: Reason) -> Result<Connection, Reason> {
+    drop(counted);
+    Err(reason)
 }
 
 /// The task of a connection: ends with it, with what it was turned into, or when it has to be cut.

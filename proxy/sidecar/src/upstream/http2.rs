@@ -42,6 +42,9 @@ use crate::{
 /// So many new connections may be full of others' streams before a request has one.
 const LANDINGS: u32 = 16;
 
+/// Within so long a new connection is used by whoever it was made for, if ever.
+const CLAIMED: Duration = Duration::from_secs(5);
+
 /// Instead of a time.
 const UNUSED: u64 = u64::MAX;
 
@@ -132,6 +135,12 @@ impl Load {
     fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed) || self.standing.is_retired()
     }
+
+    /// For how long it was idle, at `now`; `None`: it is in use, or gone, or was made a moment ago for somebody who is to use it.
+    fn rested(&self, now: Instant) -> Option<Duration> {
+        let rested = now.saturating_duration_since(self.idle_since().filter(|_| !self.is_over())?);
+        (!self.is_unused() || rested >= CLAIMED).then_some(rested)
+    }
 }
 
 /// The right to one stream of a connection, until it is dropped.
@@ -210,6 +219,7 @@ impl<C: Connect> Multiplexer<C> {
         let begin = Instant::now();
         let mut connecting = Duration::ZERO;
         let mut landings = 0;
+        let mut looked_in_vain = false;
         loop {
             // Registered before the look, so that no stream given back in between is missed.
             let mut freed = pin!(self.freed.notified());
@@ -244,20 +254,19 @@ impl<C: Connect> Multiplexer<C> {
                 Err(lack) => {
                     // A connection may end elsewhere, which makes room for one here.
                     let (now, end) = (Instant::now(), begin + demand.queue_timeout);
+                    if now >= end {
+                        return Err(Reason::ConnectionLimit);
+                    }
+                    if looked_in_vain && lack == Lack::Room {
+                        self.destination.make_room(LOOK);
+                    }
                     let either = async {
                         tokio::select! {
                             () = freed => {}
-                            () = self.destination.freed() => {}
+                            () = self.destination.freed(), if lack == Lack::Room => {}
                         }
                     };
-                    if timeout_at(end.min(now + LOOK), either).await.is_err() {
-                        if now + LOOK >= end {
-                            return Err(Reason::ConnectionLimit);
-                        }
-                        if lack == Lack::Room {
-                            self.destination.make_room(LOOK);
-                        }
-                    }
+                    looked_in_vain = timeout_at(end.min(now + LOOK), either).await.is_err();
                 }
             }
         }
@@ -327,6 +336,8 @@ impl<C: Connect> Multiplexer<C> {
                 state.connections.push(open);
             });
             drop(state);
+            // Those who found no room for another one.
+            this.freed.notify_waiters();
             let _nobody_waits = landed.send(Some(landing));
         });
         Ok(landing)
@@ -355,7 +366,8 @@ impl<C: Connect> Multiplexer<C> {
             over: AtomicBool::new(false),
             freed: Arc::clone(&self.freed),
         });
-        let (idle, over) = (close_when_idle(Arc::downgrade(self), Arc::clone(&load)), Arc::clone(&load));
+        let home = Arc::downgrade(self);
+        let (idle, over) = (close_when_idle(Weak::clone(&home), Arc::clone(&load)), Arc::clone(&load));
         let connect = Arc::clone(&self.connect);
         tokio::spawn(async move {
             let ended = async {
@@ -376,6 +388,9 @@ impl<C: Connect> Multiplexer<C> {
             over.standing.end();
             // Those who wait for a stream of it look elsewhere.
             over.freed.notify_waiters();
+            if let Some(home) = home.upgrade() {
+                home.state.lock().connections.retain(|open| !open.load.is_over());
+            }
             drop(counted);
         });
         // Its first word is its settings: it believes us then, how many streams it takes is known, and no request is sent
@@ -401,17 +416,22 @@ impl State {
 }
 
 impl<C: Connect> Pooled for Multiplexer<C> {
-    fn close_one(&self, rested: Duration) -> bool {
+    fn rested(&self, now: Instant) -> Option<Duration> {
+        let state = self.state.lock();
+        state.connections.iter().filter_map(|open| open.load.rested(now)).max()
+    }
+
+    fn close_one(&self, least: Duration) {
         let now = Instant::now();
+        // Under the lock under which streams are given out.
         let mut state = self.state.lock();
-        let rests = |open: &Open| {
-            open.load.idle_since().is_some_and(|since| now.saturating_duration_since(since) >= rested)
-        };
-        let found = state.connections.iter().position(rests).map(|place| state.connections.remove(place));
-        if let Some(open) = &found {
-            open.load.over.store(true, Ordering::Relaxed);
+        let rested = state.connections.iter().filter_map(|open| Some((open.load.rested(now)?, &open.load)));
+        if let Some((_, load)) =
+            rested.max_by_key(|(rested, _)| *rested).filter(|(rested, _)| *rested >= least)
+        {
+            load.over.store(true, Ordering::Relaxed);
+            state.connections.retain(|open| !open.load.is_over());
         }
-        found.is_some()
     }
 }
 

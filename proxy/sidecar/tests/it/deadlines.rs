@@ -110,10 +110,10 @@ fn timed(path: &str, timeout: &'static str) -> Request<()> {
     request
 }
 
-/// [`WAIT`] passes at the sidecar since it has the head of what `client` sent last: so long another request has, whose head
+/// [`WAIT`] passes at all sidecars since they have the head of what `client` sent last: twice as long another request has, whose head
 /// comes after that on the same connection, and which is given up.
 async fn pass(client: &mut Client) {
-    let given_up = client.send(timed("/given-up", "50ms"), true).await;
+    let given_up = client.send(timed("/given-up", "100ms"), true).await;
     assert_eq!(given_up.answer().await.unwrap().status(), 504);
 }
 

@@ -122,7 +122,7 @@ async fn where_nobody_has_room_nothing_is_sent_again_and_the_client_is_told_when
 /// In whatever order they are asked.
 #[tokio::test]
 async fn what_an_application_said_is_delivered_when_others_say_nothing_of_their_own() {
-    for _ in 0..8 {
+    for _ in 0..30 {
         let pair = pair().await;
         let full = Full::start(&pair, false).await;
         let nobody = Server::listen().await;

@@ -1,13 +1,16 @@
 //! CONNECT to a name of the mesh, and no HTTP inside: bytes are carried as on a connection of their own, whether that is
 //! declared or found out from the first of them (SEMANTICS D.7).
 
+use std::time::Duration;
+
 use outrigger_core::{
     model::{AppProtocol, EndpointSet, Resilience, TrafficLimits},
     telemetry::Class,
 };
+use outrigger_proxy::http::Limits;
 
 use crate::support::{
-    GET, Pair, endpoint_set, log,
+    GET, Options, Pair, endpoint_set, log,
     raw::{End, Raw},
 };
 
@@ -137,4 +140,30 @@ async fn where_one_connection_is_all_that_there_may_be_an_idle_one_makes_room_fo
         app.half_close().await;
         assert_eq!(client.rest().await, (Vec::new(), End::Clean));
     }
+}
+
+#[tokio::test]
+async fn bytes_for_which_there_is_no_room_wait_for_it_and_are_told_why_there_was_none() {
+    let wait = Duration::from_millis(200);
+    let limits = Limits { queue_timeout: wait, ..Limits::default() };
+    let pair = Pair::with(&Options { limits, ..Options::default() }).await;
+    let mut service = pair.service(Vec::new());
+    service.ports[0].protocol = AppProtocol::Tcp;
+    let limits = TrafficLimits { connections: 1, ..TrafficLimits::default() };
+    let resilience = Resilience { limits, ..Resilience::default() };
+    let set = EndpointSet { resilience, ..endpoint_set(&[pair.endpoint()]) };
+    pair.publish_set(2, service, set, |_| {});
+    let mut held = tunnel(&pair, QUESTION, true).await;
+    let mut app = pair.app.accept().await;
+    assert_eq!(app.exactly(QUESTION.len()).await, QUESTION);
+    let mut client = tunnel(&pair, QUESTION, true).await;
+    assert_eq!(client.rest().await, (Vec::new(), End::Reset));
+    let address = client.address().to_string();
+    let line = log::line(&[("downstream.addr", &address), ("direction", "outbound"), ("class", "tcp")]).await;
+    assert_eq!(line.get("reason").map(String::as_str), Some("connection_limit"));
+    let queued = line["phases_us"].split(' ').find_map(|phase| phase.strip_prefix("queue=")).unwrap();
+    assert!(queued.parse::<u128>().unwrap() >= wait.as_micros(), "{line:?}");
+    // Whoever is there is not bothered.
+    app.send(ANSWER).await;
+    assert_eq!(held.exactly(ANSWER.len()).await, ANSWER);
 }

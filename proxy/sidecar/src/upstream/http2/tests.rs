@@ -56,21 +56,30 @@ impl App {
         Self { pool, destination, opened, closed }
     }
 
+    /// Another one's connections to it.
+    fn another(&self) -> Arc<Multiplexer<Plain>> {
+        Multiplexer::new(Arc::clone(&self.pool.connect), Arc::clone(&self.destination), &Limits::default())
+    }
+
     /// One whole request, which takes a connection as `demand` says; whether that was new.
     async fn exchange(&self, demand: &Demand) -> bool {
-        let (mut sender, stream, waited) = self.pool.acquire(demand).await.unwrap();
-        let request = Request::builder().method(Method::GET).uri("http://app/").body(()).unwrap();
-        let (response, _) = sender.send_request(request, true).unwrap();
-        drop(sender);
-        assert_eq!(response.await.unwrap().status(), 200);
-        drop(stream);
-        waited.fresh
+        exchange(&self.pool, demand).await
     }
 
     /// So many connections were opened since this was last asked.
     fn opened(&mut self) -> usize {
         std::iter::from_fn(|| self.opened.try_recv().ok()).count()
     }
+}
+
+async fn exchange(pool: &Arc<Multiplexer<Plain>>, demand: &Demand) -> bool {
+    let (mut sender, stream, waited) = pool.acquire(demand).await.unwrap();
+    let request = Request::builder().method(Method::GET).uri("http://app/").body(()).unwrap();
+    let (response, _) = sender.send_request(request, true).unwrap();
+    drop(sender);
+    assert_eq!(response.await.unwrap().status(), 200);
+    drop(stream);
+    waited.fresh
 }
 
 async fn serve(stream: TcpStream, closed: mpsc::UnboundedSender<()>) {
@@ -181,4 +190,21 @@ async fn who_believes_nothing_takes_the_connection_that_was_made_for_him() {
         pass(Duration::from_micros(2)).await;
     }
     assert_eq!(app.opened(), 3);
+}
+
+#[tokio::test]
+async fn of_what_others_keep_many_who_wait_close_one_and_that_was_idle_for_longest() {
+    let mut app = App::start().await;
+    let three = Demand { connections: 3, ..demand(Duration::MAX) };
+    let others = [app.another(), app.another()];
+    for pool in others.iter().chain([&app.pool]) {
+        exchange(pool, &three).await;
+        pass(LOOK).await;
+    }
+    let late = app.another();
+    join_all((0..50).map(|_| exchange(&late, &three))).await;
+    app.closed.recv().await.unwrap();
+    assert_eq!(app.opened(), 4);
+    let kept = others.iter().chain([&app.pool, &late]).map(|pool| pool.state.lock().connections.len());
+    assert_eq!(kept.collect::<Vec<_>>(), [0, 1, 1, 1]);
 }
