@@ -43,7 +43,7 @@ use crate::{
 const LANDINGS: u32 = 16;
 
 /// Within so long a new connection is used by whoever it was made for, if ever.
-const CLAIMED: Duration = Duration::from_secs(5);
+const CLAIMED: Duration = Duration::from_millis(250);
 
 /// Instead of a time.
 const UNUSED: u64 = u64::MAX;
@@ -92,6 +92,19 @@ struct Open {
     /// Dropped with the last of its copies, the connection closes once its streams are done.
     sender: SendRequest<Bytes>,
     load: Arc<Load>,
+    landed: Instant,
+}
+
+impl Open {
+    /// For how long it was idle, at `now`; `None`: it is in use, or was made a moment ago for somebody who is to use it.
+    fn rested(&self, now: Instant) -> Option<Duration> {
+        let idle = self.load.idle_since()?;
+        if self.load.is_unused() {
+            Some(now.saturating_duration_since(self.landed)).filter(|rested| *rested >= CLAIMED)
+        } else {
+            Some(now.saturating_duration_since(idle))
+        }
+    }
 }
 
 /// What is under way on a connection.
@@ -134,12 +147,6 @@ impl Load {
 
     fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed) || self.standing.is_retired()
-    }
-
-    /// For how long it was idle, at `now`; `None`: it is in use, or gone, or was made a moment ago for somebody who is to use it.
-    fn rested(&self, now: Instant) -> Option<Duration> {
-        let rested = now.saturating_duration_since(self.idle_since().filter(|_| !self.is_over())?);
-        (!self.is_unused() || rested >= CLAIMED).then_some(rested)
     }
 }
 
@@ -336,9 +343,9 @@ impl<C: Connect> Multiplexer<C> {
                 state.connections.push(open);
             });
             drop(state);
+            let _nobody_waits = landed.send(Some(landing));
             // Those who found no room for another one.
             this.freed.notify_waiters();
-            let _nobody_waits = landed.send(Some(landing));
         });
         Ok(landing)
     }
@@ -399,7 +406,7 @@ impl<C: Connect> Multiplexer<C> {
         if load.is_over() {
             return Err(Reason::ConnectFailed);
         }
-        Ok(Open { sender, load })
+        Ok(Open { sender, load, landed: Instant::now() })
     }
 }
 
@@ -417,15 +424,16 @@ impl State {
 
 impl<C: Connect> Pooled for Multiplexer<C> {
     fn rested(&self, now: Instant) -> Option<Duration> {
-        let state = self.state.lock();
-        state.connections.iter().filter_map(|open| open.load.rested(now)).max()
+        let mut state = self.state.lock();
+        state.connections.retain(|open| !open.load.is_over());
+        state.connections.iter().filter_map(|open| open.rested(now)).max()
     }
 
     fn close_one(&self, least: Duration) {
         let now = Instant::now();
         // Under the lock under which streams are given out.
         let mut state = self.state.lock();
-        let rested = state.connections.iter().filter_map(|open| Some((open.load.rested(now)?, &open.load)));
+        let rested = state.connections.iter().filter_map(|open| Some((open.rested(now)?, &open.load)));
         if let Some((_, load)) =
             rested.max_by_key(|(rested, _)| *rested).filter(|(rested, _)| *rested >= least)
         {

@@ -195,7 +195,7 @@ async fn who_believes_nothing_takes_the_connection_that_was_made_for_him() {
 #[tokio::test]
 async fn of_what_others_keep_many_who_wait_close_one_and_that_was_idle_for_longest() {
     let mut app = App::start().await;
-    let three = Demand { connections: 3, ..demand(Duration::MAX) };
+    let three = Demand { connections: 3, keep: KEEP * 100, ..demand(Duration::MAX) };
     let others = [app.another(), app.another()];
     for pool in others.iter().chain([&app.pool]) {
         exchange(pool, &three).await;
