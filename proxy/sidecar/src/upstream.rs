@@ -9,6 +9,8 @@ mod failure;
 mod http1;
 mod http2;
 mod patient;
+#[cfg(test)]
+mod testing;
 
 use std::{sync::Arc, time::Duration};
 

@@ -85,9 +85,8 @@ impl App {
             }
             None => Exit::Forced,
         };
-        let cut_short = cut.is_none();
         tell(Progress { phase: Phase::Drained, cut: cut.unwrap_or_else(|| open.count()) });
-        if cut_short {
+        if cut.is_none() {
             data_path.end(LAST).await;
         }
         if let Some(reporter) = reporter {

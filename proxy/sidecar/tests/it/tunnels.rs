@@ -119,15 +119,21 @@ async fn a_server_that_has_the_first_word_is_heard_at_once_where_tcp_is_declared
     is_counted(&pair.price.ended().await);
 }
 
-#[tokio::test]
-async fn where_one_connection_is_all_that_there_may_be_an_idle_one_makes_room_for_bytes() {
-    let pair = Pair::start().await;
+/// The port of `price` declares `protocol`, and there may be one connection to it.
+async fn one_connection(protocol: AppProtocol, options: &Options) -> Pair {
+    let pair = Pair::with(options).await;
     let mut service = pair.service(Vec::new());
-    service.ports[0].protocol = AppProtocol::Detect;
+    service.ports[0].protocol = protocol;
     let limits = TrafficLimits { connections: 1, ..TrafficLimits::default() };
     let resilience = Resilience { limits, ..Resilience::default() };
     let set = EndpointSet { resilience, ..endpoint_set(&[pair.endpoint()]) };
     pair.publish_set(2, service, set, |_| {});
+    pair
+}
+
+#[tokio::test]
+async fn where_one_connection_is_all_that_there_may_be_an_idle_one_makes_room_for_bytes() {
+    let pair = one_connection(AppProtocol::Detect, &Options::default()).await;
     for _ in 0..2 {
         let mut client = pair.client().await;
         let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -146,13 +152,7 @@ async fn where_one_connection_is_all_that_there_may_be_an_idle_one_makes_room_fo
 async fn bytes_for_which_there_is_no_room_wait_for_it_and_are_told_why_there_was_none() {
     let wait = Duration::from_millis(200);
     let limits = Limits { queue_timeout: wait, ..Limits::default() };
-    let pair = Pair::with(&Options { limits, ..Options::default() }).await;
-    let mut service = pair.service(Vec::new());
-    service.ports[0].protocol = AppProtocol::Tcp;
-    let limits = TrafficLimits { connections: 1, ..TrafficLimits::default() };
-    let resilience = Resilience { limits, ..Resilience::default() };
-    let set = EndpointSet { resilience, ..endpoint_set(&[pair.endpoint()]) };
-    pair.publish_set(2, service, set, |_| {});
+    let pair = one_connection(AppProtocol::Tcp, &Options { limits, ..Options::default() }).await;
     let mut held = tunnel(&pair, QUESTION, true).await;
     let mut app = pair.app.accept().await;
     assert_eq!(app.exactly(QUESTION.len()).await, QUESTION);

@@ -1,26 +1,20 @@
 //! How long an idle connection is believed, what takes its place, and who waits for how long where none is to be had; the clock is
 //! moved by hand.
 
-use std::net::SocketAddr;
-
 use http_body_util::BodyExt as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
+    net::TcpStream,
     task::JoinHandle,
-    time,
 };
 
 use super::*;
 use crate::{
     http::{Overheard, Upload},
-    upstream::{FirstWord, Io},
+    upstream::testing::{self, Dialled, FRESH, KEEP, Plain, pass},
 };
 
 const CONNECT: Duration = Duration::from_secs(1);
-const KEEP: Duration = Duration::from_secs(1);
-const FRESH: Duration = Duration::from_millis(100);
 
 /// Has no room for a connection, and says nothing.
 #[derive(Debug)]
@@ -64,57 +58,27 @@ async fn each_waits_as_long_as_a_connection_takes_whoever_came_before() {
     assert_eq!(second.await.unwrap(), (Reason::ConnectTimeout, CONNECT));
 }
 
-#[derive(Debug)]
-struct Plain(SocketAddr);
-
-impl Connect for Plain {
-    async fn connect(&self, _protocol: Protocol) -> Result<Connected, Reason> {
-        let stream = TcpStream::connect(self.0).await.map_err(|_refused| Reason::ConnectFailed)?;
-        Ok(Connected { io: Io::Plain(stream, Arc::new(FirstWord::plain())), trust: None })
-    }
-
-    fn refused(&self, _refused: &Overheard) {}
-}
-
-/// An application that answers everything, and its connections as they come and go.
+/// An application that answers everything, and connections to it.
 struct App {
-    address: SocketAddr,
     pool: Arc<Pool<Plain>>,
-    destination: Arc<DestinationState>,
-    opened: mpsc::UnboundedReceiver<()>,
-    closed: mpsc::UnboundedReceiver<()>,
+    dialled: Dialled,
 }
 
 impl App {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let destination = Arc::new(DestinationState::new(Instant::now().into_std()));
-        let pool = pool(address, &destination);
-        let ((open, opened), (close, closed)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                open.send(()).unwrap();
-                tokio::spawn(serve(stream, close.clone()));
-            }
-        });
-        Self { address, pool, destination, opened, closed }
+        let dialled = Dialled::start(serve).await;
+        Self { pool: pool(&dialled), dialled }
     }
 
     /// One whole request, which takes a connection as `demand` says; whether that was new.
     async fn exchange(&self, demand: &Demand) -> bool {
         exchange(&self.pool, demand).await
     }
-
-    /// So many connections were opened since this was last asked.
-    fn opened(&mut self) -> usize {
-        std::iter::from_fn(|| self.opened.try_recv().ok()).count()
-    }
 }
 
-fn pool(address: SocketAddr, destination: &Arc<DestinationState>) -> Arc<Pool<Plain>> {
-    Pool::new(Arc::new(Plain(address)), Arc::clone(destination), (&Limits::default(), 64 * 1024))
+fn pool(dialled: &Dialled) -> Arc<Pool<Plain>> {
+    let destination = Arc::clone(&dialled.destination);
+    Pool::new(Arc::clone(&dialled.plain), destination, (&Limits::default(), 64 * 1024))
 }
 
 async fn exchange(pool: &Arc<Pool<Plain>>, demand: &Demand) -> bool {
@@ -134,7 +98,7 @@ async fn spend(mut lease: Lease) {
     lease.keep();
 }
 
-async fn serve(mut stream: TcpStream, closed: mpsc::UnboundedSender<()>) {
+async fn serve(mut stream: TcpStream) {
     let mut request = Vec::new();
     while stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {
         if request.ends_with(b"\r\n\r\n") {
@@ -142,25 +106,10 @@ async fn serve(mut stream: TcpStream, closed: mpsc::UnboundedSender<()>) {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
         }
     }
-    let _over = closed.send(());
 }
 
 fn demand(max_idle: Duration, connections: u32) -> Demand {
-    Demand {
-        max_idle,
-        keep: KEEP,
-        closes_silently: true,
-        connect_timeout: Duration::from_secs(5),
-        queue_timeout: Duration::from_secs(5),
-        connections,
-        pending: 1024,
-    }
-}
-
-async fn pass(duration: Duration) {
-    time::pause();
-    time::advance(duration).await;
-    time::resume();
+    Demand { connections, ..testing::demand(max_idle) }
 }
 
 #[tokio::test]
@@ -170,10 +119,10 @@ async fn an_idle_connection_is_believed_as_long_as_who_asks_believes_it() {
     pass(Duration::from_millis(500)).await;
     assert!(!app.exchange(&demand(Duration::MAX, 16)).await, "any request may be repeated there");
     assert!(!app.exchange(&demand(FRESH, 16)).await, "it was just used");
-    assert_eq!(app.opened(), 1);
+    assert_eq!(app.dialled.opened(), 1);
     pass(Duration::from_millis(101)).await;
     assert!(app.exchange(&demand(FRESH, 16)).await, "it may be closed by now");
-    assert_eq!(app.opened(), 1);
+    assert_eq!(app.dialled.opened(), 1);
 }
 
 #[tokio::test]
@@ -183,7 +132,7 @@ async fn an_idle_connection_is_closed_when_it_was_kept_long_enough() {
     pass(KEEP * 3 / 4).await;
     assert!(!app.exchange(&demand(Duration::MAX, 16)).await);
     pass(KEEP * 3 / 2).await;
-    app.closed.recv().await.unwrap();
+    app.dialled.closed().await;
     assert!(app.pool.state.lock().idle.is_empty());
     assert!(app.exchange(&demand(Duration::MAX, 16)).await);
 }
@@ -194,14 +143,14 @@ async fn a_connection_that_nobody_may_use_is_not_what_there_is_no_room_for() {
     app.exchange(&demand(FRESH, 1)).await;
     pass(Duration::from_millis(101)).await;
     assert!(app.exchange(&demand(FRESH, 1)).await);
-    assert_eq!(app.opened(), 2);
-    app.closed.recv().await.unwrap();
+    assert_eq!(app.dialled.opened(), 2);
+    app.dialled.closed().await;
 }
 
 #[tokio::test]
 async fn nor_is_one_that_another_pool_keeps_and_one_makes_room_for_one() {
     let mut app = App::start().await;
-    let other = pool(app.address, &app.destination);
+    let other = pool(&app.dialled);
     let two = demand(Duration::MAX, 2);
     let (first, _) = app.pool.acquire(&two, Instant::now()).await.unwrap();
     let (second, _) = app.pool.acquire(&two, Instant::now()).await.unwrap();
@@ -210,6 +159,6 @@ async fn nor_is_one_that_another_pool_keeps_and_one_makes_room_for_one() {
     pass(LOOK).await;
     assert_eq!(app.pool.state.lock().idle.len(), 2);
     assert!(exchange(&other, &two).await);
-    app.closed.recv().await.unwrap();
+    app.dialled.closed().await;
     assert_eq!((app.pool.state.lock().idle.len(), other.state.lock().idle.len()), (1, 1));
 }

@@ -1,75 +1,37 @@
 //! How long an idle connection is believed, and what takes its place, with real sockets and a clock that is moved by hand.
 
-use std::net::SocketAddr;
-
 use futures_util::future::join_all;
 use http::{Method, Request};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-    time,
-};
+use tokio::net::TcpStream;
 
 use super::*;
-use crate::{
-    http::Overheard,
-    upstream::{FirstWord, Io},
-};
+use crate::upstream::testing::{Dialled, FRESH, KEEP, Plain, demand, pass};
 
-const KEEP: Duration = Duration::from_secs(1);
-const FRESH: Duration = Duration::from_millis(100);
-
-#[derive(Debug)]
-struct Plain(SocketAddr);
-
-impl Connect for Plain {
-    async fn connect(&self, _protocol: Protocol) -> Result<Connected, Reason> {
-        let stream = TcpStream::connect(self.0).await.map_err(|_refused| Reason::ConnectFailed)?;
-        Ok(Connected { io: Io::Plain(stream, Arc::new(FirstWord::plain())), trust: None })
-    }
-
-    fn refused(&self, _refused: &Overheard) {}
-}
-
-/// An application that answers everything, and its connections as they come and go.
+/// An application that answers everything, and connections to it.
 struct App {
     pool: Arc<Multiplexer<Plain>>,
-    destination: Arc<DestinationState>,
-    opened: mpsc::UnboundedReceiver<()>,
-    closed: mpsc::UnboundedReceiver<()>,
+    dialled: Dialled,
 }
 
 impl App {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let destination = Arc::new(DestinationState::new(Instant::now().into_std()));
-        let plain = Arc::new(Plain(listener.local_addr().unwrap()));
-        let pool = Multiplexer::new(plain, Arc::clone(&destination), &Limits::default());
-        let ((open, opened), (close, closed)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                open.send(()).unwrap();
-                tokio::spawn(serve(stream, close.clone()));
-            }
-        });
-        Self { pool, destination, opened, closed }
+        let dialled = Dialled::start(serve).await;
+        Self { pool: pool(&dialled), dialled }
     }
 
     /// Another one's connections to it.
     fn another(&self) -> Arc<Multiplexer<Plain>> {
-        Multiplexer::new(Arc::clone(&self.pool.connect), Arc::clone(&self.destination), &Limits::default())
+        pool(&self.dialled)
     }
 
     /// One whole request, which takes a connection as `demand` says; whether that was new.
     async fn exchange(&self, demand: &Demand) -> bool {
         exchange(&self.pool, demand).await
     }
+}
 
-    /// So many connections were opened since this was last asked.
-    fn opened(&mut self) -> usize {
-        std::iter::from_fn(|| self.opened.try_recv().ok()).count()
-    }
+fn pool(dialled: &Dialled) -> Arc<Multiplexer<Plain>> {
+    Multiplexer::new(Arc::clone(&dialled.plain), Arc::clone(&dialled.destination), &Limits::default())
 }
 
 async fn exchange(pool: &Arc<Multiplexer<Plain>>, demand: &Demand) -> bool {
@@ -82,30 +44,11 @@ async fn exchange(pool: &Arc<Multiplexer<Plain>>, demand: &Demand) -> bool {
     waited.fresh
 }
 
-async fn serve(stream: TcpStream, closed: mpsc::UnboundedSender<()>) {
+async fn serve(stream: TcpStream) {
     let mut connection = h2::server::handshake(stream).await.unwrap();
     while let Some(Ok((_request, mut respond))) = connection.accept().await {
         respond.send_response(http::Response::new(()), true).unwrap();
     }
-    let _over = closed.send(());
-}
-
-fn demand(max_idle: Duration) -> Demand {
-    Demand {
-        max_idle,
-        keep: KEEP,
-        closes_silently: true,
-        connect_timeout: Duration::from_secs(5),
-        queue_timeout: Duration::from_secs(5),
-        connections: 16,
-        pending: 1024,
-    }
-}
-
-async fn pass(duration: Duration) {
-    time::pause();
-    time::advance(duration).await;
-    time::resume();
 }
 
 #[tokio::test]
@@ -115,10 +58,10 @@ async fn an_idle_connection_is_believed_as_long_as_who_asks_believes_it() {
     pass(Duration::from_millis(500)).await;
     assert!(!app.exchange(&demand(Duration::MAX)).await, "any request may be repeated there");
     assert!(!app.exchange(&demand(FRESH)).await, "it was just used");
-    assert_eq!(app.opened(), 1);
+    assert_eq!(app.dialled.opened(), 1);
     pass(Duration::from_millis(150)).await;
     assert!(app.exchange(&demand(FRESH)).await, "it may be closed by now");
-    assert_eq!(app.opened(), 1);
+    assert_eq!(app.dialled.opened(), 1);
 }
 
 #[tokio::test]
@@ -128,9 +71,9 @@ async fn a_new_connection_takes_the_place_of_those_that_are_not_believed() {
         app.exchange(&demand(FRESH)).await;
         pass(Duration::from_millis(150)).await;
     }
-    assert_eq!(app.opened(), 5);
+    assert_eq!(app.dialled.opened(), 5);
     for _ in 0..4 {
-        app.closed.recv().await.unwrap();
+        app.dialled.closed().await;
     }
     assert_eq!(app.pool.state.lock().connections.len(), 1);
 }
@@ -154,7 +97,7 @@ async fn an_idle_connection_is_closed_when_it_was_kept_long_enough() {
     pass(KEEP * 3 / 4).await;
     assert!(!app.exchange(&demand(Duration::MAX)).await);
     pass(KEEP * 3 / 2).await;
-    app.closed.recv().await.unwrap();
+    app.dialled.closed().await;
     assert!(app.pool.state.lock().connections.is_empty());
     assert!(app.exchange(&demand(Duration::MAX)).await);
 }
@@ -167,7 +110,7 @@ async fn many_that_believe_none_wait_for_one_connection() {
     let demand = demand(FRESH);
     let fresh = join_all((0..50).map(|_| app.exchange(&demand))).await;
     assert!(fresh.iter().all(|fresh| *fresh));
-    assert_eq!(app.opened(), 2);
+    assert_eq!(app.dialled.opened(), 2);
 }
 
 #[tokio::test]
@@ -177,9 +120,9 @@ async fn a_connection_that_nobody_may_use_is_not_what_there_is_no_room_for() {
     app.exchange(&one).await;
     pass(Duration::from_millis(150)).await;
     assert!(app.exchange(&one).await);
-    assert_eq!(app.opened(), 2);
-    app.closed.recv().await.unwrap();
-    assert!(app.destination.connection(2).is_some());
+    assert_eq!(app.dialled.opened(), 2);
+    app.dialled.closed().await;
+    assert!(app.dialled.destination.connection(2).is_some());
 }
 
 #[tokio::test]
@@ -189,7 +132,7 @@ async fn who_believes_nothing_takes_the_connection_that_was_made_for_him() {
         assert!(app.exchange(&demand(Duration::ZERO)).await);
         pass(Duration::from_micros(2)).await;
     }
-    assert_eq!(app.opened(), 3);
+    assert_eq!(app.dialled.opened(), 3);
 }
 
 #[tokio::test]
@@ -203,8 +146,8 @@ async fn of_what_others_keep_many_who_wait_close_one_and_that_was_idle_for_longe
     }
     let late = app.another();
     join_all((0..50).map(|_| exchange(&late, &three))).await;
-    app.closed.recv().await.unwrap();
-    assert_eq!(app.opened(), 4);
+    app.dialled.closed().await;
+    assert_eq!(app.dialled.opened(), 4);
     let kept = others.iter().chain([&app.pool, &late]).map(|pool| pool.state.lock().connections.len());
     assert_eq!(kept.collect::<Vec<_>>(), [0, 1, 1, 1]);
 }

@@ -69,8 +69,16 @@ async fn a_hook_begins_the_drain_and_hears_of_its_end() {
     assert_eq!(proxy.health.readiness(), Readiness::Ready);
     TcpStream::connect(proxy.inbound[0]).await.unwrap();
 
+    // It waits at the socket before the next one asks there, which is answered while the drain still goes on: a proxy that has
+    // nothing to do is gone in a moment after that.
+    let waiting = tokio::spawn({
+        let dir = dir.clone();
+        async move { drain(&dir, true).await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(drain(&dir, false).await.unwrap().phase, Phase::Withdrawing);
     fake.change(|seen| seen.confirm = true);
-    let report = drain(&dir, true).await.unwrap();
+    let report = waiting.await.unwrap().unwrap();
     assert_eq!((report.phase, report.cut), (Phase::Drained, 0));
     assert_eq!(proxy.health.readiness(), Readiness::NotReady("draining".to_owned()));
     assert!(TcpStream::connect(proxy.inbound[0]).await.is_err(), "drained means without listeners");
